@@ -1,0 +1,86 @@
+//! Names of GPU architectures: `sm_89`, `sm_90a`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A compute capability with an optional feature suffix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Arch {
+    /// Ten times major plus minor: 89 for 8.9, 120 for 12.0.
+    pub number: u32,
+    /// Whether instructions of exactly this architecture (`a`) may be used.
+    pub specific: bool,
+}
+
+/// Text that names no architecture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no architecture; write sm_NN, for example sm_89, or sm_90a")]
+pub struct ArchError(String);
+
+impl Arch {
+    /// A plain architecture.
+    pub const fn sm(number: u32) -> Arch {
+        Arch { number, specific: false }
+    }
+
+    /// The architecture to compile for on a card of this compute capability: with its own instructions where a template
+    /// uses them.
+    pub fn of_card(major: u32, minor: u32) -> Arch {
+        let number = major * 10 + minor;
+        Arch { number, specific: number == 90 }
+    }
+
+    /// Asynchronous copies to shared memory (`cp.async`).
+    pub fn has_cp_async(self) -> bool {
+        self.number >= 80
+    }
+
+    /// `mma.sync` on `bf16` and m16n8k16 on `f16`.
+    pub fn has_mma_k16(self) -> bool {
+        self.number >= 80
+    }
+
+    /// Programmatic dependent launch (`griddepcontrol`).
+    pub fn has_dependent_launch(self) -> bool {
+        self.number >= 90
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sm_{}{}", self.number, if self.specific { "a" } else { "" })
+    }
+}
+
+impl FromStr for Arch {
+    type Err = ArchError;
+
+    fn from_str(text: &str) -> Result<Arch, ArchError> {
+        let fail = || ArchError(text.to_owned());
+        let rest = text.strip_prefix("sm_").ok_or_else(fail)?;
+        let (digits, specific) = match rest.strip_suffix('a') {
+            Some(d) => (d, true),
+            None => (rest, false),
+        };
+        let number: u32 = digits.parse().map_err(|_| fail())?;
+        if !(50..=200).contains(&number) || digits.starts_with('+') {
+            return Err(fail());
+        }
+        Ok(Arch { number, specific })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips() {
+        for text in ["sm_75", "sm_89", "sm_90a", "sm_120"] {
+            assert_eq!(text.parse::<Arch>().unwrap().to_string(), text);
+        }
+        for text in ["", "sm_", "89", "sm_8x", "sm_9999", "sm_+89"] {
+            assert!(text.parse::<Arch>().is_err(), "{text}");
+        }
+    }
+}

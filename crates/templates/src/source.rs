@@ -1,0 +1,96 @@
+//! Assembles a kernel's source: prelude, definitions, tile constants, arguments, body.
+//!
+//! The text is all there is to a kernel, so its digest names it in the cache. It starts with the specification as a
+//! comment and reads like a file that somebody wrote for exactly this case.
+
+use std::fmt::Write as _;
+
+use bespoke_device::{DeviceProps, SlotKind};
+use bespoke_ir::DType;
+
+use crate::spec::{Baked, KernelSpec};
+
+/// Helpers that every kernel may use.
+const PRELUDE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/prelude.cuh"));
+
+/// The type of an element in memory, as the prelude names it.
+pub fn cuda_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::F64 => "double",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+        DType::I8 => "signed char",
+        DType::I16 => "short",
+        DType::I32 => "int",
+        DType::I64 => "long long",
+        DType::U16 => "unsigned short",
+        DType::U32 => "unsigned int",
+        DType::U64 => "unsigned long long",
+        // bool is one byte, 0 or 1
+        _ => "unsigned char",
+    }
+}
+
+/// The type in which elements are computed with: narrow floats widen to `float`.
+pub fn cuda_compute_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 | DType::BF16 => "float",
+        DType::Bool => "bool",
+        other => cuda_type(other),
+    }
+}
+
+pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
+    let mut out = String::new();
+    let t = &spec.template;
+    // writing to a String cannot fail
+    let _ = writeln!(out, "// {spec}\n// for {}\n", props.arch);
+    out.push_str(PRELUDE);
+    let _ = writeln!(out, "\n// ---- this kernel ----\n");
+    out.push_str(&t.definitions(props));
+    out.push('\n');
+    for (name, value) in &spec.tile.0 {
+        let _ = writeln!(out, "constexpr int {name} = {value};");
+    }
+    let _ = writeln!(
+        out,
+        "\n#define KERNEL extern \"C\" __global__ void __launch_bounds__(THREADS) \\\n    {}(const long long* __restrict__ slots)",
+        spec.entry()
+    );
+    out.push_str(&arguments(spec));
+    out.push('\n');
+    out.push_str(t.body());
+    out
+}
+
+/// The macro `ARGUMENTS`: one declaration an argument, in order.
+fn arguments(spec: &KernelSpec) -> String {
+    let mut out = String::from("#define ARGUMENTS");
+    let mut slot = 0;
+    for p in spec.template.params() {
+        let line = match (&p.kind, p.dtype) {
+            (SlotKind::Read, Some(ty)) => {
+                format!("const {0}* const __restrict__ {1} = (const {0}*)slots[{slot}];", cuda_type(ty), p.name)
+            }
+            (SlotKind::Write, Some(ty)) => {
+                format!("{0}* const __restrict__ {1} = ({0}*)slots[{slot}];", cuda_type(ty), p.name)
+            }
+            _ => {
+                let ty = if p.wide { "long long" } else { "int" };
+                match spec.baked.get(&p.name) {
+                    Some(Baked::Exact(v)) => format!("constexpr {ty} {} = {v};", p.name),
+                    Some(Baked::Multiple(v)) => format!(
+                        "const {ty} {0} = ({ty})slots[{slot}]; __builtin_assume({0} % {v} == 0);",
+                        p.name
+                    ),
+                    None => format!("const {ty} {} = ({ty})slots[{slot}];", p.name),
+                }
+            }
+        };
+        let _ = write!(out, " \\\n    {line}");
+        slot += p.kind.slots();
+    }
+    out.push('\n');
+    out
+}

@@ -1,0 +1,270 @@
+//! Specifications: which kernel, with which constants.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bespoke_device::{
+    DeviceProps, Image, LaunchConfig, Operand, Signature, SlotKind, Twin, TwinCall, TwinError,
+};
+use bespoke_ir::DType;
+
+/// One argument of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Name in the CUDA source; a valid identifier made by the template.
+    pub name: String,
+    /// Tensor or integer.
+    pub kind: SlotKind,
+    /// Element type of a tensor.
+    pub dtype: Option<DType>,
+    /// Whether an integer needs 64 bits in the kernel (offsets and strides do, extents do not).
+    pub wide: bool,
+}
+
+impl Param {
+    /// A tensor that the kernel reads.
+    pub fn read(name: impl Into<String>, dtype: DType) -> Param {
+        Param { name: name.into(), kind: SlotKind::Read, dtype: Some(dtype), wide: false }
+    }
+
+    /// A tensor that the kernel writes.
+    pub fn write(name: impl Into<String>, dtype: DType) -> Param {
+        Param { name: name.into(), kind: SlotKind::Write, dtype: Some(dtype), wide: false }
+    }
+
+    /// An extent or another integer of 32 bits.
+    pub fn int(name: impl Into<String>) -> Param {
+        Param { name: name.into(), kind: SlotKind::Int, dtype: None, wide: false }
+    }
+
+    /// An offset, a stride or another integer of 64 bits.
+    pub fn wide(name: impl Into<String>) -> Param {
+        Param { name: name.into(), kind: SlotKind::Int, dtype: None, wide: true }
+    }
+}
+
+/// The signature of a list of parameters.
+pub fn signature(params: &[Param]) -> Signature {
+    Signature(params.iter().map(|p| p.kind.clone()).collect())
+}
+
+/// The arguments of one run by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    params: &'a [Param],
+    slots: &'a [i64],
+}
+
+impl<'a> Args<'a> {
+    /// Arguments in the order of `params`; `slots` must have one value a slot.
+    pub fn new(params: &'a [Param], slots: &'a [i64]) -> Args<'a> {
+        debug_assert_eq!(signature(params).slots(), slots.len());
+        Args { params, slots }
+    }
+
+    /// The integer of this name. A name that the template does not declare is a bug of the template: debug builds
+    /// assert, release builds read 0.
+    pub fn int(&self, name: &str) -> i64 {
+        let mut at = 0;
+        for p in self.params {
+            if p.kind == SlotKind::Int && p.name == name {
+                return self.slots[at];
+            }
+            at += p.kind.slots();
+        }
+        debug_assert!(false, "no parameter `{name}`");
+        0
+    }
+
+    /// `name0, name1, …` as a list of `count` integers.
+    pub fn ints(&self, name: &str, count: usize) -> Vec<i64> {
+        (0..count).map(|i| self.int(&format!("{name}{i}"))).collect()
+    }
+
+    /// Every integer with its name.
+    pub fn iter_ints(&self) -> impl Iterator<Item = (&'a str, i64)> + '_ {
+        let mut at = 0;
+        self.params.iter().filter_map(move |p| {
+            let here = at;
+            at += p.kind.slots();
+            (p.kind == SlotKind::Int).then(|| (p.name.as_str(), self.slots[here]))
+        })
+    }
+}
+
+/// Tile sizes, stages, threads: the constants of a variant that do not change its meaning. `THREADS` is always there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile(pub BTreeMap<&'static str, i64>);
+
+impl Tile {
+    /// A tile from its constants.
+    pub fn new(constants: &[(&'static str, i64)]) -> Tile {
+        Tile(constants.iter().copied().collect())
+    }
+
+    /// A constant; 0 if the tile does not have it.
+    pub fn get(&self, name: &str) -> i64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{name}={value}", if i > 0 { " " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a variant knows of an integer argument at compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Baked {
+    /// Its value.
+    Exact(i64),
+    /// A number that divides it.
+    Multiple(i64),
+}
+
+/// Work of one run, for cost models and floors.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Arithmetic operations.
+    pub operations: f64,
+    /// Bytes that must be moved through device memory: each operand read once, each result written once.
+    pub bytes: f64,
+    /// Whether the operations run on tensor cores.
+    pub tensor_cores: bool,
+}
+
+impl Cost {
+    /// The shortest time in which a device can do the work, in seconds.
+    pub fn floor(&self, props: &DeviceProps) -> f64 {
+        let rate = if self.tensor_cores { props.f16_rate } else { props.f32_rate };
+        (self.operations / rate).max(self.bytes / props.bandwidth)
+    }
+}
+
+/// A family of kernels with its options chosen; see the crate.
+pub trait Template: fmt::Debug + Send + Sync + 'static {
+    /// Name of the family: the file in `/kernels` and the function in the cubin.
+    fn name(&self) -> &'static str;
+
+    /// Every option in a canonical, readable text. Equal texts mean equal kernels.
+    fn describe(&self) -> String;
+
+    /// The arguments, the same for every variant.
+    fn params(&self) -> Vec<Param>;
+
+    /// The text of the `.cu` file.
+    fn body(&self) -> &'static str;
+
+    /// Types, options and expressions that the body uses, as CUDA text.
+    fn definitions(&self, props: &DeviceProps) -> String;
+
+    /// Legal tiles for these arguments, the one with the least expected time first, never empty. Without arguments: the
+    /// tiles of the generic kernel.
+    fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile>;
+
+    /// Geometry of a launch. Without arguments: a grid that fills the device and serves every shape.
+    fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig;
+
+    /// Work of a run.
+    fn cost(&self, args: &Args<'_>) -> Cost;
+
+    /// The same computation on the host. Operands come in the order of the tensor parameters.
+    fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError>;
+}
+
+/// One kernel: a template, a tile and what is baked in.
+#[derive(Clone, Debug)]
+pub struct KernelSpec {
+    /// The family and its options.
+    pub template: Arc<dyn Template>,
+    /// Tile sizes.
+    pub tile: Tile,
+    /// Integer arguments known at compile time, by name.
+    pub baked: BTreeMap<String, Baked>,
+}
+
+impl KernelSpec {
+    /// The kernel that is right for every shape.
+    pub fn generic(template: Arc<dyn Template>, props: &DeviceProps) -> KernelSpec {
+        let tile = template.tiles(None, props).into_iter().next().unwrap_or_default();
+        KernelSpec { template, tile, baked: BTreeMap::new() }
+    }
+
+    /// The kernel for exactly these arguments, with the best tile by the template's cost model.
+    pub fn exact(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
+        let tile = template.tiles(Some(args), props).into_iter().next().unwrap_or_default();
+        let baked = args.iter_ints().map(|(n, v)| (n.to_owned(), Baked::Exact(v))).collect();
+        KernelSpec { template, tile, baked }
+    }
+
+    /// The kernel that is right for every shape, with the tile that is best at these arguments.
+    pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
+        let tile = template.tiles(Some(args), props).into_iter().next().unwrap_or_default();
+        KernelSpec { template, tile, baked: BTreeMap::new() }
+    }
+
+    /// Whether nothing is baked in.
+    pub fn is_generic(&self) -> bool {
+        self.baked.is_empty()
+    }
+
+    /// The CUDA source.
+    pub fn source(&self, props: &DeviceProps) -> String {
+        crate::source::assemble(self, props)
+    }
+
+    /// Name of the function in the cubin.
+    pub fn entry(&self) -> String {
+        format!("bespoke_{}", self.template.name())
+    }
+
+    /// The kernel as a device loads it.
+    pub fn image(&self, cubin: Option<bytes::Bytes>) -> Image {
+        Image {
+            name: self.to_string(),
+            entry: self.entry(),
+            cubin,
+            twin: Arc::new(TemplateTwin {
+                template: self.template.clone(),
+                params: self.template.params(),
+            }),
+            signature: signature(&self.template.params()),
+        }
+    }
+}
+
+impl fmt::Display for KernelSpec {
+    /// `gemm f16 … | BM=128 BN=64 … | m=1536 n%8`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} | {}", self.template.name(), self.template.describe(), self.tile)?;
+        if !self.baked.is_empty() {
+            f.write_str(" |")?;
+        }
+        for (name, baked) in &self.baked {
+            match baked {
+                Baked::Exact(v) => write!(f, " {name}={v}")?,
+                Baked::Multiple(v) => write!(f, " {name}%{v}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a template's host side behind the device's interface.
+#[derive(Debug)]
+struct TemplateTwin {
+    template: Arc<dyn Template>,
+    params: Vec<Param>,
+}
+
+impl Twin for TemplateTwin {
+    fn run(&self, call: &mut TwinCall<'_>) -> Result<(), TwinError> {
+        let args = Args::new(&self.params, call.slots);
+        self.template.run(&args, &mut call.operands)
+    }
+}
