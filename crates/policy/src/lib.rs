@@ -1,0 +1,267 @@
+//! When to specialise: a pure state machine from events to actions.
+//!
+//! The runtime starts every model on generic kernels and asks a [`Policy`] what to do about the shapes that really
+//! occur. A policy has no clock, no threads and no input or output: time comes with each [`Event`], every decision
+//! is an [`Action`] with its reason, and equal events give equal actions. So one object serves live, in replay and in
+//! a simulator.
+//!
+//! # Six questions
+//!
+//! A strategy is a choice on six independent axes; [`Axes`] holds them, and the names users know are presets
+//! ([`PRESETS`]).
+//!
+//! | axis | question | here |
+//! |---|---|---|
+//! | class map | which shapes share a program? | [`ClassMap`]: each its own, or all one |
+//! | validity | which shapes is a program right for? | follows from the class map: exactly its shape, or every shape |
+//! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or the first sight of a class |
+//! | queue | in what order, and who waits? | [`Axes::priority`], first come first served; [`Axes::blocking`] |
+//! | resources | how much may it take? | [`Limits`]: installed programs (least recently seen leaves), waiting compiles |
+//! | install | when is the program exchanged? | when every kernel of the class is ready, between runs |
+//!
+//! # The life of a class
+//!
+//! ```text
+//!            Specialise             CompileFinished ok        Installed
+//!  (unknown) ──────────▶ Compiling ───────────────────▶ Installing ─────▶ Installed
+//!      ▲                     │ not ok                                        │ Evict
+//!      │                     ▼                                               ▼
+//!      │                   Failed (asked once, not again)                 Evicting
+//!      └───────────────────────────────── Evicted ───────────────────────────┘
+//! ```
+
+mod machine;
+mod preset;
+
+pub use machine::{ClassState, Machine};
+pub use preset::{Axes, Limits, PRESETS, PolicyError, PresetInfo, Trigger, preset};
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The extents that decide a program: the values of the model's free dimensions (and of small integer inputs that
+/// feed shapes), in the order in which the plan lists its symbols.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Signature(pub Arc<[i64]>);
+
+impl Signature {
+    /// A signature of these extents.
+    #[must_use]
+    pub fn new(dims: &[i64]) -> Self {
+        Signature(dims.into())
+    }
+
+    /// The extents.
+    #[must_use]
+    pub fn dims(&self) -> &[i64] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Signature {
+    /// `1x3x48x320`; a model without free dimensions prints `static`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("static");
+        }
+        for (index, dim) in self.0.iter().enumerate() {
+            write!(f, "{}{dim}", if index == 0 { "" } else { "x" })?;
+        }
+        Ok(())
+    }
+}
+
+/// A class of shapes that share one program.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClassId {
+    /// Every shape: tuned for one, right for all, since nothing about the extents is assumed.
+    Any,
+    /// Exactly one shape.
+    Exact(Signature),
+}
+
+impl fmt::Display for ClassId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClassId::Any => f.write_str("any"),
+            ClassId::Exact(signature) => signature.fmt(f),
+        }
+    }
+}
+
+/// Which shapes share a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClassMap {
+    /// Each shape has its own.
+    Exact,
+    /// All share one, whose tiles are chosen for the shape `opt` and whose kernels assume no divisibility.
+    Single {
+        /// The shape to tune for.
+        opt: Signature,
+    },
+}
+
+impl ClassMap {
+    /// The class of a shape.
+    #[must_use]
+    pub fn class_of(&self, signature: &Signature) -> ClassId {
+        match self {
+            ClassMap::Exact => ClassId::Exact(signature.clone()),
+            ClassMap::Single { .. } => ClassId::Any,
+        }
+    }
+
+    /// The shape to tune for, if a program of this class can come from this map.
+    #[must_use]
+    pub fn shape_of(&self, class: &ClassId) -> Option<Signature> {
+        match (self, class) {
+            (ClassMap::Exact, ClassId::Exact(signature)) => Some(signature.clone()),
+            (ClassMap::Single { opt }, ClassId::Any) => Some(opt.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Something that happened, with the time at which it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Microseconds since any fixed moment. Events come in the director's order; a clock that steps back does no
+    /// harm.
+    pub now_us: u64,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The session is loaded; its generic program is ready.
+    Loaded,
+    /// A run came in.
+    Observed {
+        /// Its class, from [`Policy::class_of`].
+        class: ClassId,
+        /// Its shape.
+        signature: Signature,
+        /// Number of the run in the session.
+        run: u64,
+        /// Whether it is served by the generic program.
+        generic: bool,
+    },
+    /// Every kernel of a class is compiled, or one of them failed.
+    CompileFinished {
+        /// The class.
+        class: ClassId,
+        /// Whether all succeeded.
+        ok: bool,
+        /// Compile time, microseconds; 0 when all came from the cache.
+        micros: u64,
+    },
+    /// The class's program serves runs from now on.
+    Installed {
+        /// The class.
+        class: ClassId,
+    },
+    /// The class's program is gone, by an [`Action::Evict`] or because the runtime needed its memory.
+    Evicted {
+        /// The class.
+        class: ClassId,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Compile a program for a class.
+    Specialise {
+        /// The class.
+        class: ClassId,
+        /// The shape to tune for.
+        shape: Signature,
+        /// Higher compiles earlier; equal ones in the order of the actions.
+        priority: i64,
+        /// Whether the run (or the loading) that caused it waits for the program.
+        blocking: bool,
+    },
+    /// The run that was observed waits for the class's compile, which another one started.
+    Wait {
+        /// The class.
+        class: ClassId,
+    },
+    /// Put the class's compiled program in service between two runs.
+    Install {
+        /// The class.
+        class: ClassId,
+    },
+    /// Drop the class's program; runs of the class are generic again.
+    Evict {
+        /// The class.
+        class: ClassId,
+    },
+    /// Do nothing, for this reason.
+    Nothing(Reason),
+}
+
+/// Why nothing is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The strategy never specialises.
+    Never,
+    /// This event triggers nothing under this strategy.
+    NotATrigger,
+    /// The class is being compiled.
+    Compiling,
+    /// The class's program is about to be put in service.
+    Installing,
+    /// The class's program is in service.
+    Installed,
+    /// The class's program is being dropped.
+    Evicting,
+    /// The class failed to compile before; it is not tried again.
+    FailedBefore,
+    /// The class failed to compile now.
+    CompileFailed,
+    /// Too many compiles are waiting; the class is asked for again when it is seen again.
+    Backlog,
+    /// The event names a class that this policy did not ask for.
+    UnknownClass,
+    /// The event was expected and asks for nothing more.
+    Noted,
+}
+
+impl Reason {
+    /// A short stable name for events and counters.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Reason::Never => "never",
+            Reason::NotATrigger => "not-a-trigger",
+            Reason::Compiling => "compiling",
+            Reason::Installing => "installing",
+            Reason::Installed => "installed",
+            Reason::Evicting => "evicting",
+            Reason::FailedBefore => "failed-before",
+            Reason::CompileFailed => "compile-failed",
+            Reason::Backlog => "backlog",
+            Reason::UnknownClass => "unknown-class",
+            Reason::Noted => "noted",
+        }
+    }
+}
+
+/// A specialisation strategy.
+pub trait Policy: Send {
+    /// The name by which users ask for it.
+    fn name(&self) -> &'static str;
+
+    /// The class of a shape. Pure: the same for equal shapes at all times.
+    fn class_of(&self, signature: &Signature) -> ClassId;
+
+    /// What to do about an event: at least one action, to be carried out in order.
+    fn on_event(&mut self, event: &Event) -> Vec<Action>;
+
+    /// The classes that the policy knows and their states, in a fixed order: why it does what it does.
+    fn classes(&self) -> Vec<(ClassId, ClassState)>;
+}

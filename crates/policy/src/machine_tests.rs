@@ -1,0 +1,392 @@
+//! Scenes for each preset, then properties over random event sequences.
+
+use super::*;
+use crate::preset::{Limits, PRESETS, preset};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+fn shape(dim: i64) -> Signature {
+    Signature::new(&[1, dim])
+}
+
+fn class(dim: i64) -> ClassId {
+    ClassId::Exact(shape(dim))
+}
+
+fn limits(max_variants: usize, max_compiling: usize) -> Limits {
+    Limits {
+        max_variants: NonZeroUsize::new(max_variants).unwrap(),
+        max_compiling: NonZeroUsize::new(max_compiling).unwrap(),
+    }
+}
+
+fn make(name: &str, limits: Limits) -> Box<dyn Policy> {
+    preset(name, Some(shape(64)), limits).unwrap()
+}
+
+/// A policy with a clock that moves one microsecond per event.
+struct Script {
+    policy: Box<dyn Policy>,
+    now_us: u64,
+}
+
+impl Script {
+    fn new(name: &str, limits: Limits) -> Self {
+        Script {
+            policy: make(name, limits),
+            now_us: 0,
+        }
+    }
+
+    fn tell(&mut self, what: What) -> Vec<Action> {
+        self.now_us += 1;
+        self.policy.on_event(&Event {
+            now_us: self.now_us,
+            what,
+        })
+    }
+
+    fn see(&mut self, dim: i64) -> Vec<Action> {
+        let (class, signature) = (self.policy.class_of(&shape(dim)), shape(dim));
+        self.tell(What::Observed {
+            class,
+            signature,
+            run: self.now_us,
+            generic: true,
+        })
+    }
+
+    /// Sees, compiles and installs a class.
+    fn settle(&mut self, dim: i64) -> Vec<Action> {
+        let class = self.policy.class_of(&shape(dim));
+        self.see(dim);
+        let actions = self.tell(What::CompileFinished {
+            class: class.clone(),
+            ok: true,
+            micros: 5,
+        });
+        for action in &actions {
+            if let Action::Evict { class } = action {
+                self.tell(What::Evicted {
+                    class: class.clone(),
+                });
+            }
+        }
+        self.tell(What::Installed { class });
+        actions
+    }
+}
+
+fn nothing(reason: Reason) -> Vec<Action> {
+    vec![Action::Nothing(reason)]
+}
+
+#[test]
+fn lazy_compiles_in_the_background_and_installs_when_ready() {
+    let mut script = Script::new("lazy", Limits::default());
+    assert_eq!(script.tell(What::Loaded), nothing(Reason::NotATrigger));
+    let ask = Action::Specialise {
+        class: class(7),
+        shape: shape(7),
+        priority: 0,
+        blocking: false,
+    };
+    assert_eq!(script.see(7), [ask]);
+    assert_eq!(script.see(7), nothing(Reason::Compiling));
+    let finished = What::CompileFinished {
+        class: class(7),
+        ok: true,
+        micros: 9,
+    };
+    assert_eq!(script.tell(finished), [Action::Install { class: class(7) }]);
+    assert_eq!(script.see(7), nothing(Reason::Installing));
+    assert_eq!(
+        script.tell(What::Installed { class: class(7) }),
+        nothing(Reason::Noted)
+    );
+    assert_eq!(script.see(7), nothing(Reason::Installed));
+    assert_eq!(script.tell(What::Tick), nothing(Reason::NotATrigger));
+}
+
+#[test]
+fn eager_waits_for_its_own_compile_and_for_that_of_another_run() {
+    let mut script = Script::new("eager", Limits::default());
+    let ask = Action::Specialise {
+        class: class(7),
+        shape: shape(7),
+        priority: 100,
+        blocking: true,
+    };
+    assert_eq!(script.see(7), [ask]);
+    assert_eq!(script.see(7), [Action::Wait { class: class(7) }]);
+}
+
+#[test]
+fn static_compiles_once_at_load_for_every_shape() {
+    let mut script = Script::new("static", Limits::default());
+    let ask = Action::Specialise {
+        class: ClassId::Any,
+        shape: shape(64),
+        priority: 100,
+        blocking: true,
+    };
+    assert_eq!(script.tell(What::Loaded), std::slice::from_ref(&ask));
+    let finished = What::CompileFinished {
+        class: ClassId::Any,
+        ok: true,
+        micros: 9,
+    };
+    assert_eq!(
+        script.tell(finished),
+        [Action::Install {
+            class: ClassId::Any
+        }]
+    );
+    script.tell(What::Installed {
+        class: ClassId::Any,
+    });
+    for dim in [1, 64, 1000] {
+        assert_eq!(script.see(dim), nothing(Reason::Installed));
+    }
+    // The runtime dropped it for memory: it comes back when it is needed.
+    script.tell(What::Evicted {
+        class: ClassId::Any,
+    });
+    assert_eq!(script.see(3), [ask]);
+}
+
+#[test]
+fn a_failed_class_is_not_tried_again() {
+    let mut script = Script::new("lazy", Limits::default());
+    script.see(7);
+    let failed = What::CompileFinished {
+        class: class(7),
+        ok: false,
+        micros: 9,
+    };
+    assert_eq!(script.tell(failed), nothing(Reason::CompileFailed));
+    assert_eq!(script.see(7), nothing(Reason::FailedBefore));
+}
+
+#[test]
+fn the_least_recently_seen_class_leaves() {
+    let mut script = Script::new("lazy", limits(2, 64));
+    script.settle(1);
+    script.settle(2);
+    script.see(1);
+    assert_eq!(
+        script.settle(3),
+        [
+            Action::Evict { class: class(2) },
+            Action::Install { class: class(3) }
+        ]
+    );
+    // A class that left is asked for again when it is seen again.
+    assert!(matches!(
+        script.see(2).as_slice(),
+        [Action::Specialise { .. }]
+    ));
+}
+
+#[test]
+fn a_full_queue_postpones_background_compiles_but_not_awaited_ones() {
+    let mut lazy = Script::new("lazy", limits(8, 2));
+    lazy.see(1);
+    lazy.see(2);
+    assert_eq!(lazy.see(3), nothing(Reason::Backlog));
+    lazy.tell(What::CompileFinished {
+        class: class(1),
+        ok: true,
+        micros: 1,
+    });
+    assert!(matches!(
+        lazy.see(3).as_slice(),
+        [Action::Specialise { .. }]
+    ));
+    let mut eager = Script::new("eager", limits(8, 1));
+    eager.see(1);
+    assert!(matches!(
+        eager.see(2).as_slice(),
+        [Action::Specialise { blocking: true, .. }]
+    ));
+}
+
+#[test]
+fn remembered_failures_are_bounded() {
+    let mut script = Script::new("lazy", Limits::default());
+    for dim in 0..MAX_FAILED as i64 + 3 {
+        script.see(dim);
+        script.tell(What::CompileFinished {
+            class: class(dim),
+            ok: false,
+            micros: 1,
+        });
+    }
+    assert_eq!(script.policy.classes().len(), MAX_FAILED);
+    assert!(matches!(
+        script.see(0).as_slice(),
+        [Action::Specialise { .. }]
+    ));
+    assert_eq!(script.see(MAX_FAILED as i64), nothing(Reason::FailedBefore));
+}
+
+#[test]
+fn a_class_of_another_map_is_unknown() {
+    let mut script = Script::new("static", Limits::default());
+    let what = What::Observed {
+        class: class(7),
+        signature: shape(7),
+        run: 0,
+        generic: true,
+    };
+    assert_eq!(script.tell(what), nothing(Reason::UnknownClass));
+}
+
+/// Any event about a handful of classes, sensible or not.
+fn event() -> impl Strategy<Value = (u8, i64, bool, u64)> {
+    (0u8..6, 0i64..6, any::<bool>(), 0u64..50)
+}
+
+fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run: u64) -> Event {
+    let (signature, class) = (shape(dim), policy.class_of(&shape(dim)));
+    let what = match kind {
+        0 => What::Loaded,
+        1 => What::Observed {
+            class,
+            signature,
+            run,
+            generic: ok,
+        },
+        2 => What::CompileFinished {
+            class,
+            ok,
+            micros: now_us,
+        },
+        3 => What::Installed { class },
+        4 => What::Evicted { class },
+        _ => What::Tick,
+    };
+    Event { now_us, what }
+}
+
+fn run(name: &str, limits: Limits, script: &[(u8, i64, bool, u64)]) -> Vec<(Event, Vec<Action>)> {
+    let mut policy = make(name, limits);
+    let step = |(index, raw): (usize, &(u8, i64, bool, u64))| {
+        let event = build(policy.as_ref(), *raw, index as u64);
+        let actions = policy.on_event(&event);
+        (event, actions)
+    };
+    script.iter().enumerate().map(step).collect()
+}
+
+proptest! {
+    #[test]
+    fn equal_events_give_equal_actions(script in prop::collection::vec(event(), 0..60)) {
+        for info in PRESETS {
+            let once = run(info.name, limits(2, 2), &script);
+            prop_assert_eq!(&once, &run(info.name, limits(2, 2), &script));
+            prop_assert!(once.iter().all(|(_, actions)| !actions.is_empty()), "a silent decision");
+        }
+    }
+
+    #[test]
+    fn none_does_nothing(script in prop::collection::vec(event(), 0..60)) {
+        for (event, actions) in run("none", Limits::default(), &script) {
+            prop_assert!(matches!(actions.as_slice(), [Action::Nothing(_)]), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn lazy_never_blocks_and_eager_always_does(script in prop::collection::vec(event(), 0..60)) {
+        for (name, blocks) in [("lazy", false), ("eager", true)] {
+            for (_, actions) in run(name, limits(2, 2), &script) {
+                for action in actions {
+                    match action {
+                        Action::Specialise { blocking, .. } => prop_assert_eq!(blocking, blocks),
+                        Action::Wait { .. } => prop_assert!(blocks),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn eager_specialises_at_first_sight(script in prop::collection::vec(event(), 0..60)) {
+        let mut met = BTreeSet::new();
+        for (event, actions) in run("eager", limits(2, 1), &script) {
+            if let What::Observed { class, signature, .. } = event.what && met.insert(class.clone()) {
+                prop_assert_eq!(
+                    actions,
+                    [Action::Specialise { class, shape: signature, priority: 100, blocking: true }]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn classes_are_asked_for_once_and_never_unasked(script in prop::collection::vec(event(), 0..80)) {
+        for info in PRESETS {
+            let mut alive = BTreeSet::new();
+            for (event, actions) in run(info.name, limits(2, 3), &script) {
+                let mut known_before = alive.clone();
+                for action in actions {
+                    match action {
+                        Action::Specialise { class, .. } => {
+                            prop_assert!(alive.insert(class.clone()), "{class} asked for twice");
+                            known_before.insert(class);
+                        }
+                        Action::Install { class } | Action::Wait { class } | Action::Evict { class } => {
+                            prop_assert!(known_before.contains(&class), "{class} was never asked for");
+                        }
+                        Action::Nothing(Reason::Noted) => {
+                            if let What::Evicted { class } = &event.what {
+                                alive.remove(class);
+                            }
+                        }
+                        Action::Nothing(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn installed_programs_stay_within_the_limit(
+        script in prop::collection::vec(event(), 0..120),
+        max in 1usize..4,
+    ) {
+        for info in PRESETS {
+            // Counted by an observer that only follows the actions and the runtime's own evictions.
+            let mut resident = BTreeSet::new();
+            for (event, actions) in run(info.name, limits(max, 64), &script) {
+                if let (What::Evicted { class }, [Action::Nothing(Reason::Noted)]) = (&event.what, actions.as_slice()) {
+                    resident.remove(class);
+                }
+                for action in actions {
+                    match action {
+                        Action::Install { class } => prop_assert!(resident.insert(class)),
+                        Action::Evict { class } => prop_assert!(resident.remove(&class)),
+                        _ => {}
+                    }
+                    prop_assert!(resident.len() <= max);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_class_of_a_shape_never_changes(script in prop::collection::vec(event(), 0..40)) {
+        for info in PRESETS {
+            let mut policy = make(info.name, Limits::default());
+            let before: Vec<ClassId> = (0..6).map(|dim| policy.class_of(&shape(dim))).collect();
+            for (index, raw) in script.iter().enumerate() {
+                let event = build(policy.as_ref(), *raw, index as u64);
+                policy.on_event(&event);
+            }
+            let after: Vec<ClassId> = (0..6).map(|dim| policy.class_of(&shape(dim))).collect();
+            prop_assert_eq!(before, after);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The axes of a strategy and the presets that users call by name.
+
+use std::num::NonZeroUsize;
+
+use crate::machine::Machine;
+use crate::{ClassMap, Policy, Signature};
+
+/// What starts a specialisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// Nothing.
+    Never,
+    /// Loading the model.
+    Load,
+    /// The first sight of a class.
+    FirstSight,
+}
+
+/// What a strategy may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Programs installed at once; the least recently seen class leaves for a new one.
+    pub max_variants: NonZeroUsize,
+    /// Compiles waiting or running at once, for strategies that do not block.
+    pub max_compiling: NonZeroUsize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let number = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
+        Limits {
+            max_variants: number(32),
+            max_compiling: number(64),
+        }
+    }
+}
+
+/// A strategy as a point on its axes; see the crate's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axes {
+    /// Which shapes share a program.
+    pub map: ClassMap,
+    /// What starts a specialisation.
+    pub trigger: Trigger,
+    /// Whether the run (or the loading) that started it waits.
+    pub blocking: bool,
+    /// Priority of its compiles.
+    pub priority: i64,
+    /// What it may take.
+    pub limits: Limits,
+}
+
+/// One named strategy.
+#[derive(Debug, Clone, Copy)]
+pub struct PresetInfo {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    build: fn(Option<Signature>) -> Result<Axes, PolicyError>,
+}
+
+/// A strategy that cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// No such name.
+    #[error("`{name}` is not a specialisation strategy: use {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// `static` without a shape.
+    #[error("the strategy `static` needs a shape to tune for: give the input shapes or dimensions")]
+    NoShape,
+}
+
+/// Priority of compiles that nobody waits for, and of those that somebody does.
+const BACKGROUND: i64 = 0;
+const AWAITED: i64 = 100;
+
+/// The strategies by name.
+pub const PRESETS: &[PresetInfo] = &[
+    PresetInfo {
+        name: "none",
+        summary: "never specialise: every run is generic",
+        build: |_| Ok(exact(Trigger::Never, false)),
+    },
+    PresetInfo {
+        name: "eager",
+        summary: "the first run of a shape waits for its own kernels",
+        build: |_| Ok(exact(Trigger::FirstSight, true)),
+    },
+    PresetInfo {
+        name: "lazy",
+        summary: "a new shape runs generic while its own kernels are compiled in the background",
+        build: |_| Ok(exact(Trigger::FirstSight, false)),
+    },
+    PresetInfo {
+        name: "static",
+        summary: "one set of kernels tuned at load for a given shape serves every shape",
+        build: |opt| {
+            let opt = opt.ok_or(PolicyError::NoShape)?;
+            Ok(Axes {
+                map: ClassMap::Single { opt },
+                ..exact(Trigger::Load, true)
+            })
+        },
+    },
+];
+
+fn exact(trigger: Trigger, blocking: bool) -> Axes {
+    let priority = if blocking { AWAITED } else { BACKGROUND };
+    Axes {
+        map: ClassMap::Exact,
+        trigger,
+        blocking,
+        priority,
+        limits: Limits::default(),
+    }
+}
+
+/// The strategy of this name. `opt` is the shape to tune for, used by `static`.
+///
+/// # Errors
+///
+/// [`PolicyError::Unknown`] with the known names, [`PolicyError::NoShape`] for `static` without `opt`.
+pub fn preset(
+    name: &str,
+    opt: Option<Signature>,
+    limits: Limits,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    let info = PRESETS
+        .iter()
+        .find(|info| info.name == name)
+        .ok_or_else(|| PolicyError::Unknown {
+            name: name.to_owned(),
+            known: PRESETS
+                .iter()
+                .map(|info| info.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })?;
+    let axes = Axes {
+        limits,
+        ..(info.build)(opt)?
+    };
+    Ok(Box::new(Machine::new(info.name, axes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_made_by_its_name() {
+        for info in PRESETS {
+            let policy = preset(info.name, Some(Signature::new(&[1])), Limits::default()).unwrap();
+            assert_eq!(policy.name(), info.name);
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_remedy() {
+        let message = |name| {
+            preset(name, None, Limits::default())
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        assert!(message("lazzy").contains("none, eager, lazy, static"));
+        assert!(message("static").contains("shape"));
+    }
+}
