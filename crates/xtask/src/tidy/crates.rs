@@ -53,6 +53,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ),
     ("bespoke", ANY),
     ("bespoke-cli", &["bespoke"]),
+    ("bespoke-demo", &["bespoke"]),
     ("xtask", &[]),
     // Suites and harnesses look at every part.
     ("bespoke-gpu-tests", ANY),
