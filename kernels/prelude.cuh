@@ -34,3 +34,105 @@ template <typename T, typename U> __device__ __forceinline__ void store(T* p, U 
 template <typename T> __device__ __forceinline__ T minimum(T a, T b) { return a < b ? a : b; }
 template <typename T> __device__ __forceinline__ T maximum(T a, T b) { return a > b ? a : b; }
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// The instructions of expressions that C has no operator for, with the meaning that the host gives them.
+
+// NaN wins over every number
+template <typename T> __device__ __forceinline__ T nan_min(T a, T b) { return (a < b || a != a) ? a : b; }
+template <typename T> __device__ __forceinline__ T nan_max(T a, T b) { return (a > b || a != a) ? a : b; }
+#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__ float nan_min(float a, float b) {
+    float y;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+__device__ __forceinline__ float nan_max(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+#endif
+
+template <typename T> __device__ __forceinline__ T sign_of(T x) { return x > 0 ? (T)1 : x < 0 ? (T)-1 : x; }
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+// precise enough for results of 11 bits or less: a series where the quotient would cancel
+__device__ __forceinline__ float narrow_tanh(float x) {
+    const float s = x * x;
+    return s < 0.04f ? x - x * s * (0.33333333f - 0.13333333f * s) : 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x));
+}
+__device__ __forceinline__ float floor_mod(float a, float b) {
+    const float r = fmodf(a, b);
+    return (r != 0 && (r < 0) != (b < 0)) ? r + b : r;
+}
+__device__ __forceinline__ double floor_mod(double a, double b) {
+    const double r = fmod(a, b);
+    return (r != 0 && (r < 0) != (b < 0)) ? r + b : r;
+}
+
+// the unsigned type of the same width, in which overflow wraps
+template <typename T> struct Unsigned { typedef unsigned int type; };
+template <> struct Unsigned<long long> { typedef unsigned long long type; };
+template <> struct Unsigned<unsigned long long> { typedef unsigned long long type; };
+template <typename T> __device__ __forceinline__ T wrap_add(T a, T b) {
+    typedef typename Unsigned<T>::type U;
+    return (T)((U)a + (U)b);
+}
+template <typename T> __device__ __forceinline__ T wrap_sub(T a, T b) {
+    typedef typename Unsigned<T>::type U;
+    return (T)((U)a - (U)b);
+}
+template <typename T> __device__ __forceinline__ T wrap_mul(T a, T b) {
+    typedef typename Unsigned<T>::type U;
+    return (T)((U)a * (U)b);
+}
+template <typename T> __device__ __forceinline__ T int_div(T a, T b) {
+    if (b == 0) return 0;
+    if ((T)-1 < 0 && b == (T)-1) return wrap_sub((T)0, a);
+    return a / b;
+}
+template <typename T> __device__ __forceinline__ T int_rem(T a, T b) {
+    if (b == 0 || ((T)-1 < 0 && b == (T)-1)) return 0;
+    return a % b;
+}
+template <typename T> __device__ __forceinline__ T int_mod(T a, T b) {
+    const T r = int_rem(a, b);
+    return (r != 0 && (r < 0) != (b < 0)) ? (T)(r + b) : r;
+}
+// by squaring; a negative exponent leaves what the reciprocal truncates to
+template <typename T> __device__ __forceinline__ T int_pow(T a, T b) {
+    if (b < 0) return a == 1 ? (T)1 : a == (T)-1 ? ((b & 1) ? a : (T)1) : (T)0;
+    T y = 1;
+    while (b > 0) {
+        if (b & 1) y = wrap_mul(y, a);
+        a = wrap_mul(a, a);
+        b >>= 1;
+    }
+    return y;
+}
+template <typename T> __device__ __forceinline__ T int_shl(T a, T b) {
+    typedef typename Unsigned<T>::type U;
+    return (b < 0 || b >= (T)(8 * sizeof(T))) ? (T)0 : (T)((U)a << b);
+}
+template <typename T> __device__ __forceinline__ T int_shr(T a, T b) {
+    return (b < 0 || b >= (T)(8 * sizeof(T))) ? (a < 0 ? (T)-1 : (T)0) : (T)(a >> b);
+}
+
+// Conversion of a float to an integer: truncates, saturates, NaN is 0.
+template <typename T> struct Limits { static constexpr int low = 0, high = 0; };
+template <> struct Limits<signed char> { static constexpr int low = -128, high = 127; };
+template <> struct Limits<unsigned char> { static constexpr int low = 0, high = 255; };
+template <> struct Limits<short> { static constexpr int low = -32768, high = 32767; };
+template <> struct Limits<unsigned short> { static constexpr int low = 0, high = 65535; };
+template <typename T, typename F> __device__ __forceinline__ T saturate(F x) {
+    // the hardware's conversion saturates too, but only to 32 and 64 bits, and only some make 0 of NaN
+    if (!(x == x)) return 0;
+    if (sizeof(T) < 4) {
+        const int y = (int)x;
+        return (T)(y < Limits<T>::low ? Limits<T>::low : y > Limits<T>::high ? Limits<T>::high : y);
+    }
+    return (T)x;
+}
+
+// Several elements that are moved by one instruction.
+template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
