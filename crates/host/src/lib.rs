@@ -116,6 +116,10 @@ impl Device for HostDevice {
         self.shared.options.target
     }
 
+    fn needs_cubin(&self) -> bool {
+        false
+    }
+
     fn alloc(&self, what: &str, bytes: u64) -> Result<Arc<dyn Memory>> {
         let out_of_memory = || DeviceError::OutOfMemory {
             what: what.to_owned(),
