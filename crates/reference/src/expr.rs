@@ -1,7 +1,7 @@
 //! The pointwise language, element by element.
 //!
 //! Float instructions compute in `f64` and round to the precision in which kernels compute: `f32` for `f32` and for
-//! the storage types `f16` and `bf16`, which round to themselves only at a `Cast` and at the result. `+ − × ÷ √` on
+//! the storage types `f16` and `bf16`, which round to themselves only in literals, at a `Cast` and at the result. `+ − × ÷ √` on
 //! `f32` are therefore bit-exact IEEE 754 (rounding an `f64` result of `f32` operands once more changes nothing), and
 //! an expression means the same before and after fusion. Integer instructions are exact and wrap.
 //!
@@ -25,7 +25,7 @@ pub fn eval_expr(expr: &Expr, inputs: &[Number], position: &[i64], registers: &m
         let arg = |r: bespoke_ir::expr::Reg| registers[r.0 as usize];
         let value = match instr {
             Instr::Input(i) => inputs[i as usize],
-            Instr::Const(c) if c.dtype.is_float() => settle(c.dtype, Number::F(c.as_f64())),
+            Instr::Const(c) if c.dtype.is_float() => Number::F(c.as_f64()).cast(c.dtype),
             // the literal's bits; the conversion wraps them to the type, which is exact for `u64` too
             Instr::Const(c) => Number::I(c.as_i64().into()).cast(c.dtype),
             Instr::Coord(axis) => Number::I(position.get(axis as usize).copied().unwrap_or(0).into()),

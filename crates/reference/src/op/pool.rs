@@ -23,10 +23,8 @@ use crate::tensor::{Number, Tensor};
 impl Evaluate for Pool {
     fn evaluate(&self, inputs: &[&Tensor], cx: &Context<'_>) -> Result<Vec<Tensor>, ReferenceError> {
         let x = inputs[0];
-        if let PoolKind::Lp(p) = self.kind {
-            if p < 1 {
-                return Err(cx.error(format!("there is no l{p} norm")));
-            }
+        if let PoolKind::Lp(p @ ..1) = self.kind {
+            return Err(cx.error(format!("there is no l{p} norm")));
         }
         let axes = self.kernel.len();
         let begins = cx.values(self.window.pads.iter().map(|p| &p.0))?;
