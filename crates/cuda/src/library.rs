@@ -94,7 +94,10 @@ pub(crate) fn load(names: &[String]) -> Result<Driver, Absent> {
         let library = match unsafe { libloading::Library::new(name) } {
             Ok(library) => library,
             Err(e) => {
-                tried.push((name.clone(), e.to_string()));
+                // the loader's own words are the cause of the error
+                let cause = std::error::Error::source(&e)
+                    .map_or_else(|| e.to_string(), ToString::to_string);
+                tried.push((name.clone(), cause));
                 continue;
             }
         };
