@@ -116,6 +116,7 @@ impl Device for HostDevice {
         self.shared.options.target
     }
 
+    /// Twins run without machine code; cubins for a target are only stored.
     fn needs_cubin(&self) -> bool {
         false
     }

@@ -368,10 +368,14 @@ impl Access<'_> {
     pub(crate) fn operands(&mut self) -> Vec<Operand<'_>> {
         let slice = |(want, region): &(Want, Option<Arc<Region>>)| {
             let Some(region) = region else {
+                // aligned as device memory is, so that a twin may see it as elements of any type
+                let nowhere = std::ptr::without_provenance_mut::<u8>(ALIGN);
                 return if want.writes {
-                    Operand::Write(&mut [])
+                    // SAFETY: no bytes at an address that is not null.
+                    Operand::Write(unsafe { std::slice::from_raw_parts_mut(nowhere, 0) })
                 } else {
-                    Operand::Read(&[])
+                    // SAFETY: as above.
+                    Operand::Read(unsafe { std::slice::from_raw_parts(nowhere, 0) })
                 };
             };
             let offset = (want.address - region.address()) as usize;
@@ -448,6 +452,21 @@ mod tests {
             panic!("one written operand")
         };
         bytes.fill(7);
+    }
+
+    #[test]
+    fn empty_ranges_are_aligned_slices() {
+        let space = Space::default();
+        let mut access = space
+            .access(vec![want(0, 0, false), want(3, 0, true)])
+            .unwrap();
+        for operand in access.operands() {
+            let first = match &operand {
+                Operand::Read(bytes) => bytes.as_ptr(),
+                Operand::Write(bytes) => bytes.as_ptr(),
+            };
+            assert!((first as usize).is_multiple_of(ALIGN));
+        }
     }
 
     #[test]
