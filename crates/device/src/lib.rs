@@ -252,6 +252,8 @@ pub trait Device: Debug + Send + Sync {
     /// The architecture that cubins are compiled for, if this device wants any. `host` names one only when asked to
     /// compile for a target.
     fn target(&self) -> Option<Arch>;
+    /// Whether kernels cannot be loaded without a cubin.
+    fn needs_cubin(&self) -> bool;
     /// Allocates memory.
     fn alloc(&self, what: &str, bytes: u64) -> Result<Arc<dyn Memory>>;
     /// Reserves `limit` bytes of addresses, none backed yet.

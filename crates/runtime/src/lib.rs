@@ -1,1 +1,40 @@
-//! Being written.
+//! The runtime: models at work.
+//!
+//! A [`Session`] is one model on one device. It sees only `dyn Device`, so everything here (specialisation, swaps,
+//! graphs, memory) is the same code with a GPU and without.
+//!
+//! ```text
+//!  run threads ──observe──▶ director ──policy──▶ actions ──▶ compile service ──▶ cache
+//!      │                       ▲                                  │
+//!      │ pick program          └───────────── class compiled ─────┘
+//!      ▼                       install: graph made beside the path, program exchanged between runs
+//!  lane: stream, arena, extent block, executable graphs
+//! ```
+//!
+//! - [`session`]: loading, running, binding shapes.
+//! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
+//! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
+//!   graph serves all shapes of a program and any pointers.
+//! - [`director`]: the only place where decisions are carried out; it owns the policy.
+//! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
+//! - [`event`]: what happened, in the director's order, with reasons and numbers.
+
+pub mod director;
+pub mod error;
+pub mod event;
+mod kernels;
+pub mod lane;
+pub mod program;
+pub mod service;
+pub mod session;
+pub mod tensor;
+mod weights;
+
+pub use error::{Error, ErrorKind};
+pub use event::{Event, EventKind, Stats};
+pub use service::{CompileService, CompileStats, ServiceOptions};
+pub use session::{
+    Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, Session,
+    SessionOptions,
+};
+pub use tensor::{Tensor, TensorError, TensorView};

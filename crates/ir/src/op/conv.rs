@@ -54,7 +54,7 @@ impl Window {
         // the last window must begin inside the input or its leading pad
         let up = room.ceil_div(&stride_sym) + 1;
         let last_start = (input.clone() + begin - 1).floor_div(&stride_sym) + 1;
-        up.min(&last_start)
+        SymInt::min(&up, &last_start)
     }
 
     pub(crate) fn attributes(&self, symbols: &SymbolTable) -> Attributes {

@@ -1,0 +1,135 @@
+//! Elementwise steps and copies.
+
+use bespoke_ir::expr::Expr;
+use bespoke_ir::{DType, NodeId, Op, ValueId};
+use bespoke_templates::pointwise::Pointwise;
+
+use super::space::{Space, memory_order};
+use super::{Lowering, Pending, PlanError, takes_epilogue};
+use crate::access::Access;
+use crate::builder::{Args, Phase};
+
+/// A prologue or epilogue with more operands than this would need too many registers and slots.
+const MAX_OPERANDS: usize = 16;
+
+impl Lowering<'_> {
+    /// A map joins the pending anchor among its operands, if there is one of its own extents.
+    pub(crate) fn visit_map(&mut self, id: NodeId) -> Result<(), PlanError> {
+        let node = self.graph.node(id);
+        let Op::Map(map) = &node.op else {
+            return Err(self.internal(id, "not a map"));
+        };
+        let y = node.outputs()[0];
+        if self.readers[y.index()] == 0 {
+            return Ok(());
+        }
+        let phase = self.phase(y);
+        let (operands, expr) = distinct_operands(node.inputs(), &map.expr);
+        let mut anchor = None;
+        for (i, &v) in operands.iter().enumerate() {
+            if expr.reads_coords() || self.graph.dims(v) != self.graph.dims(y) {
+                continue;
+            }
+            let graph = self.graph;
+            let room = MAX_OPERANDS.saturating_sub(operands.len());
+            let found = self.take_pending(v, phase, |p| {
+                p.anchor.is_some_and(|a| takes_epilogue(&graph.node(a).op))
+                    && p.operands.len() <= room
+            });
+            if let Some(p) = found {
+                anchor = Some((i, p));
+                break;
+            }
+        }
+        let pending = match anchor {
+            None => Pending { anchor: None, expr, operands, name: node.name.clone() },
+            Some((at, p)) => {
+                // operands of the joined expression: the map's others, the anchor's result, the anchor's extras
+                let joined = expr.substitute(at, &p.expr);
+                let others: Vec<ValueId> = operands
+                    .iter()
+                    .enumerate()
+                    .filter(|&(i, _)| i != at)
+                    .map(|(_, &v)| v)
+                    .collect();
+                let k = others.len();
+                let mut values = others;
+                values.extend_from_slice(&p.operands);
+                // the anchor's result must be operand 0, equal values one operand
+                let mut distinct: Vec<ValueId> = Vec::new();
+                let map: Vec<usize> = (0..joined.inputs().len())
+                    .map(|i| {
+                        let v = match i.cmp(&k) {
+                            std::cmp::Ordering::Less => values[i],
+                            std::cmp::Ordering::Equal => return 0,
+                            std::cmp::Ordering::Greater => values[i - 1],
+                        };
+                        1 + position_or_push(&mut distinct, v)
+                    })
+                    .collect();
+                let expr = joined.remap_inputs(&map, 1 + distinct.len());
+                Pending { anchor: p.anchor, expr, operands: distinct, name: p.name }
+            }
+        };
+        for &v in &pending.operands {
+            self.access(v)?;
+        }
+        self.keep(y, pending)
+    }
+
+    /// One elementwise step over the extents of `y`.
+    pub(crate) fn pointwise(
+        &mut self,
+        phase: Phase,
+        name: &str,
+        expr: &Expr,
+        operands: &[Access],
+        y: &Access,
+        is_copy: bool,
+    ) -> Result<(), PlanError> {
+        let mut accesses = vec![y];
+        accesses.extend(operands);
+        let mut space = Space::of(&accesses);
+        if !expr.reads_coords() {
+            let order = memory_order(y, &self.graph.symbols);
+            space = space.select(&order).collapse(&self.graph.symbols, 1);
+        } else if space.dims.is_empty() {
+            space = space.collapse(&self.graph.symbols, 1);
+        }
+        let mut args = Args::default();
+        args.ints("d", &space.dims);
+        args.strided("y0", y.buffer, &y.offset, &space.strides[0]);
+        for (i, x) in operands.iter().enumerate() {
+            args.strided(&format!("x{i}"), x.buffer, &x.offset, &space.strides[1 + i]);
+        }
+        let template = Pointwise { rank: space.dims.len(), outputs: vec![expr.clone()] };
+        self.builder.step(phase, name, std::sync::Arc::new(template), args, is_copy)
+    }
+
+    /// Copies elements between accesses of equal extents.
+    pub(crate) fn copy(
+        &mut self,
+        phase: Phase,
+        name: &str,
+        dtype: DType,
+        from: &Access,
+        to: &Access,
+    ) -> Result<(), PlanError> {
+        self.pointwise(phase, name, &Expr::identity(dtype), std::slice::from_ref(from), to, true)
+    }
+}
+
+fn position_or_push(list: &mut Vec<ValueId>, v: ValueId) -> usize {
+    list.iter().position(|&x| x == v).unwrap_or_else(|| {
+        list.push(v);
+        list.len() - 1
+    })
+}
+
+/// Operands without repetition, and the expression over them.
+fn distinct_operands(inputs: &[ValueId], expr: &Expr) -> (Vec<ValueId>, Expr) {
+    let mut list = Vec::new();
+    let map: Vec<usize> = inputs.iter().map(|&v| position_or_push(&mut list, v)).collect();
+    let expr = expr.remap_inputs(&map, list.len());
+    (list, expr)
+}

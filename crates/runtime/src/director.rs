@@ -1,0 +1,284 @@
+//! The director: the one thread that carries decisions out.
+//!
+//! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
+//! policy, and does what the policy says: asks the compile service for a class's kernels, loads them, makes the graph on
+//! a spare executable beside the path, and exchanges the program between two runs. A run waits for it only if the
+//! strategy says so (`eager`): it then hands over a [`Reply`] and goes on when that is dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::time::Instant;
+
+use bespoke_device::Stream;
+use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, What};
+
+use crate::error::Error;
+use crate::event::EventKind;
+use crate::kernels::{Answer, Distinct, report};
+use crate::program::Blueprint;
+use crate::session::Core;
+
+/// Dropped when the sender may go on.
+pub(crate) type Reply = SyncSender<()>;
+
+/// What the director is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The session is loaded.
+    Loaded(Reply),
+    /// A run came in.
+    Observed { signature: Signature, run: u64, generic: bool, reply: Option<Reply> },
+    /// A kernel of a class is compiled, or failed to.
+    Answer { class: Option<ClassId>, index: usize, answer: Box<Answer> },
+    /// Somebody waits until nothing is wanted any more.
+    Settle(Reply),
+    /// The session ends.
+    Stop,
+}
+
+/// A class whose kernels are under way.
+struct Wanted {
+    blueprint: Blueprint,
+    distinct: Distinct,
+    answers: Vec<Option<Answer>>,
+    missing: usize,
+    replies: Vec<Reply>,
+    since: Instant,
+}
+
+pub(crate) struct Director {
+    core: Arc<Core>,
+    policy: Box<dyn Policy>,
+    stream: Box<dyn Stream>,
+    sender: Sender<Message>,
+    wanted: BTreeMap<ClassId, Wanted>,
+    /// Compiled classes between the policy's `CompileFinished` and its `Install`.
+    compiled: BTreeMap<ClassId, (Wanted, Vec<Answer>)>,
+    /// Kernels compiled for a target that this device does not need to run.
+    background: usize,
+    settle: Vec<Reply>,
+    next_program: u64,
+}
+
+impl Director {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        policy: Box<dyn Policy>,
+        stream: Box<dyn Stream>,
+        sender: Sender<Message>,
+    ) -> Director {
+        Director {
+            core,
+            policy,
+            stream,
+            sender,
+            wanted: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            background: 0,
+            settle: Vec::new(),
+            next_program: 1,
+        }
+    }
+
+    /// Compiles the generic kernels for a target whose cubins this device stores but does not run.
+    pub(crate) fn compile_in_background(&mut self, blueprint: &Blueprint) {
+        let requests = self.core.loader.requests(&Distinct::of(blueprint).specs);
+        self.background += requests.len();
+        self.submit(None, requests, 0);
+    }
+
+    pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
+        while let Ok(message) = receiver.recv() {
+            match message {
+                Message::Stop => return,
+                Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
+                Message::Observed { signature, run, generic, reply } => {
+                    let class = self.policy.class_of(&signature);
+                    self.event(What::Observed { class, signature, run, generic }, reply);
+                }
+                Message::Answer { class, index, answer } => self.answered(class, index, *answer),
+                Message::Settle(reply) => self.settle.push(reply),
+            }
+            if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
+                self.settle.clear();
+            }
+        }
+    }
+
+    fn submit(&self, class: Option<&ClassId>, requests: Vec<crate::service::Request>, priority: i64) {
+        for (index, request) in requests.into_iter().enumerate() {
+            let sender = self.sender.clone();
+            let class = class.cloned();
+            self.core.loader.service.submit(request, priority, move |answer| {
+                // a session that is gone needs no answer; the kernel is in the cache for the next one
+                let _ = sender.send(Message::Answer { class, index, answer: Box::new(answer) });
+            });
+        }
+    }
+
+    /// Asks the policy about an event and does what it says.
+    fn event(&mut self, what: What, mut reply: Option<Reply>) {
+        let shape = match &what {
+            What::Observed { signature, .. } => Some(signature.to_string()),
+            _ => None,
+        };
+        let event = PolicyEvent { now_us: self.core.log.now_us(), what };
+        for action in self.policy.on_event(&event) {
+            match action {
+                Action::Specialise { class, shape, priority, blocking } => {
+                    let replies = if blocking { reply.take().into_iter().collect() } else { vec![] };
+                    self.specialise(class, &shape, priority, replies);
+                }
+                Action::Wait { class } => {
+                    if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take()) {
+                        wanted.replies.push(reply);
+                    }
+                }
+                Action::Install { class } => self.install(&class),
+                Action::Evict { class } => self.evict(&class),
+                Action::Nothing(reason) => {
+                    if let Some(shape) = &shape {
+                        self.core.log.push(EventKind::Decision {
+                            shape: shape.clone(),
+                            action: "nothing",
+                            reason: reason.code(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn specialise(&mut self, class: ClassId, shape: &Signature, priority: i64, replies: Vec<Reply>) {
+        let core = self.core.clone();
+        let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
+            Ok(binding) => binding,
+            Err(e) => return self.finished(&class, 0, Err(e.into())),
+        };
+        let props = core.loader.device.props();
+        let blueprint = match class {
+            ClassId::Any => Blueprint::tuned(&core.plan, &binding, props),
+            ClassId::Exact(_) => Blueprint::exact(&core.plan, &binding, props),
+        };
+        let distinct = Distinct::of(&blueprint);
+        let requests = core.loader.requests(&distinct.specs);
+        let (text, kernels) = (class.to_string(), distinct.specs.len());
+        core.log.push(EventKind::Enqueue { class: text, kernels, priority });
+        let missing = requests.len();
+        let answers = vec![None; missing];
+        let since = Instant::now();
+        self.wanted.insert(
+            class.clone(),
+            Wanted { blueprint, distinct, answers, missing, replies, since },
+        );
+        self.submit(Some(&class), requests, priority);
+        if missing == 0 {
+            self.complete(&class);
+        }
+    }
+
+    fn answered(&mut self, class: Option<ClassId>, index: usize, answer: Answer) {
+        report(&self.core.log, std::slice::from_ref(&answer));
+        let Some(class) = class else {
+            self.background = self.background.saturating_sub(1);
+            return;
+        };
+        let Some(wanted) = self.wanted.get_mut(&class) else { return };
+        if wanted.answers[index].replace(answer).is_none() {
+            wanted.missing -= 1;
+        }
+        if wanted.missing == 0 {
+            self.complete(&class);
+        }
+    }
+
+    /// Every kernel of a class has its answer.
+    fn complete(&mut self, class: &ClassId) {
+        let Some(mut wanted) = self.wanted.remove(class) else { return };
+        let answers: Vec<Answer> = wanted.answers.drain(..).flatten().collect();
+        let micros = answers.iter().filter_map(|a| a.as_ref().ok()).map(|r| r.micros).sum();
+        let failure = answers.iter().find_map(|a| a.as_ref().err().cloned());
+        match failure {
+            Some(e) => self.finished(class, micros, Err(e.into())),
+            None => {
+                self.compiled.insert(class.clone(), (wanted, answers));
+                self.finished(class, micros, Ok(()));
+            }
+        }
+    }
+
+    fn finished(&mut self, class: &ClassId, micros: u64, result: Result<(), Error>) {
+        if let Err(e) = &result {
+            let (class, reason) = (class.to_string(), e.to_string());
+            self.core.log.push(EventKind::Reject { class, reason });
+        }
+        let ok = result.is_ok();
+        self.event(What::CompileFinished { class: class.clone(), ok, micros }, None);
+    }
+
+    fn install(&mut self, class: &ClassId) {
+        let Some((wanted, answers)) = self.compiled.remove(class) else { return };
+        let start = Instant::now();
+        match self.put_in_service(class, &wanted, &answers) {
+            Ok(kernels) => {
+                self.core.log.push(EventKind::Install {
+                    class: class.to_string(),
+                    kernels,
+                    compile_us: (start - wanted.since).as_micros() as u64,
+                    install_us: start.elapsed().as_micros() as u64,
+                });
+                self.event(What::Installed { class: class.clone() }, None);
+            }
+            Err(e) => {
+                let (text, reason) = (class.to_string(), e.to_string());
+                self.core.log.push(EventKind::Reject { class: text, reason });
+                self.event(What::Evicted { class: class.clone() }, None);
+            }
+        }
+    }
+
+    fn put_in_service(
+        &mut self,
+        class: &ClassId,
+        wanted: &Wanted,
+        answers: &[Answer],
+    ) -> Result<usize, Error> {
+        let core = &self.core;
+        let id = self.next_program;
+        self.next_program += 1;
+        let program = core.loader.program(
+            id,
+            Some(class.clone()),
+            &wanted.blueprint,
+            &wanted.distinct,
+            answers,
+        )?;
+        let program = Arc::new(program);
+        if core.whole_graph {
+            for lane in core.executables() {
+                lane.prepare(
+                    &program,
+                    &core.plan,
+                    &*core.loader.device,
+                    &*self.stream,
+                    &core.log,
+                    false,
+                )?;
+            }
+        }
+        core.put_program(class, program);
+        Ok(wanted.distinct.specs.len())
+    }
+
+    fn evict(&mut self, class: &ClassId) {
+        self.compiled.remove(class);
+        if let Some(program) = self.core.take_program(class) {
+            for lane in self.core.executables() {
+                lane.retire(program.id);
+            }
+        }
+        self.core.log.push(EventKind::Evict { class: class.to_string(), reason: "policy" });
+        self.event(What::Evicted { class: class.clone() }, None);
+    }
+}

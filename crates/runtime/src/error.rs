@@ -1,0 +1,177 @@
+//! Errors of the runtime and the kind of each, which fixes the exit status of a command.
+
+use bespoke_device::DeviceError;
+use bespoke_onnx::OnnxError;
+use bespoke_plan::{BindError, PlanError};
+
+use crate::service::CompileError;
+use crate::tensor::TensorError;
+
+/// What sort of thing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The caller asked for something that cannot be: a name, a type, a shape.
+    Usage,
+    /// The model is malformed, unsupported or over a limit.
+    ModelRejected,
+    /// There is no usable device.
+    NoDevice,
+    /// Memory ran out.
+    OutOfMemory,
+    /// A kernel did not compile, or there is no compiler.
+    Compile,
+    /// A deadline passed.
+    Timeout,
+    /// The device is lost; the process must be restarted.
+    DeviceLost,
+    /// A bug of bespoke.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The exit status of a command that fails with it.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            ErrorKind::Usage => 2,
+            ErrorKind::ModelRejected => 3,
+            ErrorKind::NoDevice => 4,
+            ErrorKind::OutOfMemory => 5,
+            ErrorKind::Compile => 6,
+            ErrorKind::Timeout => 7,
+            ErrorKind::DeviceLost => 8,
+            ErrorKind::Internal => 70,
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model could not be imported.
+    #[error(transparent)]
+    Import(#[from] OnnxError),
+    /// A pass failed.
+    #[error(transparent)]
+    Pass(#[from] bespoke_passes::PassError),
+    /// The model could not be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The extents of the inputs do not fit the model.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A kernel could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A tensor is malformed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The strategy does not exist or lacks what it needs.
+    #[error(transparent)]
+    Policy(#[from] bespoke_policy::PolicyError),
+    /// A name is not one of the model's.
+    #[error("the model has no {what} `{name}`{hint}; it has {known}")]
+    UnknownName {
+        /// "input" or "output".
+        what: &'static str,
+        /// The name given.
+        name: String,
+        /// ` (did you mean …?)` or nothing.
+        hint: String,
+        /// The names there are.
+        known: String,
+    },
+    /// An input was not given.
+    #[error("input `{0}` was not given")]
+    MissingInput(String),
+    /// An input has another element type.
+    #[error("input `{input}` is {actual}, the model takes {expected}")]
+    InputType {
+        /// Name of the input.
+        input: String,
+        /// Type given.
+        actual: bespoke_ir::DType,
+        /// Type wanted.
+        expected: bespoke_ir::DType,
+    },
+    /// A caller's buffer is too small or not dense.
+    #[error("the buffer for `{name}` {reason}")]
+    Buffer {
+        /// Name of the input or output.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The session's own thread is gone.
+    #[error("the session has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// What sort of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Import(_) | Error::Pass(_) | Error::Plan(PlanError::Unsupported { .. }) => {
+                ErrorKind::ModelRejected
+            }
+            Error::Plan(PlanError::Internal { .. }) | Error::Stopped => ErrorKind::Internal,
+            Error::Bind(_)
+            | Error::Tensor(_)
+            | Error::Policy(_)
+            | Error::UnknownName { .. }
+            | Error::MissingInput(_)
+            | Error::InputType { .. }
+            | Error::Buffer { .. } => ErrorKind::Usage,
+            Error::Device(e) => match e {
+                DeviceError::Unavailable(_) => ErrorKind::NoDevice,
+                DeviceError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+                DeviceError::Lost { .. } => ErrorKind::DeviceLost,
+                DeviceError::BadImage { .. } => ErrorKind::Compile,
+                DeviceError::Call { .. } | DeviceError::Twin { .. } => ErrorKind::Internal,
+            },
+            Error::Compile(_) => ErrorKind::Compile,
+        }
+    }
+}
+
+/// ` (did you mean `…`?)` for the known name nearest to `name`, if one is near.
+pub fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let limit = name.chars().count().div_ceil(3).max(1);
+    known
+        .map(|k| (distance(name, k), k))
+        .filter(|&(d, _)| d <= limit)
+        .min()
+        .map_or(String::new(), |(_, k)| format!(" (did you mean `{k}`?)"))
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &y) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_name_is_suggested() {
+        let known = ["input_ids", "attention_mask"];
+        let hint = did_you_mean("input_id", known.into_iter());
+        assert_eq!(hint, " (did you mean `input_ids`?)");
+        assert_eq!(did_you_mean("zebra", known.into_iter()), "");
+    }
+}

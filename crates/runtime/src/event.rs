@@ -1,0 +1,204 @@
+//! What happened, and the counters made of it.
+//!
+//! Run threads, compile threads and the director append to one [`Log`]; each event gets a number and a time. The schema
+//! carries a version; fields are only ever added within one. Statistics, command output and traces read this stream.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Version of the schema.
+pub const VERSION: u32 = 1;
+
+/// So many events are kept; older ones are dropped and counted.
+const KEPT: usize = 1 << 16;
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Version of the schema.
+    pub v: u32,
+    /// Number of the event in its session.
+    pub seq: u64,
+    /// Microseconds since the session began to load.
+    pub at_us: u64,
+    /// What it was.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "fields are named in the schema's own words; times are microseconds")]
+pub enum EventKind {
+    /// The model is ready to run.
+    Loaded {
+        import_us: u64,
+        passes_us: u64,
+        plan_us: u64,
+        compile_us: u64,
+        setup_us: u64,
+        total_us: u64,
+        steps: usize,
+        generic_kernels: usize,
+        weight_bytes: u64,
+    },
+    /// A run ended.
+    Run {
+        run: u64,
+        shape: String,
+        generic: usize,
+        specialized: usize,
+        graph: crate::session::GraphUse,
+        latency_us: u64,
+        bind_us: u64,
+        record_us: u64,
+        block_written: bool,
+        new_shape: bool,
+    },
+    /// The policy answered an observation.
+    Decision { shape: String, action: &'static str, reason: &'static str },
+    /// A class's kernels were asked for.
+    Enqueue { class: String, kernels: usize, priority: i64 },
+    /// A kernel is there.
+    Compile { kernel: String, origin: crate::service::Origin, miss: Option<&'static str>, micros: u64 },
+    /// A kernel is not.
+    CompileFailed { kernel: String, reason: String },
+    /// A class's program serves runs from now on.
+    Install { class: String, kernels: usize, compile_us: u64, install_us: u64 },
+    /// A class has no program.
+    Reject { class: String, reason: String },
+    /// A class's program is gone.
+    Evict { class: String, reason: &'static str },
+    /// A graph was made or changed to hold a program.
+    Record { class: String, nodes: usize, updated: bool, micros: u64, on_path: bool },
+    /// A lane was added.
+    Lane { lanes: usize },
+    /// A lane's arena grew.
+    Grow { bytes: u64, micros: u64 },
+}
+
+/// Counters of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Stats {
+    pub runs: u64,
+    pub shapes: u64,
+    pub graph_replayed: u64,
+    pub graph_recorded: u64,
+    pub graph_off: u64,
+    pub generic_runs: u64,
+    pub specialized_runs: u64,
+    pub programs: u64,
+    pub installs: u64,
+    pub rejects: u64,
+    pub evictions: u64,
+    pub kernels_compiled: u64,
+    pub kernels_from_cache: u64,
+    pub kernels_from_memory: u64,
+    pub kernels_failed: u64,
+    pub compile_us: u64,
+    pub lanes: u64,
+    pub arena_bytes: u64,
+    pub weight_bytes: u64,
+    pub block_writes: u64,
+    pub events_dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+/// The stream of a session.
+#[derive(Debug)]
+pub struct Log {
+    start: Instant,
+    inner: Mutex<Inner>,
+}
+
+impl Log {
+    pub(crate) fn new(start: Instant) -> Log {
+        Log { start, inner: Mutex::default() }
+    }
+
+    /// Microseconds since the session began to load.
+    pub fn now_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    pub(crate) fn push(&self, kind: EventKind) {
+        let at_us = self.now_us();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.stats.count(&kind);
+        let seq = inner.next;
+        inner.next += 1;
+        if inner.events.len() == KEPT {
+            inner.events.pop_front();
+            inner.stats.events_dropped += 1;
+        }
+        inner.events.push_back(Event { v: VERSION, seq, at_us, kind });
+    }
+
+    /// Every event that is still kept.
+    pub fn events(&self) -> Vec<Event> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.events.iter().cloned().collect()
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Stats {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).stats.clone()
+    }
+}
+
+impl Stats {
+    fn count(&mut self, kind: &EventKind) {
+        use crate::service::Origin;
+        use crate::session::GraphUse;
+        match kind {
+            EventKind::Loaded { weight_bytes, .. } => self.weight_bytes = *weight_bytes,
+            EventKind::Run { graph, generic, block_written, new_shape, .. } => {
+                self.runs += 1;
+                self.shapes += u64::from(*new_shape);
+                match graph {
+                    GraphUse::Replayed => self.graph_replayed += 1,
+                    GraphUse::Recorded => self.graph_recorded += 1,
+                    GraphUse::Off => self.graph_off += 1,
+                }
+                if *generic > 0 {
+                    self.generic_runs += 1;
+                } else {
+                    self.specialized_runs += 1;
+                }
+                self.block_writes += u64::from(*block_written);
+            }
+            EventKind::Compile { origin, micros, .. } => {
+                match origin {
+                    Origin::Memory => self.kernels_from_memory += 1,
+                    Origin::Cache => self.kernels_from_cache += 1,
+                    Origin::Compiled => self.kernels_compiled += 1,
+                }
+                self.compile_us += micros;
+            }
+            EventKind::CompileFailed { .. } => self.kernels_failed += 1,
+            EventKind::Install { .. } => {
+                self.installs += 1;
+                self.programs += 1;
+            }
+            EventKind::Reject { .. } => self.rejects += 1,
+            EventKind::Evict { .. } => {
+                self.evictions += 1;
+                self.programs = self.programs.saturating_sub(1);
+            }
+            EventKind::Lane { lanes } => self.lanes = *lanes as u64,
+            EventKind::Grow { bytes, .. } => self.arena_bytes += bytes,
+            EventKind::Decision { .. } | EventKind::Enqueue { .. } | EventKind::Record { .. } => {}
+        }
+    }
+}

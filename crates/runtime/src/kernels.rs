@@ -1,0 +1,138 @@
+//! From blueprints to loaded kernels.
+//!
+//! Equal specifications are one kernel, in a blueprint and across programs: loaded kernels are remembered by name as long
+//! as a program holds them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bespoke_device::{Device, DeviceError, Kernel};
+use bespoke_templates::KernelSpec;
+
+use crate::error::Error;
+use crate::event::{EventKind, Log};
+use crate::program::{Blueprint, Program};
+use crate::service::{CompileError, CompileService, Ready, Request};
+
+/// Loads kernels for one session.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) service: Arc<CompileService>,
+    loaded: Mutex<HashMap<String, Weak<dyn Kernel>>>,
+}
+
+/// The distinct kernels of a blueprint and, for each step, which one it is.
+pub(crate) struct Distinct {
+    pub(crate) specs: Vec<KernelSpec>,
+    pub(crate) of_step: Vec<usize>,
+}
+
+impl Distinct {
+    pub(crate) fn of(blueprint: &Blueprint) -> Distinct {
+        let mut index: BTreeMap<String, usize> = BTreeMap::new();
+        let mut specs = Vec::new();
+        let of_step = blueprint
+            .specs
+            .iter()
+            .map(|spec| {
+                *index.entry(spec.to_string()).or_insert_with(|| {
+                    specs.push(spec.clone());
+                    specs.len() - 1
+                })
+            })
+            .collect();
+        Distinct { specs, of_step }
+    }
+}
+
+pub(crate) type Answer = Result<Ready, CompileError>;
+
+impl Loader {
+    pub(crate) fn new(device: Arc<dyn Device>, service: Arc<CompileService>) -> Loader {
+        Loader { device, service, loaded: Mutex::default() }
+    }
+
+    /// The compile requests of a list of kernels; none if the device compiles nothing.
+    pub(crate) fn requests(&self, specs: &[KernelSpec]) -> Vec<Request> {
+        let Some(arch) = self.device.target() else { return Vec::new() };
+        specs.iter().map(|s| Request::new(s, self.device.props(), arch)).collect()
+    }
+
+    /// Loads a kernel from its cubin, or from its twin where the device needs none.
+    fn load(&self, spec: &KernelSpec, answer: Option<&Answer>) -> Result<Arc<dyn Kernel>, Error> {
+        let name = spec.to_string();
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = loaded.get(&name).and_then(Weak::upgrade) {
+            return Ok(kernel);
+        }
+        let ready = match (answer, self.device.needs_cubin()) {
+            (Some(Ok(ready)), _) => Some(ready),
+            (Some(Err(e)), true) => return Err(e.clone().into()),
+            (None, true) => return Err(CompileError::Cancelled(name).into()),
+            (_, false) => None,
+        };
+        let cubin = ready.map(|r| r.cubin.clone());
+        let kernel = match (self.device.load(&spec.image(cubin)), ready) {
+            (Err(DeviceError::BadImage { .. }), Some(ready)) => {
+                // a damaged or foreign entry: put it aside and compile it anew, once
+                self.service.reject(&ready.key);
+                let (fresh, _) = self.service.get_all(self.requests(std::slice::from_ref(spec)), i64::MAX);
+                let cubin = match fresh.into_iter().next() {
+                    Some(Ok(ready)) => ready.cubin,
+                    Some(Err(e)) => return Err(e.into()),
+                    None => return Err(CompileError::Cancelled(name).into()),
+                };
+                self.device.load(&spec.image(Some(cubin)))?
+            }
+            (kernel, _) => kernel?,
+        };
+        loaded.retain(|_, k| k.strong_count() > 0);
+        loaded.insert(name, Arc::downgrade(&kernel));
+        Ok(kernel)
+    }
+
+    /// Makes a program of a blueprint whose kernels have their answers.
+    pub(crate) fn program(
+        &self,
+        id: u64,
+        class: Option<bespoke_policy::ClassId>,
+        blueprint: &Blueprint,
+        distinct: &Distinct,
+        answers: &[Answer],
+    ) -> Result<Program, Error> {
+        let mut kernels = Vec::with_capacity(distinct.specs.len());
+        for (i, spec) in distinct.specs.iter().enumerate() {
+            kernels.push(self.load(spec, answers.get(i))?);
+        }
+        let kernels = distinct
+            .of_step
+            .iter()
+            .zip(&blueprint.configs)
+            .map(|(&i, &config)| (kernels[i].clone(), config))
+            .collect();
+        Ok(Program { id, class, kernels, generic: blueprint.generic })
+    }
+}
+
+/// Tells the log how each kernel came about.
+pub(crate) fn report(log: &Log, answers: &[Answer]) {
+    for answer in answers {
+        match answer {
+            Ok(ready) => log.push(EventKind::Compile {
+                kernel: ready.key.short(),
+                origin: ready.origin,
+                miss: ready.miss,
+                micros: ready.micros,
+            }),
+            Err(e) => {
+                let kernel = match e {
+                    CompileError::NoCompiler { kernel, .. }
+                    | CompileError::Failed { kernel, .. }
+                    | CompileError::Cancelled(kernel) => kernel.clone(),
+                };
+                log.push(EventKind::CompileFailed { kernel, reason: e.to_string() });
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Lanes: what one run at a time needs.
+//!
+//! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
+//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots; a new shape or
+//! new pointers rewrite the block, with one copy, and only if a slot changed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bespoke_device::{Arena, Device, DevicePtr, Graph, Memory, Stream};
+use bespoke_plan::{Binding, Place, Plan};
+
+use crate::error::Error;
+use crate::event::{EventKind, Log};
+use crate::program::Program;
+use crate::session::GraphUse;
+use crate::weights::{Weights, le_bytes};
+
+/// Addresses are cheap; this much of them is reserved for an arena that a device's memory bounds anyway.
+const ARENA_LIMIT: u64 = 1 << 40;
+
+type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
+
+/// The part of a lane that the director may touch while a run is under way.
+#[derive(Debug)]
+pub(crate) struct Executables {
+    block: Arc<dyn Memory>,
+    graphs: Mutex<BTreeMap<u64, SharedGraph>>,
+    spares: Mutex<Vec<Box<dyn Graph>>>,
+}
+
+impl Executables {
+    fn find(&self, program: &Program) -> Option<SharedGraph> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).get(&program.id).cloned()
+    }
+
+    /// Makes the executable of a program, of a spare one if there is any, and uploads it.
+    pub(crate) fn prepare(
+        &self,
+        program: &Program,
+        plan: &Plan,
+        device: &dyn Device,
+        stream: &dyn Stream,
+        log: &Log,
+        on_path: bool,
+    ) -> Result<SharedGraph, Error> {
+        if let Some(graph) = self.find(program) {
+            return Ok(graph);
+        }
+        let start = Instant::now();
+        let launches = program.launches(&plan.steps, self.block.ptr());
+        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let updated = spare.is_some();
+        let graph = match spare {
+            Some(mut graph) => {
+                for (i, launch) in launches.iter().enumerate() {
+                    graph.update(i, launch)?;
+                }
+                graph
+            }
+            None => device.graph(&launches)?,
+        };
+        stream.upload(&*graph)?;
+        stream.synchronize()?;
+        let nodes = graph.len();
+        let graph = Arc::new(Mutex::new(graph));
+        self.graphs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(program.id, graph.clone());
+        let class = program.class.as_ref().map_or("generic".into(), ToString::to_string);
+        let micros = start.elapsed().as_micros() as u64;
+        log.push(EventKind::Record { class, nodes, updated, micros, on_path });
+        Ok(graph)
+    }
+
+    /// Keeps one executable in reserve, so that the next program needs only updates.
+    pub(crate) fn add_spare(&self, program: &Program, plan: &Plan, device: &dyn Device) -> Result<(), Error> {
+        let graph = device.graph(&program.launches(&plan.steps, self.block.ptr()))?;
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(graph);
+        Ok(())
+    }
+
+    /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it.
+    pub(crate) fn retire(&self, program: u64) {
+        let graph = self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(&program);
+        if let Some(Ok(mutex)) = graph.map(Arc::try_unwrap) {
+            let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
+            self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(graph);
+        }
+    }
+}
+
+/// Addresses of a run's inputs and outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pointers {
+    pub(crate) inputs: Vec<DevicePtr>,
+    pub(crate) outputs: Vec<DevicePtr>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) executables: Arc<Executables>,
+    pub(crate) stream: Box<dyn Stream>,
+    arena: Box<dyn Arena>,
+    /// Device memory for inputs and outputs that live on the host, grown as needed.
+    staging_in: Vec<Option<Arc<dyn Memory>>>,
+    staging_out: Vec<Option<Arc<dyn Memory>>>,
+    /// What the block holds now, and for which shape and pointers it was made.
+    slots: Vec<i64>,
+    made_for: Option<(Vec<i64>, Pointers)>,
+    scratch: Vec<i64>,
+}
+
+/// How a program was executed.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) graph: GraphUse,
+    pub(crate) record_us: u64,
+    pub(crate) block_written: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(plan: &Plan, device: &dyn Device) -> Result<Lane, Error> {
+        let block = device.alloc("the extent block", plan.slot_count().max(1) as u64 * 8)?;
+        Ok(Lane {
+            executables: Arc::new(Executables {
+                block,
+                graphs: Mutex::default(),
+                spares: Mutex::default(),
+            }),
+            stream: device.stream()?,
+            arena: device.reserve(ARENA_LIMIT)?,
+            staging_in: vec![None; plan.inputs.len()],
+            staging_out: vec![None; plan.outputs.len()],
+            slots: Vec::new(),
+            made_for: None,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Device memory of at least `bytes` for an input that lives on the host.
+    pub(crate) fn stage_input(
+        &mut self,
+        device: &dyn Device,
+        i: usize,
+        name: &str,
+        bytes: u64,
+    ) -> Result<DevicePtr, Error> {
+        stage(&mut self.staging_in[i], device, name, bytes)
+    }
+
+    /// Device memory of at least `bytes` for an output that goes to the host.
+    pub(crate) fn stage_output(
+        &mut self,
+        device: &dyn Device,
+        i: usize,
+        name: &str,
+        bytes: u64,
+    ) -> Result<DevicePtr, Error> {
+        stage(&mut self.staging_out[i], device, name, bytes)
+    }
+
+    /// Runs a program at a bound shape. The work is queued when this returns.
+    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    pub(crate) fn execute(
+        &mut self,
+        program: &Program,
+        plan: &Plan,
+        binding: &Binding,
+        pointers: &Pointers,
+        weights: &Weights,
+        device: &dyn Device,
+        log: &Log,
+        whole_graph: bool,
+    ) -> Result<Execution, Error> {
+        if binding.memory.total > self.arena.len() {
+            let start = Instant::now();
+            let before = self.arena.len();
+            self.arena.grow(binding.memory.total)?;
+            let bytes = self.arena.len() - before;
+            log.push(EventKind::Grow { bytes, micros: start.elapsed().as_micros() as u64 });
+        }
+        let block_written = self.write_block(plan, binding, pointers, weights)?;
+        let mut execution = Execution { graph: GraphUse::Off, record_us: 0, block_written };
+        if !whole_graph {
+            for launch in program.launches(&plan.steps, self.executables.block.ptr()) {
+                self.stream.launch(&launch)?;
+            }
+            return Ok(execution);
+        }
+        execution.graph = GraphUse::Replayed;
+        let graph = match self.executables.find(program) {
+            Some(graph) => graph,
+            None => {
+                let start = Instant::now();
+                let graph =
+                    self.executables.prepare(program, plan, device, &*self.stream, log, true)?;
+                execution.graph = GraphUse::Recorded;
+                execution.record_us = start.elapsed().as_micros() as u64;
+                graph
+            }
+        };
+        let graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
+        if !graph.is_empty() {
+            self.stream.replay(&**graph)?;
+        }
+        Ok(execution)
+    }
+
+    /// Brings the extent block up to date; returns whether it had to be written.
+    fn write_block(
+        &mut self,
+        plan: &Plan,
+        binding: &Binding,
+        pointers: &Pointers,
+        weights: &Weights,
+    ) -> Result<bool, Error> {
+        if let Some((symbols, known)) = &self.made_for {
+            if *symbols == binding.symbols && known == pointers {
+                return Ok(false);
+            }
+        }
+        let arena = self.arena.ptr();
+        plan.slots(
+            &plan.steps,
+            binding,
+            |i, place, offset| match place {
+                Place::Input(n) => pointers.inputs[*n].0,
+                Place::Output(n) => pointers.outputs[*n].0,
+                Place::Constant(_) | Place::Persistent => {
+                    weights.ptr(bespoke_plan::BufferId(i as u32)).0
+                }
+                Place::Arena { .. } => arena.offset(offset).0,
+            },
+            &mut self.scratch,
+        );
+        let changed = self.scratch != self.slots;
+        if changed {
+            // a failed write leaves the block in doubt: forget what it held
+            self.made_for = None;
+            self.slots.clear();
+            self.stream.write(self.executables.block.ptr(), &le_bytes(&self.scratch))?;
+            std::mem::swap(&mut self.slots, &mut self.scratch);
+        }
+        self.made_for = Some((binding.symbols.clone(), pointers.clone()));
+        Ok(changed)
+    }
+}
+
+fn stage(
+    slot: &mut Option<Arc<dyn Memory>>,
+    device: &dyn Device,
+    name: &str,
+    bytes: u64,
+) -> Result<DevicePtr, Error> {
+    if let Some(memory) = slot.as_ref().filter(|m| m.len() >= bytes) {
+        return Ok(memory.ptr());
+    }
+    // freed first, so that growing does not need room for both
+    *slot = None;
+    let memory = device.alloc(name, bytes.max(256))?;
+    Ok(slot.insert(memory).ptr())
+}

@@ -1,0 +1,366 @@
+//! The compile service: from a kernel's specification to its cubin.
+//!
+//! One service serves all sessions of a process. It asks the memory, then the cache, then NVRTC; NVRTC is loaded on the
+//! first request, and a hit needs none. Equal kernels are compiled once, however many ask. Jobs run on the pool's
+//! low-priority threads and hold no session.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Instant;
+
+use bespoke_cache::{Cache, CacheConfig, Key, KeyBuilder, KernelInfo, Lookup, Metadata, Preimage};
+use bespoke_device::{Arch, DeviceProps};
+use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolConfig, SearchPlan};
+use bespoke_templates::KernelSpec;
+use bytes::Bytes;
+
+/// Changes whenever the way in which a cubin is called changes.
+const ABI: &str = "slots-1";
+
+/// Why there is no cubin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// NVRTC is needed and was not found.
+    #[error("kernel `{kernel}` is not in the cache, and {reason}")]
+    NoCompiler {
+        /// The kernel.
+        kernel: String,
+        /// What was looked for and where.
+        reason: String,
+    },
+    /// NVRTC refused the source.
+    #[error("kernel `{kernel}` does not compile for {arch}: {reason}")]
+    Failed {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: String,
+        /// NVRTC's words.
+        reason: String,
+    },
+    /// The job was cancelled.
+    #[error("the compile of kernel `{0}` was cancelled")]
+    Cancelled(String),
+}
+
+/// Where a cubin came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Compiled or loaded earlier by this process.
+    Memory,
+    /// The cache on disk.
+    Cache,
+    /// NVRTC, now.
+    Compiled,
+}
+
+/// A compiled kernel.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Machine code.
+    pub cubin: Bytes,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Why the cache did not have it: a stable code.
+    pub miss: Option<&'static str>,
+    /// Time of NVRTC in microseconds; 0 unless it was compiled now.
+    pub micros: u64,
+    /// Key in the cache.
+    pub key: Key,
+}
+
+/// How to set up a service.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceOptions {
+    /// The cache.
+    pub cache: CacheConfig,
+    /// Folders to look for NVRTC in, before the usual ones.
+    pub nvrtc_dirs: Vec<PathBuf>,
+    /// Newest major version of NVRTC that the driver accepts.
+    pub max_nvrtc_major: Option<u32>,
+    /// Compile threads; `None` is half of the processors.
+    pub workers: Option<usize>,
+}
+
+/// Counters of a service since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CompileStats {
+    /// Kernels compiled by NVRTC.
+    pub compiled: u64,
+    /// Kernels found in the cache.
+    pub cache_hits: u64,
+    /// Kernels found in memory.
+    pub memory_hits: u64,
+    /// Kernels that did not compile.
+    pub failed: u64,
+    /// Time that NVRTC took, in microseconds of its threads.
+    pub compile_micros: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    compiled: AtomicU64,
+    cache_hits: AtomicU64,
+    memory_hits: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// What the jobs share.
+struct Shop {
+    cache: Cache,
+    search: SearchPlan,
+    nvrtc: OnceLock<Result<Arc<Nvrtc>, JitError>>,
+    memory: Mutex<HashMap<Key, Bytes>>,
+    counters: Counters,
+}
+
+type Answer = Result<Ready, CompileError>;
+
+/// See the module.
+pub struct CompileService {
+    shop: Arc<Shop>,
+    pool: CompilePool<Key, Answer>,
+}
+
+impl std::fmt::Debug for CompileService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompileService").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// A kernel on its way to a cubin.
+#[derive(Clone, Debug)]
+pub struct Request {
+    name: String,
+    source: String,
+    arch: Arch,
+    preimage: Preimage,
+    key: Key,
+}
+
+impl Request {
+    /// The request for a specification on a device of this kind.
+    pub fn new(spec: &KernelSpec, props: &DeviceProps, arch: Arch) -> Request {
+        let source = spec.source(props);
+        let text = spec.to_string();
+        let request = compile_request("", &source, "", None);
+        let options = request.canonical_options();
+        let builder =
+            KeyBuilder::kernel(&source, &options, &arch.to_string(), ABI).spec(&text);
+        let key = builder.key();
+        Request { name: text, source, arch, preimage: builder.finish(), key }
+    }
+
+    /// The key in the cache.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The kernel's specification as text.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn compile_request<'a>(
+    name: &'a str,
+    source: &'a str,
+    arch: &'a str,
+    cancel: Option<&'a AtomicBool>,
+) -> CompileRequest<'a> {
+    CompileRequest { name, source, arch, options: &[], cancel }
+}
+
+impl Shop {
+    fn nvrtc(&self) -> &Result<Arc<Nvrtc>, JitError> {
+        self.nvrtc.get_or_init(|| Nvrtc::load(&self.search))
+    }
+
+    fn count(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn answer(&self, request: &Request, cancel: &AtomicBool) -> Answer {
+        let key = request.key;
+        let ready = |cubin: Bytes, origin, miss, micros| Ready { cubin, origin, miss, micros, key };
+        {
+            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(cubin) = memory.get(&key) {
+                Self::count(&self.counters.memory_hits, 1);
+                return Ok(ready(cubin.clone(), Origin::Memory, None, 0));
+            }
+        }
+        let build = self.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
+        let miss = match self.cache.get(&key, build.as_deref()) {
+            Lookup::Hit(entry) => {
+                Self::count(&self.counters.cache_hits, 1);
+                let cubin = Bytes::from(entry.payload);
+                self.remember(key, &cubin);
+                return Ok(ready(cubin, Origin::Cache, None, 0));
+            }
+            Lookup::Miss(reason) => reason.code(),
+        };
+        let nvrtc = match self.nvrtc() {
+            Ok(nvrtc) => nvrtc,
+            Err(e) => {
+                Self::count(&self.counters.failed, 1);
+                return Err(CompileError::NoCompiler {
+                    kernel: request.name.clone(),
+                    reason: e.to_string(),
+                });
+            }
+        };
+        let arch = request.arch.to_string();
+        let compiled = nvrtc
+            .compile(&compile_request("bespoke.cu", &request.source, &arch, Some(cancel)))
+            .map_err(|e| {
+                if matches!(e, JitError::Cancelled { .. }) {
+                    return CompileError::Cancelled(request.name.clone());
+                }
+                Self::count(&self.counters.failed, 1);
+                CompileError::Failed {
+                    kernel: request.name.clone(),
+                    arch: arch.clone(),
+                    reason: e.to_string(),
+                }
+            })?;
+        let micros = (compiled.seconds * 1e6) as u64;
+        Self::count(&self.counters.compiled, 1);
+        Self::count(&self.counters.micros, micros);
+        let metadata = Metadata {
+            kernels: compiled
+                .resources
+                .iter()
+                .map(|r| KernelInfo {
+                    name: r.entry.clone(),
+                    registers: r.registers,
+                    shared_bytes: r.static_smem,
+                    spill_store_bytes: r.spill_stores,
+                    spill_load_bytes: r.spill_loads,
+                    stack_bytes: r.stack,
+                    barriers: r.barriers,
+                })
+                .collect(),
+            compile_micros: micros,
+            provenance: nvrtc.build().to_owned(),
+        };
+        self.cache.put(&request.preimage, &metadata, &compiled.cubin);
+        let cubin = Bytes::from(compiled.cubin);
+        self.remember(key, &cubin);
+        Ok(ready(cubin, Origin::Compiled, Some(miss), micros))
+    }
+
+    fn remember(&self, key: Key, cubin: &Bytes) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cubin.clone());
+    }
+}
+
+impl CompileService {
+    /// A service. Nothing is loaded and no folder is made before the first request.
+    pub fn new(options: ServiceOptions) -> std::io::Result<Arc<CompileService>> {
+        let mut search = SearchPlan::from_env(&options.nvrtc_dirs);
+        if let Some(major) = options.max_nvrtc_major {
+            search = search.at_most(major);
+        }
+        let mut pool = PoolConfig::default();
+        if let Some(workers) = options.workers {
+            pool.workers = workers;
+        }
+        Ok(Arc::new(CompileService {
+            shop: Arc::new(Shop {
+                cache: Cache::open(options.cache),
+                search,
+                nvrtc: OnceLock::new(),
+                memory: Mutex::default(),
+                counters: Counters::default(),
+            }),
+            pool: CompilePool::new(pool)?,
+        }))
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.shop.cache
+    }
+
+    /// NVRTC, loaded now if it was not.
+    pub fn nvrtc(&self) -> Result<Arc<Nvrtc>, JitError> {
+        self.shop.nvrtc().clone()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> CompileStats {
+        let c = &self.shop.counters;
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        CompileStats {
+            compiled: get(&c.compiled),
+            cache_hits: get(&c.cache_hits),
+            memory_hits: get(&c.memory_hits),
+            failed: get(&c.failed),
+            compile_micros: get(&c.micros),
+        }
+    }
+
+    /// Asks for a kernel; `done` runs on a pool thread.
+    pub fn submit(
+        &self,
+        request: Request,
+        priority: i64,
+        done: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        let shop = Arc::clone(&self.shop);
+        let name = request.name.clone();
+        // the ticket only serves to cancel, which nobody does once a class is wanted
+        let _ticket = self.pool.submit(
+            request.key,
+            priority,
+            move |cancel| shop.answer(&request, cancel),
+            move |outcome| {
+                done(match outcome {
+                    Outcome::Done(answer) => (*answer).clone(),
+                    Outcome::Cancelled => Err(CompileError::Cancelled(name)),
+                    Outcome::Panicked(reason) => Err(CompileError::Failed {
+                        kernel: name,
+                        arch: String::new(),
+                        reason: format!("the compile job panicked: {reason}"),
+                    }),
+                });
+            },
+        );
+    }
+
+    /// Asks for many kernels and waits for all; answers in the order of the requests, and the wall time.
+    pub fn get_all(&self, requests: Vec<Request>, priority: i64) -> (Vec<Answer>, u64) {
+        let start = Instant::now();
+        let (send, receive) = mpsc::channel();
+        let names: Vec<String> = requests.iter().map(|r| r.name.clone()).collect();
+        for (i, request) in requests.into_iter().enumerate() {
+            let send = send.clone();
+            self.submit(request, priority, move |answer| {
+                // the receiver waits for every answer
+                let _ = send.send((i, answer));
+            });
+        }
+        drop(send);
+        let mut answers: Vec<Option<Answer>> = vec![None; names.len()];
+        for (i, answer) in receive {
+            answers[i] = Some(answer);
+        }
+        let answers = answers
+            .into_iter()
+            .zip(names)
+            .map(|(a, name)| a.unwrap_or(Err(CompileError::Cancelled(name))))
+            .collect();
+        (answers, start.elapsed().as_micros() as u64)
+    }
+
+    /// Forgets a cubin that the device refused: the cache puts it aside, the next request compiles it again.
+    pub fn reject(&self, key: &Key) {
+        self.shop.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.shop.cache.reject(key);
+    }
+}

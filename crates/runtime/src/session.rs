@@ -1,0 +1,758 @@
+//! Sessions: one model on one device.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bespoke_device::{Device, DevicePtr};
+use bespoke_ir::{DType, Graph};
+use bespoke_onnx::ImportOptions;
+use bespoke_plan::{Binding, Plan, Port};
+use bespoke_policy::{ClassId, Limits, Signature};
+use serde::Serialize;
+
+use crate::director::{Director, Message};
+use crate::error::{Error, did_you_mean};
+use crate::event::{Event, EventKind, Log, Stats};
+use crate::kernels::{Distinct, Loader, report};
+use crate::lane::{Executables, Lane, Pointers};
+use crate::program::{Blueprint, Program};
+use crate::service::CompileService;
+use crate::tensor::{Tensor, TensorView, byte_length};
+use crate::weights::Weights;
+
+/// Whether runs are graphs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GraphMode {
+    /// The whole run is one graph.
+    #[default]
+    Whole,
+    /// Kernels are launched one by one.
+    Off,
+}
+
+/// How to set up a session.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Name of the specialisation strategy: `none`, `eager`, `lazy` or `static`.
+    pub strategy: String,
+    /// For `static`: the extents of each input to tune for.
+    pub opt_shapes: Vec<(String, Vec<i64>)>,
+    /// Whether runs are graphs.
+    pub cuda_graph: GraphMode,
+    /// Runs at the same time, at most.
+    pub max_lanes: usize,
+    /// Specialised programs kept, at most; the least recently seen leaves first.
+    pub max_variants: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions {
+            strategy: "lazy".into(),
+            opt_shapes: Vec::new(),
+            cuda_graph: GraphMode::Whole,
+            max_lanes: 4,
+            max_variants: 32,
+        }
+    }
+}
+
+/// An input or output of a model, for people and tools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortInfo {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    #[serde(serialize_with = "as_text")]
+    pub dtype: DType,
+    /// Extents: numbers, or expressions of the model's symbols.
+    pub dims: Vec<String>,
+}
+
+fn as_text<S: serde::Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(dtype)
+}
+
+/// What happened to the graph in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphUse {
+    /// The program's graph had to be made in this run.
+    Recorded,
+    /// It was there.
+    Replayed,
+    /// Kernels were launched one by one.
+    Off,
+}
+
+/// What a run was like.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Number of the run in its session.
+    pub run: u64,
+    /// Extents of every input: `x:1x3x48x320`.
+    pub shape: String,
+    /// From the call to the results, in microseconds.
+    pub latency_us: u64,
+    /// Kernels that serve every shape.
+    pub generic_kernels: usize,
+    /// Kernels made for this shape or for the strategy's class of it.
+    pub specialized_kernels: usize,
+    /// What happened to the graph.
+    pub graph: GraphUse,
+    /// Time to bind the shape, in microseconds; 0 if it was bound before.
+    pub bind_us: u64,
+    /// Time to make a graph, in microseconds.
+    pub record_us: u64,
+    /// Whether the shape was seen for the first time.
+    pub new_shape: bool,
+}
+
+/// Outputs and report of a run.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// Outputs in the model's order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// What the run was like.
+    pub report: RunReport,
+}
+
+/// The caller's device memory for a run, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    /// Inputs.
+    pub inputs: Vec<(String, TensorView)>,
+    /// Outputs; each must have the capacity that the model needs.
+    pub outputs: Vec<(String, TensorView)>,
+}
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Return when the work is queued on the session's stream, not when it is done. The caller may then only read the
+    /// outputs after [`Session::synchronize`].
+    pub asynchronous: bool,
+}
+
+/// Programs in service.
+#[derive(Debug)]
+struct Programs {
+    generic: Arc<Program>,
+    any: Option<Arc<Program>>,
+    exact: BTreeMap<Signature, Arc<Program>>,
+}
+
+#[derive(Debug, Default)]
+struct LanePool {
+    free: Vec<Lane>,
+    made: usize,
+}
+
+/// What run threads and the director share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) plan: Plan,
+    pub(crate) loader: Loader,
+    pub(crate) log: Log,
+    pub(crate) whole_graph: bool,
+    weights: Weights,
+    programs: RwLock<Programs>,
+    lanes: Mutex<LanePool>,
+    lane_free: Condvar,
+    executables: Mutex<Vec<Arc<Executables>>>,
+    max_lanes: usize,
+    bindings: Mutex<HashMap<Vec<i64>, Arc<Binding>>>,
+    runs: AtomicU64,
+}
+
+/// So many bound shapes are remembered; then all are forgotten and bound again on sight, which costs microseconds.
+const REMEMBERED_SHAPES: usize = 1024;
+
+impl Core {
+    pub(crate) fn executables(&self) -> Vec<Arc<Executables>> {
+        self.executables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn put_program(&self, class: &ClassId, program: Arc<Program>) {
+        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        match class {
+            ClassId::Any => programs.any = Some(program),
+            ClassId::Exact(signature) => {
+                programs.exact.insert(signature.clone(), program);
+            }
+        }
+    }
+
+    pub(crate) fn take_program(&self, class: &ClassId) -> Option<Arc<Program>> {
+        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        match class {
+            ClassId::Any => programs.any.take(),
+            ClassId::Exact(signature) => programs.exact.remove(signature),
+        }
+    }
+
+    fn pick(&self, signature: &Signature) -> Arc<Program> {
+        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
+        let exact = programs.exact.get(signature);
+        exact.or(programs.any.as_ref()).unwrap_or(&programs.generic).clone()
+    }
+
+    /// A free lane; makes one if all are busy and there may be more, waits otherwise.
+    fn lane(&self) -> Result<Lane, Error> {
+        let mut pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(lane) = pool.free.pop() {
+                return Ok(lane);
+            }
+            if pool.made < self.max_lanes {
+                pool.made += 1;
+                let lanes = pool.made;
+                drop(pool);
+                let lane = Lane::new(&self.plan, &*self.loader.device);
+                match &lane {
+                    Ok(lane) => {
+                        self.executables
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(lane.executables.clone());
+                        self.log.push(EventKind::Lane { lanes });
+                    }
+                    Err(_) => {
+                        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).made -= 1;
+                    }
+                }
+                return lane;
+            }
+            pool = self.lane_free.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn give_back(&self, lane: Lane) {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).free.push(lane);
+        self.lane_free.notify_one();
+    }
+
+    /// The binding of a shape, its time in microseconds and whether it is new.
+    fn bind(&self, dims: &[&[i64]]) -> Result<(Arc<Binding>, u64, bool), Error> {
+        let start = Instant::now();
+        let signature = self.plan.signature(dims)?;
+        {
+            let known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(binding) = known.get(&signature) {
+                return Ok((binding.clone(), 0, false));
+            }
+        }
+        let binding = Arc::new(self.plan.bind_symbols(signature.clone())?);
+        debug_assert!(bespoke_plan::verify::verify_memory(&self.plan, &binding).is_ok());
+        let mut known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_SHAPES {
+            known.clear();
+        }
+        known.insert(signature, binding.clone());
+        Ok((binding, start.elapsed().as_micros() as u64, true))
+    }
+}
+
+/// One model on one device; see the crate.
+#[derive(Debug)]
+pub struct Session {
+    core: Arc<Core>,
+    director: Option<JoinHandle<()>>,
+    sender: Mutex<Sender<Message>>,
+    may_block: bool,
+    inputs: Vec<PortInfo>,
+    outputs: Vec<PortInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Where a run's tensors are.
+enum Source<'a> {
+    Host(&'a Tensor),
+    Device(&'a TensorView),
+}
+
+impl Session {
+    /// Imports a model and makes it ready to run on a device.
+    pub fn load(
+        path: &Path,
+        device: Arc<dyn Device>,
+        service: Arc<CompileService>,
+        options: SessionOptions,
+    ) -> Result<Session, Error> {
+        let start = Instant::now();
+        let model = bespoke_onnx::import(path, &ImportOptions::default())?;
+        Self::build(model.graph, device, service, options, start)
+    }
+
+    /// Makes a graph ready to run on a device. The graph need not be canonical.
+    pub fn from_graph(
+        graph: Graph,
+        device: Arc<dyn Device>,
+        service: Arc<CompileService>,
+        options: SessionOptions,
+    ) -> Result<Session, Error> {
+        Self::build(graph, device, service, options, Instant::now())
+    }
+
+    fn build(
+        mut graph: Graph,
+        device: Arc<dyn Device>,
+        service: Arc<CompileService>,
+        options: SessionOptions,
+        start: Instant,
+    ) -> Result<Session, Error> {
+        let log = Log::new(start);
+        let mut lap = Instant::now();
+        let mut lap_us = || {
+            let us = lap.elapsed().as_micros() as u64;
+            lap = Instant::now();
+            us
+        };
+        let import_us = start.elapsed().as_micros() as u64;
+        bespoke_passes::canonicalize(&mut graph)?;
+        let passes_us = lap_us();
+        let plan = bespoke_plan::plan(&graph)?;
+        let plan_us = lap_us();
+
+        let loader = Loader::new(device.clone(), service);
+        let generic = Blueprint::generic(&plan.steps, device.props());
+        let setup = Blueprint::generic(&plan.setup, device.props());
+        let (generic_program, setup_program, generic_kernels) =
+            load_generic(&loader, &generic, &setup, &log)?;
+        let compile_us = lap_us();
+        let mut first = Lane::new(&plan, &*device)?;
+        let weights = Weights::load(&plan, &*device, &*first.stream, &setup_program)?;
+        drop(setup_program);
+        let whole_graph = options.cuda_graph == GraphMode::Whole;
+        if whole_graph {
+            let executables = first.executables.clone();
+            executables.prepare(&generic_program, &plan, &*device, &*first.stream, &log, false)?;
+            if options.strategy != "none" {
+                executables.add_spare(&generic_program, &plan, &*device)?;
+            }
+        }
+        first.stream.synchronize()?;
+        let setup_us = lap_us();
+        log.push(EventKind::Lane { lanes: 1 });
+        log.push(EventKind::Loaded {
+            import_us,
+            passes_us,
+            plan_us,
+            compile_us,
+            setup_us,
+            total_us: start.elapsed().as_micros() as u64,
+            steps: plan.steps.len(),
+            generic_kernels,
+            weight_bytes: weights.bytes(),
+        });
+
+        let opt = opt_signature(&plan, &options)?;
+        let max_variants = NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN);
+        let limits = Limits { max_variants, ..Limits::default() };
+        let policy = bespoke_policy::preset(&options.strategy, opt, limits)?;
+        let may_block = matches!(policy.name(), "eager");
+        let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
+        let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
+        let director_stream = device.stream()?;
+        let core = Arc::new(Core {
+            loader,
+            log,
+            whole_graph,
+            weights,
+            programs: RwLock::new(Programs {
+                generic: generic_program,
+                any: None,
+                exact: BTreeMap::new(),
+            }),
+            executables: Mutex::new(vec![first.executables.clone()]),
+            lanes: Mutex::new(LanePool { free: vec![first], made: 1 }),
+            lane_free: Condvar::new(),
+            max_lanes: options.max_lanes.max(1),
+            bindings: Mutex::default(),
+            runs: AtomicU64::new(0),
+            plan,
+        });
+        let (sender, receiver) = mpsc::channel();
+        let mut director =
+            Director::new(core.clone(), policy, director_stream, sender.clone());
+        if !device.needs_cubin() {
+            director.compile_in_background(&generic);
+        }
+        let thread = std::thread::Builder::new()
+            .name("bespoke-director".into())
+            .spawn(move || director.run(&receiver))
+            .map_err(|e| {
+                bespoke_device::DeviceError::Unavailable(format!("no thread for the director: {e}"))
+            })?;
+        let session = Session {
+            core,
+            director: Some(thread),
+            sender: Mutex::new(sender),
+            may_block,
+            inputs,
+            outputs,
+            metadata: graph.metadata,
+        };
+        session.ask(Message::Loaded)?;
+        Ok(session)
+    }
+
+    /// Inputs in the model's order.
+    pub fn inputs(&self) -> &[PortInfo] {
+        &self.inputs
+    }
+
+    /// Outputs in the model's order.
+    pub fn outputs(&self) -> &[PortInfo] {
+        &self.outputs
+    }
+
+    /// Free text that the model carries (`metadata_props` in ONNX).
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.core.plan
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.core.loader.device
+    }
+
+    /// Runs the model on host tensors, in any order of names.
+    pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<RunResult, Error> {
+        let names = inputs.iter().map(|&(n, _)| n);
+        self.check_names("input", names, &self.core.plan.inputs)?;
+        let mut sources = Vec::with_capacity(self.core.plan.inputs.len());
+        for port in &self.core.plan.inputs {
+            let found = inputs.iter().find(|(n, _)| *n == port.name);
+            let (_, tensor) = found.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
+            sources.push(Source::Host(tensor));
+        }
+        let (report, outputs) = self.execute(&sources, None, false)?;
+        let names = self.core.plan.outputs.iter().map(|p| p.name.clone());
+        Ok(RunResult { outputs: names.zip(outputs).collect(), report })
+    }
+
+    /// Runs the model on the caller's device memory.
+    pub fn run_into(&self, bindings: &Bindings, options: &RunOptions) -> Result<RunReport, Error> {
+        let plan = &self.core.plan;
+        self.check_names("input", bindings.inputs.iter().map(|i| i.0.as_str()), &plan.inputs)?;
+        self.check_names("output", bindings.outputs.iter().map(|i| i.0.as_str()), &plan.outputs)?;
+        let find = |list: &'_ [(String, TensorView)], name: &str| {
+            list.iter().position(|(n, _)| n == name).ok_or_else(|| Error::MissingInput(name.to_owned()))
+        };
+        let mut sources = Vec::new();
+        for port in &plan.inputs {
+            let view = &bindings.inputs[find(&bindings.inputs, &port.name)?].1;
+            check_dense(&port.name, view)?;
+            sources.push(Source::Device(view));
+        }
+        let mut outputs = Vec::new();
+        for port in &plan.outputs {
+            outputs.push(&bindings.outputs[find(&bindings.outputs, &port.name)?].1);
+        }
+        Ok(self.execute(&sources, Some(&outputs), options.asynchronous)?.0)
+    }
+
+    /// Waits for every run that was queued asynchronously.
+    pub fn synchronize(&self) -> Result<(), Error> {
+        let pool = self.core.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        for lane in &pool.free {
+            lane.stream.synchronize()?;
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &self,
+        sources: &[Source<'_>],
+        targets: Option<&[&TensorView]>,
+        asynchronous: bool,
+    ) -> Result<(RunReport, Vec<Tensor>), Error> {
+        let start = Instant::now();
+        let core = &*self.core;
+        if let Some(lost) = core.loader.device.lost() {
+            return Err(lost.into());
+        }
+        let mut dims = Vec::with_capacity(sources.len());
+        for (source, port) in sources.iter().zip(&core.plan.inputs) {
+            let (dtype, own) = match source {
+                Source::Host(t) => (t.dtype(), t.dims()),
+                Source::Device(v) => (v.dtype, &v.dims[..]),
+            };
+            if dtype != port.ty.dtype {
+                return Err(Error::InputType {
+                    input: port.name.clone(),
+                    actual: dtype,
+                    expected: port.ty.dtype,
+                });
+            }
+            dims.push(own);
+        }
+        let (binding, bind_us, new_shape) = core.bind(&dims)?;
+        let run = core.runs.fetch_add(1, Ordering::Relaxed);
+        let signature = Signature::new(&binding.symbols);
+        let generic = core.pick(&signature).generic > 0;
+        self.observe(&signature, run, generic)?;
+        let program = core.pick(&signature);
+
+        let mut lane = core.lane()?;
+        let result = run_on(&mut lane, core, &program, &binding, sources, targets, asynchronous);
+        if result.is_err() {
+            // whatever was queued must be over before the lane serves another run; its own error was reported already
+            let _ = lane.stream.synchronize();
+        }
+        core.give_back(lane);
+        let (outputs, execution) = result?;
+
+        let mut shape = String::new();
+        for (port, dims) in core.plan.inputs.iter().zip(&dims) {
+            let text: Vec<String> = dims.iter().map(i64::to_string).collect();
+            let comma = if shape.is_empty() { "" } else { "," };
+            // writing to a String cannot fail
+            let _ = write!(shape, "{comma}{}:{}", port.name, text.join("x"));
+        }
+        let report = RunReport {
+            run,
+            shape,
+            latency_us: start.elapsed().as_micros() as u64,
+            generic_kernels: program.generic,
+            specialized_kernels: program.specialized(),
+            graph: execution.graph,
+            bind_us,
+            record_us: execution.record_us,
+            new_shape,
+        };
+        core.log.push(EventKind::Run {
+            run,
+            shape: signature.to_string(),
+            generic: report.generic_kernels,
+            specialized: report.specialized_kernels,
+            graph: report.graph,
+            latency_us: report.latency_us,
+            bind_us,
+            record_us: report.record_us,
+            block_written: execution.block_written,
+            new_shape,
+        });
+        Ok((report, outputs))
+    }
+
+    /// Tells the director of a run; waits if the strategy blocks runs.
+    fn observe(&self, signature: &Signature, run: u64, generic: bool) -> Result<(), Error> {
+        let message = |reply| Message::Observed {
+            signature: signature.clone(),
+            run,
+            generic,
+            reply,
+        };
+        if self.may_block && generic {
+            return self.ask(|reply| message(Some(reply)));
+        }
+        self.send(message(None))
+    }
+
+    fn send(&self, message: Message) -> Result<(), Error> {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.send(message).map_err(|_| Error::Stopped)
+    }
+
+    /// Sends a message and waits until the director drops its reply.
+    fn ask(&self, message: impl FnOnce(mpsc::SyncSender<()>) -> Message) -> Result<(), Error> {
+        let (reply, done) = mpsc::sync_channel(1);
+        self.send(message(reply))?;
+        // the director answers by dropping the other end
+        let _ = done.recv();
+        Ok(())
+    }
+
+    /// Waits until every program that the strategy wants is in service and nothing compiles. Returns whether that was so
+    /// before the time was over.
+    pub fn wait_specialized(&self, timeout: Duration) -> bool {
+        let (reply, done) = mpsc::sync_channel(1);
+        if self.send(Message::Settle(reply)).is_err() {
+            return false;
+        }
+        matches!(done.recv_timeout(timeout), Err(mpsc::RecvTimeoutError::Disconnected))
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.core.log.stats()
+    }
+
+    /// What happened, oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.core.log.events()
+    }
+
+    /// Whether the device still works.
+    pub fn is_healthy(&self) -> bool {
+        self.core.loader.device.lost().is_none()
+    }
+
+    fn check_names<'a>(
+        &self,
+        what: &'static str,
+        names: impl Iterator<Item = &'a str>,
+        ports: &[Port],
+    ) -> Result<(), Error> {
+        for name in names {
+            if !ports.iter().any(|p| p.name == name) {
+                let list: Vec<String> = ports.iter().map(|p| format!("`{}`", p.name)).collect();
+                return Err(Error::UnknownName {
+                    what,
+                    name: name.to_owned(),
+                    hint: did_you_mean(name, ports.iter().map(|p| p.name.as_str())),
+                    known: list.join(", "),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // a director that is gone already needs no word
+        let _ = self.send(Message::Stop);
+        if let Some(thread) = self.director.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_on(
+    lane: &mut Lane,
+    core: &Core,
+    program: &Program,
+    binding: &Binding,
+    sources: &[Source<'_>],
+    targets: Option<&[&TensorView]>,
+    asynchronous: bool,
+) -> Result<(Vec<Tensor>, crate::lane::Execution), Error> {
+    let (plan, device) = (&core.plan, &*core.loader.device);
+    let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
+    let mut pointers = Pointers::default();
+    for (i, (source, port)) in sources.iter().zip(&plan.inputs).enumerate() {
+        let ptr = match source {
+            Source::Host(tensor) => {
+                let ptr = lane.stage_input(device, i, &port.name, size(port))?;
+                lane.stream.write(ptr, tensor.bytes())?;
+                ptr
+            }
+            Source::Device(view) => check_capacity(&port.name, view, size(port))?,
+        };
+        pointers.inputs.push(ptr);
+    }
+    for (i, port) in plan.outputs.iter().enumerate() {
+        let ptr = match targets {
+            None => lane.stage_output(device, i, &port.name, size(port))?,
+            Some(targets) => check_capacity(&port.name, targets[i], size(port))?,
+        };
+        pointers.outputs.push(ptr);
+    }
+    let execution = lane.execute(
+        program,
+        plan,
+        binding,
+        &pointers,
+        &core.weights,
+        device,
+        &core.log,
+        core.whole_graph,
+    )?;
+    let mut outputs = Vec::new();
+    if targets.is_none() {
+        for (port, &ptr) in plan.outputs.iter().zip(&pointers.outputs) {
+            let dims: Vec<i64> = port.dims.iter().map(|&d| binding.get(d)).collect();
+            let mut data = vec![0; size(port) as usize];
+            lane.stream.read(&mut data, ptr)?;
+            outputs.push(Tensor::new(port.ty.dtype, dims, data)?);
+        }
+    }
+    if !asynchronous {
+        lane.stream.synchronize()?;
+    }
+    Ok((outputs, execution))
+}
+
+fn check_capacity(name: &str, view: &TensorView, bytes: u64) -> Result<DevicePtr, Error> {
+    if view.capacity < bytes {
+        let reason = format!("has {} bytes, the run needs {bytes}", view.capacity);
+        return Err(Error::Buffer { name: name.to_owned(), reason });
+    }
+    Ok(view.pointer)
+}
+
+fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
+    let Some(strides) = &view.strides else {
+        byte_length(view.dtype, &view.dims)?;
+        return Ok(());
+    };
+    let mut want = 1;
+    for (i, &d) in view.dims.iter().enumerate().rev() {
+        if strides.get(i) != Some(&want) && d != 1 {
+            let reason = "is not dense row-major; copy it first".to_owned();
+            return Err(Error::Buffer { name: name.to_owned(), reason });
+        }
+        want *= d;
+    }
+    Ok(())
+}
+
+/// Compiles and loads the generic kernels of a run and of the setup, each distinct one once.
+fn load_generic(
+    loader: &Loader,
+    run: &Blueprint,
+    setup: &Blueprint,
+    log: &Log,
+) -> Result<(Arc<Program>, Program, usize), Error> {
+    let (run_kernels, setup_kernels) = (Distinct::of(run), Distinct::of(setup));
+    let mut answers = [Vec::new(), Vec::new()];
+    if loader.device.needs_cubin() {
+        let mut requests = loader.requests(&run_kernels.specs);
+        requests.extend(loader.requests(&setup_kernels.specs));
+        let (all, _) = loader.service.get_all(requests, i64::MAX);
+        report(log, &all);
+        let (a, b) = all.split_at(run_kernels.specs.len());
+        answers = [a.to_vec(), b.to_vec()];
+    }
+    let count = run_kernels.specs.len();
+    let program = loader.program(0, None, run, &run_kernels, &answers[0])?;
+    let setup = loader.program(u64::MAX, None, setup, &setup_kernels, &answers[1])?;
+    Ok((Arc::new(program), setup, count))
+}
+
+/// The signature that `static` tunes for.
+fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signature>, Error> {
+    if options.opt_shapes.is_empty() {
+        return Ok(None);
+    }
+    let mut dims: Vec<&[i64]> = Vec::new();
+    for port in &plan.inputs {
+        let given = options.opt_shapes.iter().find(|(n, _)| *n == port.name);
+        let (_, own) = given.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
+        dims.push(own);
+    }
+    Ok(Some(Signature::new(&plan.signature(&dims)?)))
+}
+
+fn port_info(plan: &Plan, port: &Port) -> PortInfo {
+    PortInfo {
+        name: port.name.clone(),
+        dtype: port.ty.dtype,
+        dims: port.ty.dims.iter().map(|d| d.display(&plan.symbols).to_string()).collect(),
+    }
+}
