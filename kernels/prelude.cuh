@@ -136,3 +136,16 @@ template <typename T, typename F> __device__ __forceinline__ T saturate(F x) {
 
 // Several elements that are moved by one instruction.
 template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
+template <int N, typename T> __device__ __forceinline__ bool is_aligned(const T* p) {
+    return (unsigned long long)p % (N * sizeof(T)) == 0;
+}
+// N elements along an axis with stride 1 (aligned) or 0; for N = 1 any stride
+template <typename T, int N> __device__ __forceinline__ void fetch(Pack<T, N>& pack, const T* p, long long stride) {
+    if (N > 1 && stride != 0) {
+        pack = *(const Pack<T, N>*)p;
+    } else {
+        const T x = *p;
+        #pragma unroll
+        for (int i = 0; i < N; ++i) pack.at[i] = x;
+    }
+}

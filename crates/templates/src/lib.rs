@@ -17,9 +17,18 @@
 //! - **Prologues and epilogues are expressions** ([`expr`]): printed to CUDA, interpreted block by block on the host.
 //! - **No string of a model ever reaches a source**, and no hash order.
 
+mod arguments;
 pub mod expr;
+mod finish;
+pub mod gemm;
+#[cfg(test)]
+mod oracle;
+pub mod pointwise;
+mod product;
+pub mod sample;
 pub mod source;
 pub mod spec;
+mod tile;
 pub mod view;
 
 pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile};

@@ -53,9 +53,10 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
     for (name, value) in &spec.tile.0 {
         let _ = writeln!(out, "constexpr int {name} = {value};");
     }
+    // with the second bound the assembler does not spill to reach an occupancy of its own choice
     let _ = writeln!(
         out,
-        "\n#define KERNEL extern \"C\" __global__ void __launch_bounds__(THREADS) \\\n    {}(const long long* __restrict__ slots)",
+        "\n#define KERNEL extern \"C\" __global__ void __launch_bounds__(THREADS, 1) \\\n    {}(const long long* __restrict__ slots)",
         spec.entry()
     );
     out.push_str(&arguments(spec));

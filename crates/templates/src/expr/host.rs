@@ -512,10 +512,7 @@ impl<'f, 'a> Worker<'f, 'a> {
         out: &mut LaneMut<'_, '_>,
     ) {
         if lead.is_empty() {
-            self.lanes.clear();
-            self.lanes.extend(self.function.views.iter().map(|v| v.lane(position, axis)));
-            self.evaluator.run(&self.lanes, position, axis, count, out);
-            return;
+            return self.run_views(position, axis, count, out);
         }
         // few operands: a short list on the stack serves nearly all epilogues
         let mut short = [lead[0]; 8];
@@ -531,6 +528,13 @@ impl<'f, 'a> Worker<'f, 'a> {
                 lead.iter().copied().chain(self.function.views.iter().map(|v| v.lane(position, axis))).collect();
             self.evaluator.run(&lanes, position, axis, count, out);
         }
+    }
+
+    /// [`Worker::run`] for a function of views alone.
+    pub fn run_views(&mut self, position: &[i64], axis: usize, count: usize, out: &mut LaneMut<'_, '_>) {
+        self.lanes.clear();
+        self.lanes.extend(self.function.views.iter().map(|v| v.lane(position, axis)));
+        self.evaluator.run(&self.lanes, position, axis, count, out);
     }
 
     /// A row of `f32` in `scratch`, or in place if the function is the identity on such a row.
@@ -554,7 +558,7 @@ impl<'f, 'a> Worker<'f, 'a> {
         scratch.resize(count, 0.0);
         let mut elements = ElementsMut::F32(&mut scratch[..count]);
         let mut out = LaneMut { elements: &mut elements, start: 0, stride: 1 };
-        self.run(&[], position, axis, count, &mut out);
+        self.run_views(position, axis, count, &mut out);
     }
 }
 

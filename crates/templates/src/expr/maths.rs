@@ -41,7 +41,10 @@ pub fn exp(x: f32) -> f32 {
 /// 1 / (1 + e⁻ˣ)
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    // with an exponential that cannot overflow
+    let e = exp(-x.abs());
+    let y = 1.0 / (1.0 + e);
+    if x < 0.0 { e * y } else { y }
 }
 
 /// Hyperbolic tangent.

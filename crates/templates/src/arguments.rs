@@ -1,0 +1,174 @@
+//! Random arguments of matrix products and convolutions.
+//!
+//! [`Arguments`] fills in the parameters of a template by name, with random layouts; what is drawn is a
+//! [`Sample`](crate::sample::Sample).
+
+use std::sync::Arc;
+
+use bespoke_device::SlotKind;
+use bespoke_ir::DType;
+
+use crate::sample::{Rng, Sample, SampleSlot};
+use crate::spec::{Param, Template};
+
+/// True once in `n` times.
+pub(crate) fn chance(rng: &mut Rng, n: i64) -> bool {
+    rng.int(1, n) == 1
+}
+
+/// `count` random elements: floats in −1…1, integers of at most ±100, `bool` 0 or 1.
+pub(crate) fn elements(rng: &mut Rng, dtype: DType, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count * dtype.size().unwrap_or(1));
+    for _ in 0..count {
+        let i = rng.int(-100, 100);
+        let x = i as f64 / 100.0;
+        match dtype {
+            DType::F32 => bytes.extend((x as f32).to_le_bytes()),
+            DType::F64 => bytes.extend(x.to_le_bytes()),
+            DType::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
+            DType::BF16 => bytes.extend(half::bf16::from_f64(x).to_le_bytes()),
+            DType::I8 => bytes.extend((i as i8).to_le_bytes()),
+            DType::I16 => bytes.extend((i as i16).to_le_bytes()),
+            DType::I32 => bytes.extend((i as i32).to_le_bytes()),
+            DType::I64 => bytes.extend(i.to_le_bytes()),
+            DType::U16 => bytes.extend((i.unsigned_abs() as u16).to_le_bytes()),
+            DType::U32 => bytes.extend((i.unsigned_abs() as u32).to_le_bytes()),
+            DType::U64 => bytes.extend(i.unsigned_abs().to_le_bytes()),
+            DType::Bool => bytes.push(u8::from(i > 0)),
+            _ => bytes.push(i.unsigned_abs() as u8),
+        }
+    }
+    bytes
+}
+
+/// Fills in the arguments of a template by name.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    params: Vec<Param>,
+    slots: Vec<Option<SampleSlot>>,
+}
+
+impl Arguments {
+    /// For a template's parameters, all still open.
+    pub(crate) fn new(template: &dyn Template) -> Arguments {
+        let params = template.params();
+        let slots = vec![None; params.len()];
+        Arguments { params, slots }
+    }
+
+    /// Sets one parameter.
+    pub(crate) fn set(&mut self, name: &str, slot: SampleSlot) {
+        if let Some(i) = self.params.iter().position(|p| p.name == name) {
+            self.slots[i] = Some(slot);
+        } else {
+            debug_assert!(false, "no parameter `{name}`");
+        }
+    }
+
+    /// Sets an integer.
+    pub(crate) fn int(&mut self, name: &str, value: i64) {
+        self.set(name, SampleSlot::Int(value));
+    }
+
+    /// Makes a tensor over `extents`, random where it is read: its axes in random order of memory (mostly the plain
+    /// one), sometimes with gaps and an offset; if it is read, sometimes broadcast along the axes in `broadcast`.
+    pub(crate) fn tensor(&mut self, rng: &mut Rng, name: &str, extents: &[i64], broadcast: &[usize]) {
+        let mut order: Vec<usize> = (0..extents.len()).collect();
+        if chance(rng, 2) {
+            for i in (1..order.len()).rev() {
+                order.swap(i, rng.int(0, i as i64) as usize);
+            }
+        }
+        self.tensor_in_order(rng, name, extents, broadcast, &order);
+    }
+
+    /// Like [`Arguments::tensor`], with the axes in this order of memory, the last with the smallest stride.
+    pub(crate) fn tensor_in_order(&mut self, rng: &mut Rng, name: &str, extents: &[i64], broadcast: &[usize], order: &[usize]) {
+        let Some(param) = self.params.iter().find(|p| p.name == name) else {
+            debug_assert!(false, "no parameter `{name}`");
+            return;
+        };
+        let (kind, dtype) = (param.kind.clone(), param.dtype.unwrap_or(DType::F32));
+        let mut strides = vec![0i64; extents.len()];
+        let offset = if chance(rng, 3) { rng.int(0, 9) } else { 0 };
+        let mut step = 1;
+        for &a in order.iter().rev() {
+            if kind == SlotKind::Read && broadcast.contains(&a) && chance(rng, 3) {
+                continue;
+            }
+            strides[a] = step;
+            let pad = if chance(rng, 4) { rng.int(1, 5) } else { 0 };
+            step = step * extents[a].max(1) + pad;
+        }
+        let count = (offset + step) as usize;
+        let bytes = elements(rng, dtype, count);
+        self.int(&format!("{name}_o"), offset);
+        for (i, s) in strides.iter().enumerate() {
+            self.int(&format!("{name}_s{i}"), *s);
+        }
+        self.set(name, if kind == SlotKind::Read { SampleSlot::Read(bytes) } else { SampleSlot::Write(bytes) });
+    }
+
+    /// The sample; arguments that nobody set are 0 and empty.
+    pub(crate) fn finish(self, template: Arc<dyn Template>, tolerance: f64) -> Sample {
+        let slots = self
+            .slots
+            .into_iter()
+            .zip(&self.params)
+            .map(|(slot, p)| {
+                slot.unwrap_or(match p.kind {
+                    SlotKind::Int => SampleSlot::Int(0),
+                    SlotKind::Read => SampleSlot::Read(Vec::new()),
+                    SlotKind::Write => SampleSlot::Write(Vec::new()),
+                })
+            })
+            .collect();
+        Sample { template, slots, tolerance }
+    }
+}
+
+/// Random epilogues of a sum of type `sum`: nothing, a narrower result, operands of its own, positions.
+pub(crate) fn epilogue(rng: &mut Rng, sum: DType, rank: usize) -> bespoke_ir::expr::Expr {
+    use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder, UnaryOp};
+    match rng.int(0, 4) {
+        0 | 1 => Expr::identity(sum),
+        // a bias or a residual, and a gate
+        2 => {
+            let mut b = ExprBuilder::new(&[sum, sum, DType::F32]);
+            let (x, e, f) = (b.input(0), b.input(1), b.input(2));
+            let x = b.binary(BinaryOp::Add, x, e);
+            let x = b.cast(DType::F32, x);
+            let s = b.unary(UnaryOp::Sigmoid, x);
+            let x = b.binary(BinaryOp::Mul, f, s);
+            let x = b.cast(sum, x);
+            b.finish(x)
+        }
+        3 => {
+            let mut b = ExprBuilder::new(&[sum, sum]);
+            let (x, e) = (b.input(0), b.input(1));
+            let x = b.binary(BinaryOp::Add, x, e);
+            let zero = b.number(sum, 0.0);
+            let x = b.binary(BinaryOp::Max, x, zero);
+            b.finish(x)
+        }
+        _ => {
+            let mut b = ExprBuilder::new(&[sum, DType::Bool]);
+            let (x, keep) = (b.input(0), b.input(1));
+            let i = b.coord(rng.int(0, rank as i64 - 1) as usize);
+            let i = b.cast(sum, i);
+            let x = b.select(keep, x, i);
+            b.finish(x)
+        }
+    }
+}
+
+/// Tolerance for results of a type whose sums have some hundred terms.
+pub(crate) fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2e-3,
+        DType::BF16 => 1.6e-2,
+        DType::F32 => 2e-5,
+        DType::F64 => 1e-12,
+        _ => 0.0,
+    }
+}

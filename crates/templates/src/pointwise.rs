@@ -1,0 +1,401 @@
+//! Elementwise functions of broadcast, strided operands: one kernel for a whole fused expression, and for copies,
+//! transposes and conversions.
+//!
+//! The CUDA side moves 16 bytes a load along the last axis when every operand allows it (stride 1 and aligned, or
+//! broadcast), with several independent loads a thread, and single elements otherwise; both are in every variant, so the
+//! generic kernel is right for every stride. The twin reorders and merges axes until rows are long.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+use bespoke_ir::{DType, Expr};
+
+use crate::expr::host::Function;
+use crate::expr::lanes::{self, Elements, ElementsMut, View};
+use crate::expr::regions::{self, Part};
+use crate::expr::cuda;
+use crate::arguments::{self, Arguments};
+use crate::sample::{self, Rng, Sample};
+use crate::source::cuda_type;
+use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::view::{self, Strided};
+
+/// See the module.
+///
+/// Space `d0 … d{rank-1}`; results `y0, y1, …` (one an expression), operands `x0, x1, …`, all viewed over the whole space.
+/// `Coord(a)` is the index along axis `a`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pointwise {
+    /// Number of axes.
+    pub rank: usize,
+    /// One function a result, all of the same operands.
+    pub outputs: Vec<Expr>,
+}
+
+impl Pointwise {
+    /// Types of the operands.
+    fn inputs(&self) -> &[DType] {
+        self.outputs.first().map_or(&[], |e| e.inputs())
+    }
+
+    /// Elements that move in one instruction: 16 bytes of the widest type, at most 8.
+    fn vector(&self) -> i64 {
+        let results = self.outputs.iter().map(Expr::dtype);
+        let widest = self.inputs().iter().copied().chain(results).filter_map(DType::size).max().unwrap_or(4);
+        (16 / widest as i64).clamp(1, 8)
+    }
+}
+
+/// Number of points of the space.
+fn total(args: &Args<'_>, rank: usize) -> i64 {
+    args.ints("d", rank).iter().map(|&d| d.max(0)).product()
+}
+
+/// Bytes of the distinct elements that a view reaches.
+pub(crate) fn view_bytes(args: &Args<'_>, name: &str, extents: &[i64], dtype: DType) -> f64 {
+    let strides = args.ints(&format!("{name}_s"), extents.len());
+    let points: f64 =
+        extents.iter().zip(strides).map(|(&d, s)| if s == 0 && d > 0 { 1.0 } else { d as f64 }).product();
+    points * f64::from(dtype.bits()) / 8.0
+}
+
+/// A persistent grid: enough blocks for the work, at most `per_sm` for each multiprocessor.
+pub(crate) fn persistent_grid(work: Option<i64>, per_block: i64, per_sm: i64, props: &DeviceProps) -> u32 {
+    let most = (i64::from(props.multiprocessors) * per_sm).max(1);
+    let wanted = work.map_or(most, |w| w.max(0).div_euclid(per_block.max(1)) + 1);
+    wanted.clamp(1, most) as u32
+}
+
+impl Template for Pointwise {
+    fn name(&self) -> &'static str {
+        "pointwise"
+    }
+
+    fn describe(&self) -> String {
+        let inputs: Vec<&str> = self.inputs().iter().map(|t| t.name()).collect();
+        let outputs: Vec<String> = self.outputs.iter().map(|e| format!("{} = {e}", e.dtype())).collect();
+        format!("rank={} ({}) -> {}", self.rank, inputs.join(", "), outputs.join("; "))
+    }
+
+    fn params(&self) -> Vec<Param> {
+        let mut params = view::extents(self.rank);
+        for (k, e) in self.outputs.iter().enumerate() {
+            params.extend(view::write(&format!("y{k}"), e.dtype(), self.rank));
+        }
+        for (i, &ty) in self.inputs().iter().enumerate() {
+            params.extend(view::read(&format!("x{i}"), ty, self.rank));
+        }
+        params
+    }
+
+    fn body(&self) -> &'static str {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/pointwise.cu"))
+    }
+
+    fn definitions(&self, _: &DeviceProps) -> String {
+        let mut out = String::new();
+        // writing to a String cannot fail
+        for (k, e) in self.outputs.iter().enumerate() {
+            out.push_str(&cuda::function(&format!("f{k}"), e));
+        }
+        let vector = self.vector();
+        let last = self.rank.checked_sub(1);
+        let _ = writeln!(out, "constexpr int VEC = {vector};");
+        let extents: Vec<String> = (0..self.rank).map(|a| format!(" * d{a}")).collect();
+        let _ = writeln!(out, "#define TOTAL (1ll{})", extents.concat());
+
+        let mut declare = String::from("#define DECLARE");
+        let mut locate = String::from("#define LOCATE Index rest = item;");
+        for a in (0..self.rank).rev() {
+            let _ = write!(declare, " Index i{a}[ITEMS];");
+            let line = match (Some(a) == last, a) {
+                (true, 0) => format!(" i{a}[j] = rest * V;"),
+                (true, _) => format!(" i{a}[j] = rest % (Index)(d{a} / V) * V; rest /= (Index)(d{a} / V);"),
+                (false, 0) => format!(" i{a}[j] = rest;"),
+                (false, _) => format!(" i{a}[j] = rest % (Index)d{a}; rest /= (Index)d{a};"),
+            };
+            locate.push_str(&line);
+        }
+        let vars: Vec<String> = (0..self.rank).map(|a| format!("(long long)i{a}[j]")).collect();
+        let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
+        let stride = |name: &str| last.map_or("0".to_owned(), |a| format!("{name}_s{a}"));
+
+        let mut fetch = String::from("#define FETCH");
+        let mut vectors = last.map_or("false".to_owned(), |a| format!("d{a} % VEC == 0 && VEC > 1"));
+        for (i, &ty) in self.inputs().iter().enumerate() {
+            let name = format!("x{i}");
+            let _ = write!(declare, " Pack<{}, V> {name}_v[ITEMS];", cuda_type(ty));
+            let index = view::cuda_index(&name, &vars);
+            let _ = write!(fetch, " \\\n    fetch({name}_v[j], {name} + ({index}), {});", stride(&name));
+            let aligned = self.aligned(&name);
+            let _ = write!(vectors, " \\\n    && ({0} == 0 || ({0} == 1{aligned}))", stride(&name));
+        }
+        let mut store = String::from("#define STORE");
+        for (k, e) in self.outputs.iter().enumerate() {
+            let name = format!("y{k}");
+            let values: Vec<String> = self
+                .inputs()
+                .iter()
+                .enumerate()
+                .map(|(i, ty)| cuda::load(*ty, &format!("x{i}_v[j].at"), "v"))
+                .collect();
+            let value = cuda::call(&format!("f{k}"), e, &values, |axis| {
+                if Some(axis as usize) == last {
+                    format!("(long long)i{axis}[j] + v")
+                } else {
+                    format!("(long long)i{axis}[j]")
+                }
+            });
+            let ty = cuda_type(e.dtype());
+            let index = view::cuda_index(&name, &vars);
+            let _ = write!(
+                store,
+                " \\\n    {{ Pack<{ty}, V> pack; _Pragma(\"unroll\") for (int v = 0; v < V; ++v) store(pack.at + v, {value}); \
+                 *(Pack<{ty}, V>*)({name} + ({index})) = pack; }}"
+            );
+            let aligned = self.aligned(&name);
+            let _ = write!(vectors, " \\\n    && {} == 1{aligned}", stride(&name));
+        }
+        for text in [declare, locate, fetch, store, format!("#define VECTORS ({vectors})")] {
+            out.push_str(&text);
+            out.push('\n');
+        }
+        out
+    }
+
+    fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
+        // about eight loads in flight a thread, without running out of registers
+        let most = match self.inputs().len() {
+            0..=1 => 4,
+            2..=3 => 2,
+            _ => 1,
+        };
+        let mut tiles: Vec<Tile> = [most, 1]
+            .into_iter()
+            .map(|items| Tile::new(&[("THREADS", 256), ("ITEMS", items)]))
+            .collect();
+        tiles.push(Tile::new(&[("THREADS", 128), ("ITEMS", 1)]));
+        tiles.dedup();
+        if let Some(args) = args {
+            // little work is spread over all multiprocessors before a thread takes more than one item
+            let items = total(args, self.rank) / self.vector();
+            if items < i64::from(props.multiprocessors) * 2048 {
+                tiles.reverse();
+            }
+        }
+        tiles
+    }
+
+    fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        let threads = tile.get("THREADS");
+        let per_block = threads * tile.get("ITEMS").max(1);
+        let work = args.map(|a| {
+            let total = total(a, self.rank);
+            // whether vectors apply also hangs on addresses; single elements need more blocks, never fewer
+            let vectors = self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % self.vector() == 0;
+            if vectors { total / self.vector() } else { total }
+        });
+        let grid = persistent_grid(work, per_block, 2048 / threads.max(1), props);
+        LaunchConfig { grid: [grid, 1, 1], block: threads as u32, shared_bytes: 0 }
+    }
+
+    fn cost(&self, args: &Args<'_>) -> Cost {
+        let extents = args.ints("d", self.rank);
+        let points = total(args, self.rank) as f64;
+        let operations = self.outputs.iter().map(Expr::operations).sum::<usize>() as f64 * points;
+        let read: f64 = self
+            .inputs()
+            .iter()
+            .enumerate()
+            .map(|(i, &ty)| view_bytes(args, &format!("x{i}"), &extents, ty))
+            .sum();
+        let written: f64 = self.outputs.iter().map(|e| points * f64::from(e.dtype().bits()) / 8.0).sum();
+        Cost { operations, bytes: read + written, tensor_cores: false }
+    }
+
+    fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+        let extents = args.ints("d", self.rank);
+        let (writes, reads) = lanes::split_operands(operands);
+        let inputs: Vec<Elements<'_>> = self
+            .inputs()
+            .iter()
+            .zip(reads)
+            .map(|(&ty, bytes)| Elements::of(ty, bytes))
+            .collect::<Result<_, _>>()?;
+        for (k, (expr, bytes)) in self.outputs.iter().zip(writes).enumerate() {
+            let elements = ElementsMut::of(expr.dtype(), bytes)?;
+            let out = Strided::of(args, &format!("y{k}"), self.rank);
+            let views: Vec<View<'_>> = inputs
+                .iter()
+                .enumerate()
+                .map(|(i, &e)| {
+                    let name = format!("x{i}");
+                    View::new(&name, e, Strided::of(args, &name, self.rank), &extents)
+                })
+                .collect::<Result<_, _>>()?;
+            map(expr, views, elements, &out, &extents)?;
+        }
+        Ok(())
+    }
+}
+
+impl Pointwise {
+    /// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors.
+    fn aligned(&self, name: &str) -> String {
+        let mut text = format!(" && is_aligned<VEC>({name} + {name}_o)");
+        for a in 0..self.rank.saturating_sub(1) {
+            let _ = write!(text, " && {name}_s{a} % VEC == 0");
+        }
+        text
+    }
+}
+
+/// Evaluates an expression of views into a result; the twin of every pointwise step.
+pub(crate) fn map(
+    expr: &Expr,
+    mut views: Vec<View<'_>>,
+    elements: ElementsMut<'_>,
+    out: &Strided,
+    extents: &[i64],
+) -> Result<(), TwinError> {
+    lanes::check("y", out, extents, elements.len())?;
+    let (mut out, mut extents) = (out.clone(), extents.to_vec());
+    if !expr.reads_coords() {
+        coalesce(&mut extents, &mut out, &mut views);
+    }
+    let axes: Vec<usize> = (0..extents.len()).collect();
+    let function = Function::new(expr, views);
+    regions::for_each_region(elements, &out, &extents, &axes, 16 * 1024, &|region, part| {
+        map_region(&function, region, part);
+    });
+    Ok(())
+}
+
+/// Drops axes of extent 1, orders the others by the steps of the result, and merges neighbours that every view walks over
+/// in one stride.
+fn coalesce(extents: &mut Vec<i64>, out: &mut Strided, views: &mut [View<'_>]) {
+    let mut order: Vec<usize> = (0..extents.len()).filter(|&a| extents[a] != 1).collect();
+    order.sort_by_key(|&a| std::cmp::Reverse(out.strides[a]));
+    // groups of old axes, each one new axis
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for a in order {
+        let merges = groups.last().and_then(|g| g.last()).is_some_and(|&before| {
+            let joined = |s: &Strided| s.strides[before] == s.strides[a] * extents[a];
+            joined(out) && views.iter().all(|v| joined(&v.strided))
+        });
+        match groups.last_mut() {
+            Some(group) if merges => group.push(a),
+            _ => groups.push(vec![a]),
+        }
+    }
+    let regroup = |s: &Strided| Strided {
+        offset: s.offset,
+        strides: groups.iter().map(|g| g.last().map_or(0, |&a| s.strides[a])).collect(),
+    };
+    let merged = regroup(out);
+    for v in views.iter_mut() {
+        v.strided = regroup(&v.strided);
+    }
+    let joined: Vec<i64> = groups.iter().map(|g| g.iter().map(|&a| extents[a]).product()).collect();
+    *out = merged;
+    *extents = joined;
+}
+
+/// Rows shorter than this are not worth a call of the interpreter if another axis is longer.
+const SHORT: i64 = 24;
+
+/// Lanes of a row when an operand is read across: that many cache lines stay while their neighbours are read.
+const ACROSS: i64 = 128;
+
+fn map_region(function: &Function<'_>, region: &[Range<i64>], part: &mut Part<'_>) {
+    let mut worker = function.worker();
+    let extent = |a: usize| region[a].end - region[a].start;
+    let mut inner = regions::innermost(&part.strided, region);
+    if region.is_empty() {
+        let mut lane = part.lane(&[], 0);
+        worker.run_views(&[], 0, 1, &mut lane);
+        return;
+    }
+    if extent(inner) < SHORT {
+        inner = (0..region.len()).max_by_key(|&a| extent(a)).unwrap_or(inner);
+    }
+    // an operand that steps widely along the rows, but by ones along another axis
+    let across = (0..region.len()).filter(|&b| b != inner && extent(b) > 1).find(|&b| {
+        function
+            .views()
+            .iter()
+            .any(|v| v.strided.strides[inner] > 1 && v.strided.strides[b] == 1)
+    });
+    let Some(across) = across.filter(|_| extent(inner) > 1) else {
+        regions::for_each_row(region, inner, |position, count| {
+            let mut lane = part.lane(position, inner);
+            worker.run_views(position, inner, count, &mut lane);
+        });
+        return;
+    };
+    // tiles of the plane (across, inner)
+    let mut outer = region.to_vec();
+    outer[inner].end = outer[inner].start + 1;
+    regions::for_each_row(&outer, across, |corner, _| {
+        let mut position = corner.to_vec();
+        let mut at = region[inner].start;
+        while at < region[inner].end {
+            let count = ACROSS.min(region[inner].end - at) as usize;
+            position[inner] = at;
+            for b in region[across].clone() {
+                position[across] = b;
+                let mut lane = part.lane(&position, inner);
+                worker.run_views(&position, inner, count, &mut lane);
+            }
+            at += count as i64;
+        }
+    });
+}
+
+/// Random runs.
+pub fn samples(rng: &mut Rng) -> Vec<Sample> {
+    typed_samples(rng).into_iter().map(|s| s.1).collect()
+}
+
+fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
+    use DType::*;
+    let types = [F32, F16, BF16, F64, I32, I64, U8, I8, Bool];
+    (0..4)
+        .map(|_| {
+            let rank = rng.int(0, 4) as usize;
+            let first = *rng.pick(&types);
+            let operands: Vec<DType> =
+                (0..rng.int(1, 3)).map(|_| if rng.chance(2) { *rng.pick(&types) } else { first }).collect();
+            let outputs: Vec<Expr> = (0..rng.int(1, 2))
+                .map(|_| {
+                    let result = *rng.pick(&[first, first, F32]);
+                    sample::expression(rng, &operands, result)
+                })
+                .collect();
+            let extents = sample::extents(rng, rank, 20_000);
+            let tolerance = outputs.iter().map(|e| arguments::tolerance(e.dtype())).fold(0.0, f64::max);
+            let template = Pointwise { rank, outputs };
+            let mut b = Arguments::new(&template);
+            for (a, &d) in extents.iter().enumerate() {
+                b.int(&format!("d{a}"), d);
+            }
+            let all: Vec<usize> = (0..rank).collect();
+            // every other sample has plain operands, as most steps do
+            let plain = rng.chance(2);
+            let names = (0..template.outputs.len()).map(|k| format!("y{k}"));
+            for name in names.chain((0..operands.len()).map(|i| format!("x{i}"))) {
+                if plain {
+                    b.tensor_in_order(rng, &name, &extents, &[], &all);
+                } else {
+                    b.tensor(rng, &name, &extents, &all);
+                }
+            }
+            (template.clone(), b.finish(Arc::new(template), tolerance))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

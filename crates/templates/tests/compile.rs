@@ -1,0 +1,90 @@
+//! Every template compiles for every architecture, generic and exact, and hot ones keep their values in registers.
+//!
+//! Needs NVRTC but no GPU. Without the library the test says so and passes; `BESPOKE_NVRTC` names a folder to look in.
+
+use std::sync::Arc;
+
+use bespoke_device::{Arch, DeviceProps};
+use bespoke_jit::{CompileRequest, Nvrtc, SearchPlan};
+use bespoke_templates::sample::{Rng, Sample, SampleSlot};
+use bespoke_templates::{Args, KernelSpec};
+
+/// Architectures with a preset, the newest of each family.
+const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+
+type Samples = fn(&mut Rng) -> Vec<Sample>;
+
+fn slots(sample: &Sample) -> Vec<i64> {
+    sample
+        .slots
+        .iter()
+        .flat_map(|s| match s {
+            SampleSlot::Int(v) => vec![*v],
+            SampleSlot::Read(b) | SampleSlot::Write(b) => vec![0, b.len() as i64],
+        })
+        .collect()
+}
+
+/// Compiles one kernel and says what is wrong with it.
+fn compile(nvrtc: &Nvrtc, spec: &KernelSpec, props: &DeviceProps, hot: bool) -> Result<(), String> {
+    let source = spec.source(props);
+    let arch = props.arch.to_string();
+    let request = CompileRequest { name: "kernel.cu", source: &source, arch: &arch, options: &[], cancel: None };
+    let compiled = nvrtc.compile(&request).map_err(|e| format!("{spec} for {arch}: {e}"))?;
+    let entry = spec.entry();
+    let Some(r) = compiled.resources.iter().find(|r| r.entry == entry) else {
+        return Err(format!("{spec} for {arch}: no kernel `{entry}`"));
+    };
+    if hot && r.spill_stores + r.spill_loads > 0 {
+        return Err(format!("{spec} for {arch} spills: {r:?}"));
+    }
+    Ok(())
+}
+
+fn check(name: &str, samples: Samples, hot: bool) {
+    let nvrtc = match Nvrtc::load(&SearchPlan::from_env(&[])) {
+        Ok(nvrtc) => nvrtc,
+        Err(e) => {
+            // a machine without the compiler can still run every other test
+            println!("{name}: not compiled: {e}");
+            return;
+        }
+    };
+    let samples: Vec<Sample> = samples(&mut Rng::new(7)).into_iter().take(4).collect();
+    assert!(!samples.is_empty());
+    let mut errors = Vec::new();
+    for (i, sample) in samples.iter().enumerate() {
+        let params = sample.template.params();
+        let row = slots(sample);
+        let args = Args::new(&params, &row);
+        for (k, arch) in ARCHS.iter().enumerate() {
+            // every architecture once, spread over the samples
+            if k % samples.len() != i {
+                continue;
+            }
+            let Ok(arch) = arch.parse::<Arch>() else { panic!("{arch} is an architecture") };
+            let props = DeviceProps::preset(arch);
+            let template = Arc::clone(&sample.template);
+            for spec in [KernelSpec::generic(template.clone(), &props), KernelSpec::exact(template, &args, &props)] {
+                if let Err(e) = compile(&nvrtc, &spec, &props, hot) {
+                    errors.push(e);
+                }
+            }
+        }
+    }
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// One test a family: its name, and whether a spill in it fails.
+macro_rules! families {
+    ($($name:ident $hot:literal),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name), bespoke_templates::$name::samples, $hot);
+        })*
+    };
+}
+
+families! {
+    pointwise true,
+}
