@@ -19,7 +19,9 @@ use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder, Instr, UnaryOp};
 use bespoke_ir::{Graph, NodeId, Op, SymInt, ValueId};
 
 use crate::PassError;
-use crate::rewrite::{live_nodes, load_time_values, map_of, only_reader, rebuild, skip, swap_map};
+use crate::rewrite::{
+    live_nodes, load_time_values, maker, map_of, only_reader, rebuild, skip, swap_map,
+};
 
 /// Most distinct operands of a fused map.
 const MAX_OPERANDS: usize = 16;
@@ -169,10 +171,17 @@ fn is_simple(graph: &Graph, id: NodeId) -> bool {
     map.expr.operations() <= CHEAP && map.expr.code().iter().all(|(i, _)| quick(i))
 }
 
-/// Whether the operands of a node have to be stored whatever becomes of the node.
+/// Whether the operands of a node have to be stored whatever becomes of the node. A view of a value stores the value.
 fn operands_in_memory(graph: &Graph, id: NodeId) -> bool {
     graph.node(id).inputs().iter().all(|&x| {
-        graph.producer(x).is_none() || graph.outputs().contains(&x) || graph.users(x).len() > 1
+        let Some(maker) = maker(graph, x) else {
+            return true;
+        };
+        let view = matches!(
+            maker.op,
+            Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_)
+        );
+        view || graph.outputs().contains(&x) || graph.users(x).len() > 1
     })
 }
 

@@ -153,10 +153,9 @@ fn attention_with_a_mask() {
       %3 = transpose(%2) perm=[0,2,3,1] : f32[N,2,4,S]  ; k_heads
       %4 = matmul(%1, %3) : f32[N,2,S,S]  ; scores
       %5 = reshape(mask) dims=[N,1,1,S] : f32[N,1,1,S]  ; mask4
-      %6 = map(%5) expr=(mul(sub(1.0:f32, x0), -10000.0:f32)) : f32[N,1,1,S]  ; penalty
-      %7 = map(%4, %6) expr=(add(mul(x0, 0.5:f32), x1)) : f32[N,2,S,S]  ; masked
-      %8 = softmax(%7) axis=3 : f32[N,2,S,S]  ; weights
-      return %8
+      %6 = map(%4, %5) expr=(add(mul(x0, 0.5:f32), mul(sub(1.0:f32, x1), -10000.0:f32))) : f32[N,2,S,S]  ; masked
+      %7 = softmax(%6) axis=3 : f32[N,2,S,S]  ; weights
+      return %7
     }
     ");
 }

@@ -126,6 +126,8 @@ pub(crate) fn random_graph(steps: &[Step]) -> Graph {
             g.add_output(v);
         }
     }
+    // steps that did not fit
+    g.remove_dead();
     g
 }
 
