@@ -67,6 +67,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Er
         .arg(page.join("page.png"))
         .arg("--expected")
         .arg(page.join("expected.txt"))
+        .arg("--cache")
+        .arg(workspace.root().join("target/demo-cache"))
         .args(&arguments.rest)
         .env("BESPOKE_NVRTC", models::nvrtc(workspace));
     workspace::run(&mut command, CARGO)

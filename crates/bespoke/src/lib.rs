@@ -1,0 +1,103 @@
+//! bespoke: adaptive ONNX inference.
+//!
+//! A model starts on kernels that fit any shape, kernels cut to the shapes that really occur are compiled in the
+//! background and swapped in, every run is one CUDA graph, and what was compiled is kept for the next process.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use bespoke::{CompileService, DeviceChoice, ServiceOptions, Session, SessionOptions, Tensor};
+//!
+//! let (device, why) = bespoke::open_device(DeviceChoice::Auto { target: None })?;
+//! println!("runs on {why}");
+//! let service = CompileService::new(ServiceOptions::default())?;
+//! let session = Session::load(Path::new("model.onnx"), device, service, SessionOptions::default())?;
+//! let x = Tensor::from_f32(&[1, 3], &[1.0, 2.0, 3.0])?;
+//! let result = session.run(&[("x", &x)])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! This crate is the public face: it injects the devices into the runtime, which knows neither, and re-exports the other
+//! crates under the names of their jobs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use bespoke_cache as cache;
+pub use bespoke_cuda as cuda;
+pub use bespoke_device as device;
+pub use bespoke_host as host;
+pub use bespoke_ir as ir;
+pub use bespoke_jit as jit;
+pub use bespoke_onnx as onnx;
+pub use bespoke_passes as passes;
+pub use bespoke_plan as plan;
+pub use bespoke_policy as policy;
+pub use bespoke_runtime as runtime;
+pub use bespoke_templates as templates;
+
+pub use bespoke_runtime::{
+    Bindings, CompileService, CompileStats, Error, ErrorKind, Event, EventKind, GraphMode, GraphUse,
+    PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions, Stats,
+    Tensor, TensorError, TensorView,
+};
+
+use device::{Arch, Device};
+
+/// Which device to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if one works, the host otherwise.
+    Auto {
+        /// What the host compiles for, if it comes to that.
+        target: Option<Arch>,
+    },
+    /// The processor.
+    Host {
+        /// Threads; 0 takes one for each processor.
+        threads: usize,
+        /// The architecture to compile kernels for besides; none if `None`.
+        target: Option<Arch>,
+    },
+    /// A GPU.
+    Cuda {
+        /// Its number in the driver's order.
+        ordinal: u32,
+    },
+}
+
+/// Opens a device; the text says which it is and, where there was a choice, why.
+///
+/// # Errors
+///
+/// [`device::DeviceError::Unavailable`] if a GPU was asked for and none works.
+pub fn open_device(choice: DeviceChoice) -> Result<(Arc<dyn Device>, String), Error> {
+    let host = |threads, target| host::HostDevice::new(host::HostOptions { threads, target, poison: false });
+    match choice {
+        DeviceChoice::Cuda { ordinal } => {
+            let device = cuda::CudaDevice::open(ordinal)?;
+            let name = device.props().name.clone();
+            Ok((device, name))
+        }
+        DeviceChoice::Host { threads, target } => {
+            Ok((host(threads, target), "the host, as asked".into()))
+        }
+        DeviceChoice::Auto { target } => match cuda::CudaDevice::open(0) {
+            Ok(device) => {
+                let name = device.props().name.clone();
+                Ok((device, name))
+            }
+            Err(e) => Ok((host(0, target), format!("the host ({e})"))),
+        },
+    }
+}
+
+/// Imports a model and brings it into canonical form, without planning or running it.
+///
+/// # Errors
+///
+/// Whatever is wrong with the model.
+pub fn import(path: &Path) -> Result<onnx::ImportedModel, Error> {
+    let mut model = onnx::import(path, &onnx::ImportOptions::default())?;
+    passes::canonicalize(&mut model.graph)?;
+    Ok(model)
+}
