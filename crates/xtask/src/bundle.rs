@@ -72,7 +72,7 @@ export BESPOKE_MODELS="$models"
 [ -e "$models/nvrtc" ] && export BESPOKE_NVRTC="$models/nvrtc"
 failed=0
 "$here/bespoke" doctor || failed=1
-"$here/gpu-tests" --test-threads=1 "$@" || failed=1
+"$here/gpu-tests" --require-gpu "$@" || failed=1
 for data in "$here"/small/*/ "$models"/*/; do
     [ -e "$data/model.onnx" ] || continue
     "$here/bespoke" check "$data/model.onnx" --data "$data" --device cuda || failed=1
