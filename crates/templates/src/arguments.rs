@@ -134,12 +134,15 @@ pub(crate) fn epilogue(rng: &mut Rng, sum: DType, rank: usize) -> bespoke_ir::ex
         0 | 1 => Expr::identity(sum),
         // a bias or a residual, and a gate
         2 => {
-            let mut b = ExprBuilder::new(&[sum, sum, DType::F32]);
+            let gate = if sum.is_float() && sum != DType::F64 { DType::F32 } else { sum };
+            let mut b = ExprBuilder::new(&[sum, sum, gate]);
             let (x, e, f) = (b.input(0), b.input(1), b.input(2));
             let x = b.binary(BinaryOp::Add, x, e);
-            let x = b.cast(DType::F32, x);
-            let s = b.unary(UnaryOp::Sigmoid, x);
-            let x = b.binary(BinaryOp::Mul, f, s);
+            let mut x = b.cast(gate, x);
+            if sum.is_float() {
+                x = b.unary(UnaryOp::Sigmoid, x);
+            }
+            let x = b.binary(BinaryOp::Mul, f, x);
             let x = b.cast(sum, x);
             b.finish(x)
         }

@@ -1,0 +1,470 @@
+//! What `conv` and `conv_transpose` have in common: parameters, definitions, tiles and cost.
+//!
+//! Both are matrix products of output pixels and filters (`kernels/convolution.cuh`). They differ in how outputs, taps
+//! and inputs belong together ([`axis`]) and in the order of a weight's first two axes.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+use bespoke_ir::DType;
+use bespoke_ir::expr::Expr;
+
+use crate::arguments::{Arguments, chance, tolerance};
+use crate::convolution_host;
+use crate::sample::{Rng, Sample};
+use crate::source::cuda_type;
+use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::tile::{self, Engine, Problem};
+use crate::view;
+
+/// The options of a convolution of either kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convolution<'t> {
+    pub(crate) spatial: usize,
+    pub(crate) dtype: DType,
+    pub(crate) epilogue: &'t Expr,
+    pub(crate) transposed: bool,
+}
+
+/// The integers of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Geometry {
+    /// Images.
+    pub(crate) n: i64,
+    /// Groups.
+    pub(crate) g: i64,
+    /// Input channels of a group.
+    pub(crate) c: i64,
+    /// Output channels of a group.
+    pub(crate) k: i64,
+    pub(crate) ins: Vec<i64>,
+    pub(crate) outs: Vec<i64>,
+    pub(crate) kers: Vec<i64>,
+    pub(crate) strs: Vec<i64>,
+    pub(crate) dils: Vec<i64>,
+    pub(crate) pads: Vec<i64>,
+}
+
+/// Along one axis and for one phase of outputs: output `q` is at `first + q·spacing`, and its tap `t` reads the input at
+/// `q·mul + base + t·step` with the weight `tap + t·tap_step`. The same as `Axis` in the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Axis {
+    pub(crate) input: i64,
+    pub(crate) first: i64,
+    pub(crate) spacing: i64,
+    pub(crate) outputs: i64,
+    pub(crate) mul: i64,
+    pub(crate) base: i64,
+    pub(crate) step: i64,
+    pub(crate) tap: i64,
+    pub(crate) tap_step: i64,
+    pub(crate) taps: i64,
+}
+
+impl Geometry {
+    pub(crate) fn of(args: &Args<'_>, spatial: usize) -> Geometry {
+        Geometry {
+            n: args.int("n"),
+            g: args.int("g"),
+            c: args.int("c"),
+            k: args.int("k"),
+            ins: args.ints("in", spatial),
+            outs: args.ints("out", spatial),
+            kers: args.ints("ker", spatial),
+            strs: args.ints("str", spatial),
+            dils: args.ints("dil", spatial),
+            pads: args.ints("pad", spatial),
+        }
+    }
+
+    /// The extents of the result: images, channels, positions.
+    pub(crate) fn extents(&self) -> Vec<i64> {
+        let mut extents = vec![self.n, self.g * self.k];
+        extents.extend(&self.outs);
+        extents
+    }
+
+    /// The axis `a` for outputs that are `phase` modulo the stride (transposed), or for all.
+    pub(crate) fn axis(&self, transposed: bool, a: usize, phase: i64) -> Axis {
+        let (input, out, ker) = (self.ins[a], self.outs[a], self.kers[a]);
+        let (stride, dil, pad) = (self.strs[a].max(1), self.dils[a].max(1), self.pads[a]);
+        if !transposed {
+            return Axis {
+                input,
+                first: 0,
+                spacing: 1,
+                outputs: out,
+                mul: stride,
+                base: -pad,
+                step: dil,
+                tap: 0,
+                tap_step: 1,
+                taps: ker,
+            };
+        }
+        let (mut common, mut other) = (dil, stride);
+        while other != 0 {
+            (common, other) = (other, common % other);
+        }
+        let tap_step = stride / common;
+        let tap = (0..tap_step).find(|t| (phase + pad - t * dil) % stride == 0).filter(|&t| t < ker);
+        Axis {
+            input,
+            first: phase,
+            spacing: stride,
+            outputs: if phase < out { (out - phase + stride - 1) / stride } else { 0 },
+            mul: 1,
+            base: tap.map_or(0, |t| (phase + pad - t * dil) / stride),
+            step: -(dil / common),
+            tap: tap.unwrap_or(0),
+            tap_step,
+            taps: tap.map_or(0, |t| (ker - 1 - t) / tap_step + 1),
+        }
+    }
+}
+
+impl Convolution<'_> {
+    fn extras(&self) -> usize {
+        self.epilogue.inputs().len().saturating_sub(1)
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!("{}d {} {}", self.spatial, self.dtype, tile::describe_epilogue(self.epilogue))
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        let mut params: Vec<Param> = ["n", "g", "c", "k"].map(Param::int).into();
+        for name in ["in", "out", "ker", "str", "dil", "pad"] {
+            params.extend((0..self.spatial).map(|a| Param::int(format!("{name}{a}"))));
+        }
+        let rank = self.spatial + 2;
+        params.extend(view::read("x", self.dtype, rank));
+        params.extend(view::read("w", self.dtype, rank));
+        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
+            params.extend(view::read(&format!("e{i}"), *ty, rank));
+        }
+        params.extend(view::write("y", self.epilogue.dtype(), rank));
+        params
+    }
+
+    fn engine(&self, props: &DeviceProps) -> Engine {
+        Engine::of(self.dtype, self.dtype, props)
+    }
+
+    pub(crate) fn definitions(&self, props: &DeviceProps) -> String {
+        let list = |item: &dyn Fn(usize) -> String, between: &str| {
+            (0..self.spatial).map(item).collect::<Vec<_>>().join(between)
+        };
+        let mut out = String::new();
+        // writing to a String cannot fail
+        let _ = writeln!(out, "#define SPATIAL {}", self.spatial);
+        let _ = writeln!(out, "typedef {} X_TYPE;", cuda_type(self.dtype));
+        let _ = writeln!(out, "#define SPATIAL_LIST(v) {{{}}}", list(&|a| format!("v##{a}"), ", "));
+        let _ = writeln!(out, "#define SPATIAL_STRIDES(v) {{{}}}", list(&|a| format!("v##_s{}", a + 2), ", "));
+        let _ = writeln!(
+            out,
+            "#define SPATIAL_OFFSET(v, o) ({})",
+            list(&|a| format!("o[{a}] * v##_s{}", a + 2), " + ")
+        );
+        out.push_str(&tile::definitions(self.engine(props), self.dtype, self.epilogue, |axis| match axis {
+            0 => "(long long)batch".to_owned(),
+            1 => "(at_channel + j)".to_owned(),
+            a => format!("(long long)o[{}]", a - 2),
+        }));
+        out
+    }
+
+    fn problem(&self, args: &Args<'_>) -> Problem {
+        let s = Geometry::of(args, self.spatial);
+        let (mut matrices, mut m, mut k) = (s.g, s.n, s.c);
+        for a in 0..self.spatial {
+            let phases = if self.transposed { s.strs[a].max(1) } else { 1 };
+            matrices *= phases;
+            m *= (s.outs[a] + phases - 1) / phases;
+            k *= (s.kers[a] + phases - 1) / phases;
+        }
+        Problem { matrices, m, n: s.k, k }
+    }
+
+    fn is_depthwise(args: &Args<'_>) -> bool {
+        args.int("c") == 1 && args.int("k") == 1
+    }
+
+    pub(crate) fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
+        // the table of a tile's pixels is static shared memory
+        let table = 256 * 4 * (self.spatial as i64 + 1);
+        // a depthwise convolution multiplies no matrices: only the number of threads matters to it
+        let problem = args.filter(|a| !Self::is_depthwise(a)).map(|a| self.problem(a));
+        tile::tiles(self.engine(props), problem, table, props)
+    }
+
+    pub(crate) fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        if let Some(args) = args.filter(|a| Self::is_depthwise(a)) {
+            let s = Geometry::of(args, self.spatial);
+            let run = 16 / tile::bytes_of(self.dtype).max(1);
+            let last = args.int("x_s1") == 1 && args.int("y_s1") == 1;
+            let (run, pixels) = if last { (run, if self.transposed { 1 } else { 4 }) } else { (1, 1) };
+            let ceil = |a: i64, b: i64| (a + b - 1) / b;
+            let rows: i64 = s.outs[..self.spatial - 1].iter().product();
+            let items = s.n * rows * ceil(s.outs[self.spatial - 1], pixels) * ceil(s.g, run);
+            let threads = tile.get("THREADS").max(1);
+            return LaunchConfig {
+                grid: [ceil(items, threads).clamp(1, i64::from(i32::MAX)) as u32, 1, 1],
+                block: threads as u32,
+                shared_bytes: 0,
+            };
+        }
+        tile::geometry(self.engine(props), tile, args.map(|a| self.problem(a)), props)
+    }
+
+    pub(crate) fn cost(&self, args: &Args<'_>) -> Cost {
+        let s = Geometry::of(args, self.spatial);
+        let product = |v: &[i64]| v.iter().map(|&x| x as f64).product::<f64>();
+        let (inputs, outputs, taps) = (product(&s.ins), product(&s.outs), product(&s.kers));
+        let (n, g, c, k) = (s.n as f64, s.g as f64, s.c as f64, s.k as f64);
+        // each input (transposed) or each output meets every tap
+        let pairs = if self.transposed { inputs } else { outputs } * taps;
+        let results = n * g * k * outputs;
+        let size = tile::bytes_of(self.dtype) as f64;
+        let mut bytes = (n * g * c * inputs + g * c * k * taps) * size;
+        bytes += results * tile::bytes_of(self.epilogue.dtype()) as f64;
+        let extents = s.extents();
+        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
+            let strides = args.ints(&format!("e{i}_s"), self.spatial + 2);
+            let read = extents.iter().zip(&strides).filter(|(_, s)| **s != 0).map(|(d, _)| *d as f64).product::<f64>();
+            bytes += read * tile::bytes_of(*ty) as f64;
+        }
+        Cost {
+            operations: 2.0 * n * g * c * k * pairs + results * self.epilogue.operations() as f64,
+            bytes,
+            tensor_cores: matches!(self.dtype, DType::F16 | DType::BF16) && !Self::is_depthwise(args),
+        }
+    }
+
+    pub(crate) fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+        convolution_host::run(self, self.extras(), args, operands)
+    }
+}
+
+/// Implements [`crate::Template`] for a struct of options by way of [`Convolution`].
+macro_rules! convolution_template {
+    ($name:ident, $text:literal, $transposed:literal) => {
+        impl $name {
+            fn common(&self) -> $crate::convolution::Convolution<'_> {
+                $crate::convolution::Convolution {
+                    spatial: self.spatial,
+                    dtype: self.dtype,
+                    epilogue: &self.epilogue,
+                    transposed: $transposed,
+                }
+            }
+        }
+
+        impl $crate::Template for $name {
+            fn name(&self) -> &'static str {
+                $text
+            }
+
+            fn describe(&self) -> String {
+                self.common().describe()
+            }
+
+            fn params(&self) -> Vec<$crate::Param> {
+                self.common().params()
+            }
+
+            fn body(&self) -> &'static str {
+                concat!(
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/tile.cuh")),
+                    "\n",
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/im2col.cuh")),
+                    "\n",
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/", $text, ".cu")),
+                    "\n",
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/convolution.cuh"))
+                )
+            }
+
+            fn definitions(&self, props: &bespoke_device::DeviceProps) -> String {
+                self.common().definitions(props)
+            }
+
+            fn tiles(
+                &self,
+                args: Option<&$crate::Args<'_>>,
+                props: &bespoke_device::DeviceProps,
+            ) -> Vec<$crate::Tile> {
+                self.common().tiles(args, props)
+            }
+
+            fn geometry(
+                &self,
+                tile: &$crate::Tile,
+                args: Option<&$crate::Args<'_>>,
+                props: &bespoke_device::DeviceProps,
+            ) -> bespoke_device::LaunchConfig {
+                self.common().geometry(tile, args, props)
+            }
+
+            fn cost(&self, args: &$crate::Args<'_>) -> $crate::Cost {
+                self.common().cost(args)
+            }
+
+            fn run(
+                &self,
+                args: &$crate::Args<'_>,
+                operands: &mut [bespoke_device::Operand<'_>],
+            ) -> Result<(), bespoke_device::TwinError> {
+                self.common().run(args, operands)
+            }
+        }
+    };
+}
+pub(crate) use convolution_template;
+
+/// Random arguments of a convolution of either kind: layouts, groups, paddings (negative ones too), strides, dilations.
+pub(crate) fn sample(
+    rng: &mut Rng,
+    template: Arc<dyn Template>,
+    options: Convolution<'_>,
+) -> Sample {
+    let rank = options.spatial + 2;
+    let mut s = Arguments::new(&*template);
+    let depthwise = chance(rng, 4);
+    let wide = |rng: &mut Rng| if chance(rng, 2) { 8 * rng.int(1, 3) } else { rng.int(1, 20) };
+    let n = rng.int(1, 2);
+    let (g, c, k) = if depthwise {
+        (wide(rng), 1, 1)
+    } else if chance(rng, 3) {
+        (rng.int(2, 3), rng.int(1, 9), rng.int(1, 9))
+    } else {
+        (1, wide(rng), wide(rng))
+    };
+    for (name, value) in [("n", n), ("g", g), ("c", c), ("k", k)] {
+        s.int(name, value);
+    }
+    let point = chance(rng, 4);
+    let (mut ins, mut outs, mut kers) = (Vec::new(), Vec::new(), Vec::new());
+    for a in 0..options.spatial {
+        let input = rng.int(1, if options.spatial > 2 { 5 } else { 12 });
+        let (ker, stride, dil) = if point { (1, 1, 1) } else { (rng.int(1, 4), rng.int(1, 3), rng.int(1, 2)) };
+        let (pad, end) = if point { (0, 0) } else { (rng.int(-1, 2), rng.int(0, 2)) };
+        let reach = (ker - 1) * dil + 1;
+        let out = if options.transposed {
+            (input - 1) * stride + reach - pad - end + rng.int(0, stride - 1)
+        } else {
+            (input + pad + end - reach).div_euclid(stride) + 1
+        };
+        let out = out.max(0);
+        let values = [("in", input), ("out", out), ("ker", ker), ("str", stride), ("dil", dil), ("pad", pad)];
+        for (name, value) in values {
+            s.int(&format!("{name}{a}"), value);
+        }
+        ins.push(input);
+        outs.push(out);
+        kers.push(ker);
+    }
+    let tensor = |first: [i64; 2], rest: &[i64]| first.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>();
+    // channels last, as they mostly are
+    let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    let plain: Vec<usize> = (0..rank).collect();
+    let orders = [&last, &last, &plain];
+    let order = |rng: &mut Rng| orders[rng.int(0, 2) as usize].clone();
+    let x = order(rng);
+    s.tensor_in_order(rng, "x", &tensor([n, g * c], &ins), &[], &x);
+    let w = order(rng);
+    let first = if options.transposed { [g * c, k] } else { [g * k, c] };
+    s.tensor_in_order(rng, "w", &tensor(first, &kers), &[], &w);
+    let results = tensor([n, g * k], &outs);
+    for i in 0..options.extras() {
+        let e = order(rng);
+        s.tensor_in_order(rng, &format!("e{i}"), &results, &plain, &e);
+    }
+    let y = order(rng);
+    s.tensor_in_order(rng, "y", &results, &[], &y);
+    let tolerance = tolerance(options.dtype).max(tolerance(options.epilogue.dtype()));
+    s.finish(template, tolerance)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::oracle::{self, Oracle};
+    use crate::sample::Sample;
+    use bespoke_reference::Number;
+
+    /// Compares the twin with the definition: every output against every tap.
+    pub(crate) fn check(sample: &Sample, options: Convolution<'_>) {
+        let oracle = Oracle::new(sample);
+        let s = Geometry::of(&oracle.args(), options.spatial);
+        let rank = options.spatial + 2;
+        let (x, w) = (oracle.read("x", rank), oracle.read("w", rank));
+        let extras: Vec<_> = (0..options.extras()).map(|i| oracle.read(&format!("e{i}"), rank)).collect();
+        let taps: i64 = s.kers.iter().product();
+        oracle.check(&s.extents(), |position| {
+            let group = position[1] / s.k;
+            let (mut exact, mut sum) = (0i128, 0f64);
+            for tap in 0..taps {
+                let mut rest = tap;
+                let mut at_x = position.to_vec();
+                let mut at_w = vec![0; rank];
+                let mut inside = true;
+                for a in (0..options.spatial).rev() {
+                    let t = rest % s.kers[a];
+                    rest /= s.kers[a];
+                    let i = if options.transposed {
+                        let numerator = position[a + 2] + s.pads[a] - t * s.dils[a];
+                        inside &= numerator % s.strs[a] == 0;
+                        numerator.div_euclid(s.strs[a])
+                    } else {
+                        position[a + 2] * s.strs[a] - s.pads[a] + t * s.dils[a]
+                    };
+                    inside &= (0..s.ins[a]).contains(&i);
+                    at_x[a + 2] = i;
+                    at_w[a + 2] = t;
+                }
+                for c in 0..if inside { s.c } else { 0 } {
+                    at_x[1] = group * s.c + c;
+                    (at_w[0], at_w[1]) =
+                        if options.transposed { (group * s.c + c, position[1] % s.k) } else { (position[1], c) };
+                    match (x.0.get(x.1.at(&at_x) as usize), w.0.get(w.1.at(&at_w) as usize)) {
+                        (Number::I(x), Number::I(y)) => exact += x * y,
+                        (x, y) => sum += x.to_f64() * y.to_f64(),
+                    }
+                }
+            }
+            let sum = if options.dtype.is_float() { Number::F(sum) } else { Number::I(exact) };
+            oracle::epilogue(options.epilogue, &extras, sum, position)
+        });
+    }
+
+    #[test]
+    fn phases_of_a_transposed_convolution_cover_every_tap_once() {
+        for (stride, dil, ker, pad) in [(1, 1, 3, 1), (2, 1, 2, 0), (2, 1, 4, 1), (3, 2, 3, 2), (2, 2, 3, 1), (4, 6, 5, 3)] {
+            let s = Geometry {
+                n: 1,
+                g: 1,
+                c: 1,
+                k: 1,
+                ins: vec![7],
+                outs: vec![23],
+                kers: vec![ker],
+                strs: vec![stride],
+                dils: vec![dil],
+                pads: vec![pad],
+            };
+            for o in 0..23 {
+                let axis = s.axis(true, 0, o % stride);
+                let q = o / stride;
+                let pairs: Vec<(i64, i64)> =
+                    (0..axis.taps).map(|t| (axis.tap + t * axis.tap_step, q + axis.base + t * axis.step)).collect();
+                let expected: Vec<(i64, i64)> = (0..ker)
+                    .filter(|t| (o + pad - t * dil) % stride == 0)
+                    .map(|t| (t, (o + pad - t * dil).div_euclid(stride)))
+                    .collect();
+                assert_eq!(pairs, expected, "stride {stride} dilation {dil} kernel {ker} output {o}");
+            }
+        }
+    }
+}

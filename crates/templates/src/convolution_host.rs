@@ -1,0 +1,763 @@
+//! Convolutions on the host.
+//!
+//! A block of output pixels is a matrix product: of the input itself where windows are single pixels, of a packed copy of
+//! the windows (im2col) otherwise. The block goes through the epilogue while it is in the cache. Depthwise convolutions,
+//! whose products would have one row, are summed directly along whatever lies contiguous. Weights that are not linear in
+//! memory are packed once a run.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use bespoke_device::{Operand, TwinError};
+use bespoke_ir::DType;
+
+use crate::convolution::{Axis, Convolution, Geometry};
+use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
+use crate::expr::regions::{Part, for_each_region};
+use crate::expr::simd;
+use crate::finish::{Block, Finish, with_scratch};
+use crate::gemm::widen_run;
+use crate::product::{Matrix, MatrixMut, Real, multiply};
+use crate::spec::Args;
+use crate::view::Strided;
+
+/// Types that sums are computed in: `f32` for floats up to 32 bits, `f64` for `f64` and, exactly, for small integers.
+trait Sum: Real + bytemuck::Pod + Send + Sync + std::ops::AddAssign + std::ops::Mul<Output = Self> {
+    /// Elements that are computed with as they are.
+    fn direct<'a>(from: Elements<'a>) -> Option<&'a [Self]>;
+    /// A run of elements, converted.
+    fn widen(from: Elements<'_>, start: i64, stride: i64, out: &mut [Self]);
+    /// Calls `f` with sums as the epilogue takes them.
+    fn as_elements<R>(sums: &[Self], integers: bool, f: impl FnOnce(Elements<'_>) -> R) -> R;
+}
+
+impl Sum for f32 {
+    fn direct<'a>(from: Elements<'a>) -> Option<&'a [f32]> {
+        if let Elements::F32(s) = from { Some(s) } else { None }
+    }
+    fn widen(from: Elements<'_>, start: i64, stride: i64, out: &mut [f32]) {
+        widen_run(from, start, stride, out);
+    }
+    fn as_elements<R>(sums: &[f32], _: bool, f: impl FnOnce(Elements<'_>) -> R) -> R {
+        f(Elements::F32(sums))
+    }
+}
+
+impl Sum for f64 {
+    fn direct<'a>(from: Elements<'a>) -> Option<&'a [f64]> {
+        if let Elements::F64(s) = from { Some(s) } else { None }
+    }
+    fn widen(from: Elements<'_>, start: i64, stride: i64, out: &mut [f64]) {
+        let at = |i: usize| (start + i as i64 * stride) as usize;
+        macro_rules! each {
+            ($s:ident) => {
+                out.iter_mut().enumerate().for_each(|(i, y)| *y = f64::from($s[at(i)]))
+            };
+        }
+        match from {
+            Elements::F64(s) => each!(s),
+            Elements::I8(s) => each!(s),
+            Elements::U8(s) | Elements::Bool(s) => each!(s),
+            Elements::I16(s) => each!(s),
+            Elements::U16(s) => each!(s),
+            // `run` lets nothing else through
+            other => debug_assert!(false, "{} is not summed in f64", other.dtype()),
+        }
+    }
+    fn as_elements<R>(sums: &[f64], integers: bool, f: impl FnOnce(Elements<'_>) -> R) -> R {
+        if integers {
+            let sums: Vec<i32> = sums.iter().map(|&x| x as i64 as i32).collect();
+            f(Elements::I32(&sums))
+        } else {
+            f(Elements::F64(sums))
+        }
+    }
+}
+
+/// Weights of one phase as a matrix of filters × reduction.
+struct Weights<'a, T: Sum> {
+    data: std::borrow::Cow<'a, [T]>,
+    start: i64,
+    /// Distance of filters, of all groups.
+    filter: i64,
+}
+
+/// Outputs that meet the same taps.
+struct Phase<'a, T: Sum> {
+    axes: Vec<Axis>,
+    weights: Weights<'a, T>,
+}
+
+impl<T: Sum> Phase<'_, T> {
+    fn taps(&self) -> i64 {
+        self.axes.iter().map(|a| a.taps).product()
+    }
+}
+
+/// One run.
+struct Twin<'a, T: Sum> {
+    s: Geometry,
+    spatial: usize,
+    x: Elements<'a>,
+    x_view: Strided,
+    /// The reduction runs over taps and, faster, channels; otherwise the other way round.
+    channels_last: bool,
+    phases: Vec<Phase<'a, T>>,
+    finish: Finish<'a>,
+    extents: Vec<i64>,
+    integers: bool,
+}
+
+/// Runs a convolution; `extras` is the number of operands of the epilogue.
+pub(crate) fn run(
+    options: &Convolution<'_>,
+    extras: usize,
+    args: &Args<'_>,
+    operands: &mut [Operand<'_>],
+) -> Result<(), TwinError> {
+    match options.dtype {
+        DType::F16 | DType::BF16 | DType::F32 => run_as::<f32>(options, extras, args, operands),
+        DType::F64 | DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::Bool => {
+            run_as::<f64>(options, extras, args, operands)
+        }
+        other => Err(TwinError(format!("convolutions of {other} have no host twin; cast to f64"))),
+    }
+}
+
+fn run_as<T: Sum>(
+    options: &Convolution<'_>,
+    extras: usize,
+    args: &Args<'_>,
+    operands: &mut [Operand<'_>],
+) -> Result<(), TwinError> {
+    let s = Geometry::of(args, options.spatial);
+    let rank = options.spatial + 2;
+    let extents = s.extents();
+    if extents.iter().any(|&d| d <= 0) {
+        return Ok(());
+    }
+    let (mut writes, reads) = split_operands(operands);
+    if reads.len() != 2 + extras || writes.len() != 1 {
+        return Err(TwinError(format!("a convolution takes {} operands and one result", 2 + extras)));
+    }
+    let space = |first: [i64; 2], rest: &[i64]| first.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>();
+    let x = Elements::of(options.dtype, reads[0])?;
+    let x_view = Strided::of(args, "x", rank);
+    check("x", &x_view, &space([s.n, s.g * s.c], &s.ins), x.len())?;
+    let w = Elements::of(options.dtype, reads[1])?;
+    let w_view = Strided::of(args, "w", rank);
+    let first = if options.transposed { [s.g * s.c, s.k] } else { [s.g * s.k, s.c] };
+    check("w", &w_view, &space(first, &s.kers), w.len())?;
+    let finish = Finish::new(options.epilogue, args, &reads[2..], &extents)?;
+    let bytes = writes.pop().ok_or_else(|| TwinError("a convolution has no result".to_owned()))?;
+    let y = ElementsMut::of(options.epilogue.dtype(), bytes)?;
+    let y_view = Strided::of(args, "y", rank);
+    check("y", &y_view, &extents, y.len())?;
+
+    let channels_last = x_view.strides[1].abs() <= x_view.strides[rank - 1].abs() || s.g * s.c == 1;
+    let mut phases = vec![Vec::new()];
+    for a in 0..options.spatial {
+        let count = if options.transposed { s.strs[a].max(1) } else { 1 };
+        phases = phases
+            .iter()
+            .flat_map(|p: &Vec<Axis>| {
+                (0..count).map(|phase| p.iter().copied().chain([s.axis(options.transposed, a, phase)]).collect())
+            })
+            .collect();
+    }
+    let depthwise = s.c == 1 && s.k == 1;
+    let phases = phases
+        .into_iter()
+        .map(|axes| {
+            let weights = pack(&s, options.transposed, channels_last, depthwise, &axes, w, &w_view);
+            Phase { axes, weights }
+        })
+        .collect();
+    let twin = Twin::<T> {
+        spatial: options.spatial,
+        x,
+        x_view,
+        channels_last,
+        phases,
+        finish,
+        extents: extents.clone(),
+        integers: !options.dtype.is_float(),
+        s,
+    };
+    // some 2 MFLOP a piece; filters are split only where they come before the positions in memory
+    let reduction = twin.s.c * twin.s.kers.iter().product::<i64>();
+    let grain = (1_000_000 / (reduction + 8)).max(1);
+    let split_filters = y_view.strides[1].abs() > y_view.strides[rank - 1].abs();
+    let axes: Vec<usize> = (0..rank).filter(|&a| a != 1 || split_filters).collect();
+    let failure = Mutex::new(None);
+    for_each_region(y, &y_view, &extents, &axes, grain, &|region, part| {
+        let result = if depthwise { twin.depthwise(region, part) } else { twin.region(region, part) };
+        if let Err(e) = result
+            && let Ok(mut failure) = failure.lock()
+        {
+            *failure = Some(e);
+        }
+    });
+    match failure.into_inner() {
+        Ok(None) => Ok(()),
+        Ok(Some(e)) => Err(e),
+        Err(_) => Err(TwinError("a convolution stopped half-way".to_owned())),
+    }
+}
+
+/// The weights of a phase, in place if they lie in the order of the reduction. Depthwise: taps × channels.
+fn pack<'a, T: Sum>(
+    s: &Geometry,
+    transposed: bool,
+    channels_last: bool,
+    depthwise: bool,
+    axes: &[Axis],
+    w: Elements<'a>,
+    view: &Strided,
+) -> Weights<'a, T> {
+    let spatial = axes.len();
+    let taps: i64 = axes.iter().map(|a| a.taps).product();
+    let (filter, channel) =
+        if transposed { (view.strides[1], view.strides[0]) } else { (view.strides[0], view.strides[1]) };
+    let start = view.offset + axes.iter().zip(&view.strides[2..]).map(|(a, s)| a.tap * s).sum::<i64>();
+    // whether position r of the reduction is at r elements from the first
+    let mut linear = true;
+    let mut expected = if channels_last { s.c } else { 1 };
+    for a in (0..spatial).rev() {
+        linear &= axes[a].taps <= 1 || view.strides[a + 2] * axes[a].tap_step == expected;
+        expected *= axes[a].taps;
+    }
+    linear &= s.c <= 1 || channel == if channels_last { 1 } else { expected };
+    if linear && !depthwise && (!transposed || s.g == 1)
+        && let Some(data) = T::direct(w)
+    {
+        return Weights { data: data.into(), start, filter };
+    }
+    let reduction = (taps * s.c) as usize;
+    let filters = (s.g * s.k) as usize;
+    let mut data = vec![T::ZERO; filters * reduction];
+    let mut lane = vec![T::ZERO; if depthwise { filters } else { s.c as usize }];
+    for tap in 0..taps {
+        let (mut rest, mut at) = (tap, start);
+        for a in (0..spatial).rev() {
+            at += rest % axes[a].taps * axes[a].tap_step * view.strides[a + 2];
+            rest /= axes[a].taps;
+        }
+        if depthwise {
+            // channel and filter are the same; the axis with all of them comes first in both kinds
+            T::widen(w, at, view.strides[0], &mut lane);
+            data[tap as usize * filters..][..filters].copy_from_slice(&lane);
+            continue;
+        }
+        for f in 0..s.g * s.k {
+            let (group, k) = (f / s.k, f % s.k);
+            let at = at + if transposed { k * filter + group * s.c * channel } else { f * filter };
+            T::widen(w, at, channel, &mut lane);
+            let to = &mut data[f as usize * reduction..][..reduction];
+            if channels_last {
+                to[(tap * s.c) as usize..][..lane.len()].copy_from_slice(&lane);
+            } else {
+                to.iter_mut().skip(tap as usize).step_by(taps as usize).zip(&lane).for_each(|(y, &x)| *y = x);
+            }
+        }
+    }
+    Weights { data: data.into(), start: 0, filter: reduction as i64 }
+}
+
+/// Outputs `q` of a row whose tap reads inside the input.
+fn valid(axis: &Axis, tap: i64, q: &Range<i64>) -> Range<i64> {
+    let shift = axis.base + tap * axis.step;
+    // 0 ≤ q·mul + shift < input
+    let low = (-shift + axis.mul - 1).div_euclid(axis.mul).max(q.start);
+    let high = ((axis.input - 1 - shift).div_euclid(axis.mul) + 1).min(q.end);
+    low..high.max(low)
+}
+
+/// Rows of pixels that are computed together.
+struct Rows<'p> {
+    /// Position of the first pixel of the first row.
+    position: &'p [i64],
+    /// Number of rows; they follow each other on the last axis but one.
+    count: i64,
+    /// Outputs of the phase in a row.
+    q: Range<i64>,
+}
+
+impl<T: Sum> Twin<'_, T> {
+    fn last(&self) -> usize {
+        self.spatial + 1
+    }
+
+    /// The phase that outer positions and a phase of the last axis belong to.
+    fn phase(&self, position: &[i64], last: i64) -> &Phase<'_, T> {
+        let mut index = 0;
+        for a in 0..self.spatial {
+            let spacing = self.phases[0].axes[a].spacing;
+            let phase = if a + 1 == self.spatial { last } else { position[a + 2] % spacing };
+            index = index * spacing + phase;
+        }
+        &self.phases[index as usize]
+    }
+
+    /// The part of the result in `region`.
+    fn region(&self, region: &[Range<i64>], y: &mut Part<'_>) -> Result<(), TwinError> {
+        let (last, s) = (self.last(), &self.s);
+        let spacing = self.phases[0].axes[self.spatial - 1].spacing;
+        let width = region[last].end - region[last].start;
+        let reduction = self.phases.iter().map(Phase::taps).max().unwrap_or(0) * s.c;
+        // as many pixels as leave the packed windows in the level-2 cache
+        let pixels = (196_608 / reduction.max(1)).clamp(96, 2048);
+        let whole = region[last].start == 0 && region[last].end == s.outs[self.spatial - 1];
+        let together = if self.phases.len() == 1 && self.spatial > 1 && whole { (pixels / width).max(1) } else { 1 };
+        let piece = if spacing == 1 { pixels.max(96) } else { width };
+
+        let channels_last = y.strided.strides[1].abs() <= y.strided.strides[last].abs();
+        let groups = region[1].start / s.k..(region[1].end - 1) / s.k + 1;
+        let mut position: Vec<i64> = region.iter().map(|r| r.start).collect();
+        // the axis on which rows follow each other
+        let down = last - 1;
+        loop {
+            let rows = if together > 1 { together.min(region[down].end - position[down]) } else { 1 };
+            for group in groups.clone() {
+                let filters = (group * s.k).max(region[1].start)..((group + 1) * s.k).min(region[1].end);
+                for from in region[last].clone().step_by(piece as usize) {
+                    let to = (from + piece).min(region[last].end);
+                    position[1] = filters.start;
+                    position[last] = from;
+                    self.block(&position, rows, to - from, group, &filters, channels_last, y)?;
+                }
+            }
+            position[1] = region[1].start;
+            // on to the next rows
+            let mut a = last;
+            loop {
+                a -= 1;
+                if a == 1 {
+                    a = 0;
+                }
+                position[a] += if a == down && together > 1 { rows } else { 1 };
+                if position[a] < region[a].end {
+                    break;
+                }
+                position[a] = region[a].start;
+                if a == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Some rows of pixels of one group: sums, then the epilogue.
+    #[allow(clippy::too_many_arguments)]
+    fn block(
+        &self,
+        position: &[i64],
+        rows: i64,
+        width: i64,
+        group: i64,
+        filters: &Range<i64>,
+        channels_last: bool,
+        y: &mut Part<'_>,
+    ) -> Result<(), TwinError> {
+        let last = self.last();
+        let (count, pixels) = (filters.end - filters.start, rows * width);
+        // distances of pixels and filters in the block
+        let (pixel, filter) = if channels_last { (count, 1) } else { (1, pixels) };
+        with_scratch((count * pixels) as usize, |sums: &mut [T]| {
+            let spacing = self.phases[0].axes[self.spatial - 1].spacing;
+            let to = position[last] + width;
+            for phase in 0..spacing {
+                let p = self.phase(position, phase);
+                let axis = p.axes[self.spatial - 1];
+                // outputs of this phase in the row
+                let q = (position[last] - phase + spacing - 1).div_euclid(spacing).max(0)
+                    ..(to - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+                if q.is_empty() {
+                    continue;
+                }
+                let start = (phase + q.start * spacing - position[last]) * pixel;
+                let out = MatrixMut { data: &mut *sums, start, rows: spacing * pixel, columns: filter };
+                self.product(p, &Rows { position, count: rows, q }, group, filters, out)?;
+            }
+            T::as_elements(sums, self.integers, |sums| {
+                if channels_last {
+                    let block = Block {
+                        position,
+                        column_axis: 1,
+                        row_axes: if rows > 1 { last - 1..last + 1 } else { last..last + 1 },
+                        extents: &self.extents,
+                        rows: pixels as usize,
+                        columns: count as usize,
+                        pitch: count as usize,
+                    };
+                    self.finish.block(sums, &block, y);
+                    return;
+                }
+                let mut position = position.to_vec();
+                for r in 0..rows {
+                    let block = Block {
+                        position: &position,
+                        column_axis: last,
+                        row_axes: 1..2,
+                        extents: &self.extents,
+                        rows: count as usize,
+                        columns: width as usize,
+                        pitch: pixels as usize,
+                    };
+                    self.finish.block(skip(sums, (r * width) as usize), &block, y);
+                    position[last - 1] += 1;
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Index of the input for the windows of a row, without tap and channel: `None` where outer axes have no such input.
+    fn outer(&self, p: &Phase<'_, T>, position: &[i64], row: i64, tap: &[i64]) -> Option<i64> {
+        let mut at = self.x_view.offset + position[0] * self.x_view.strides[0];
+        for (a, axis) in p.axes[..self.spatial - 1].iter().enumerate() {
+            let o = position[a + 2] + if a + 2 == self.spatial { row } else { 0 };
+            let i = o / axis.spacing * axis.mul + axis.base + tap[a] * axis.step;
+            if !(0..axis.input).contains(&i) {
+                return None;
+            }
+            at += i * self.x_view.strides[a + 2];
+        }
+        Some(at)
+    }
+
+    /// The sums of a phase: pixels × filters.
+    fn product(
+        &self,
+        p: &Phase<'_, T>,
+        rows: &Rows<'_>,
+        group: i64,
+        filters: &Range<i64>,
+        out: MatrixMut<'_, T>,
+    ) -> Result<(), TwinError> {
+        let c = self.s.c;
+        let (taps, width) = (p.taps(), rows.q.end - rows.q.start);
+        let pixels = (rows.count * width) as usize;
+        let reduction = (taps * c) as usize;
+        let weights = Matrix {
+            data: &p.weights.data[..],
+            start: p.weights.start + filters.start * p.weights.filter,
+            rows: 1,
+            columns: p.weights.filter,
+        };
+        let size = [pixels, (filters.end - filters.start) as usize, reduction];
+        let s = &self.x_view.strides;
+        let (channel, across) = (s[1], s[self.last()]);
+        let axis = &p.axes[self.spatial - 1];
+        let first = group * c * channel;
+
+        // windows of one pixel are the input itself
+        if taps == 1
+            && let Some(data) = T::direct(self.x)
+            && valid(axis, 0, &rows.q) == rows.q
+        {
+            let zeros = vec![0; self.spatial];
+            let start = self.outer(p, rows.position, 0, &zeros);
+            let end = self.outer(p, rows.position, rows.count - 1, &zeros);
+            let step = axis.mul * across;
+            let linear = rows.count == 1 || s[self.last() - 1] * p.axes[self.spatial - 2].mul == step * width;
+            if let (Some(start), Some(_)) = (start, end)
+                && linear
+            {
+                let start = start + first + (rows.q.start * axis.mul + axis.base) * across;
+                return multiply(size, out, false, Matrix { data, start, rows: step, columns: channel }, weights);
+            }
+        }
+        with_scratch(pixels * reduction, |windows: &mut [T]| {
+            // distances of pixels and of positions of the reduction
+            let (pixel, step) = if self.channels_last { (reduction, 1) } else { (1, pixels) };
+            let mut tap = vec![0i64; self.spatial];
+            // taps that lie next to each other are copied together
+            let joined = if self.channels_last && channel == 1 && axis.step * across == c { axis.taps } else { 1 };
+            for first_tap in (0..taps).step_by(joined.max(1) as usize) {
+                let mut rest = first_tap;
+                for a in (0..self.spatial).rev() {
+                    tap[a] = rest % p.axes[a].taps;
+                    rest /= p.axes[a].taps;
+                }
+                for row in 0..rows.count {
+                    let start = self.outer(p, rows.position, row, &tap).map(|at| at + first);
+                    let to = (row * width) as usize * pixel;
+                    if self.channels_last {
+                        let to = &mut windows[to + (first_tap * c) as usize..];
+                        self.copy_pixels(axis, start, rows, tap[self.spatial - 1], joined, pixel, to);
+                    } else {
+                        for ch in 0..c {
+                            let at = to + (ch * taps + first_tap) as usize * step;
+                            let line = &mut windows[at..at + width as usize];
+                            let start = start.map(|at| at + ch * channel);
+                            self.copy_row(axis, start, rows, tap[self.spatial - 1], line);
+                        }
+                    }
+                }
+            }
+            let a = Matrix { data: &*windows, start: 0, rows: pixel as i64, columns: step as i64 };
+            multiply(size, out, false, a, weights)
+        })
+    }
+
+    /// The channels of `joined` taps for each pixel of a row.
+    #[allow(clippy::too_many_arguments)]
+    fn copy_pixels(
+        &self,
+        axis: &Axis,
+        start: Option<i64>,
+        rows: &Rows<'_>,
+        tap: i64,
+        joined: i64,
+        pixel: usize,
+        to: &mut [T],
+    ) {
+        let (channel, across) = (self.x_view.strides[1], self.x_view.strides[self.last()]);
+        let c = self.s.c as usize;
+        let direct = T::direct(self.x).filter(|_| channel == 1);
+        // pixels for which the first and the last tap are inside
+        let inner = match start {
+            Some(_) if joined > 1 => {
+                let (a, b) = (valid(axis, tap, &rows.q), valid(axis, tap + joined - 1, &rows.q));
+                a.start.max(b.start)..a.end.min(b.end)
+            }
+            Some(_) => valid(axis, tap, &rows.q),
+            None => 0..0,
+        };
+        for (j, q) in rows.q.clone().enumerate() {
+            let to = &mut to[j * pixel..];
+            let Some(start) = start else {
+                to[..c * joined as usize].fill(T::ZERO);
+                continue;
+            };
+            let at = start + (q * axis.mul + axis.base + tap * axis.step) * across;
+            if inner.contains(&q) {
+                let to = &mut to[..c * joined as usize];
+                match direct {
+                    Some(s) => to.copy_from_slice(&s[at as usize..][..to.len()]),
+                    None => T::widen(self.x, at, channel, to),
+                }
+                continue;
+            }
+            for t in 0..joined {
+                let to = &mut to[t as usize * c..][..c];
+                if valid(axis, tap + t, &rows.q).contains(&q) {
+                    T::widen(self.x, at + t * axis.step * across, channel, to);
+                } else {
+                    to.fill(T::ZERO);
+                }
+            }
+        }
+    }
+
+    /// One tap of one channel for the pixels of a row.
+    fn copy_row(&self, axis: &Axis, start: Option<i64>, rows: &Rows<'_>, tap: i64, line: &mut [T]) {
+        let Some(start) = start else { return line.fill(T::ZERO) };
+        let across = self.x_view.strides[self.last()];
+        let inside = valid(axis, tap, &rows.q);
+        let (before, after) = ((inside.start - rows.q.start) as usize, (inside.end - rows.q.start) as usize);
+        let (before, after) = (before.min(line.len()), after.min(line.len()));
+        line[..before].fill(T::ZERO);
+        line[after.max(before)..].fill(T::ZERO);
+        if before < after {
+            let at = start + (inside.start * axis.mul + axis.base + tap * axis.step) * across;
+            T::widen(self.x, at, axis.mul * across, &mut line[before..after]);
+        }
+    }
+
+    /// The part of a depthwise result in `region`.
+    fn depthwise(&self, region: &[Range<i64>], y: &mut Part<'_>) -> Result<(), TwinError> {
+        let last = self.last();
+        let across = region[last].clone();
+        let width = (across.end - across.start) as usize;
+        let channels = region[1].clone();
+        let count = (channels.end - channels.start) as usize;
+        // sums lie as the input does; the epilogue takes them by pixel or by channel
+        let by_pixel = self.x_view.strides[1] == 1 || self.x_view.strides[last] != 1 && self.channels_last;
+        let mut position: Vec<i64> = region.iter().map(|r| r.start).collect();
+        loop {
+            with_scratch(count * width, |sums: &mut [T]| {
+                sums.fill(T::ZERO);
+                if by_pixel {
+                    self.sum_pixels(&position, &across, &channels, sums);
+                } else {
+                    self.sum_channels(&position, &across, &channels, sums);
+                }
+                T::as_elements(sums, self.integers, |sums| {
+                    let block = Block {
+                        position: &position,
+                        column_axis: if by_pixel { 1 } else { last },
+                        row_axes: if by_pixel { last..last + 1 } else { 1..2 },
+                        extents: &self.extents,
+                        rows: if by_pixel { width } else { count },
+                        columns: if by_pixel { count } else { width },
+                        pitch: if by_pixel { count } else { width },
+                    };
+                    self.finish.block(sums, &block, y);
+                });
+            });
+            let mut a = last;
+            loop {
+                a -= 1;
+                if a == 1 {
+                    a = 0;
+                }
+                position[a] += 1;
+                if position[a] < region[a].end {
+                    break;
+                }
+                position[a] = region[a].start;
+                if a == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Depthwise sums of a row, a pixel's channels side by side.
+    fn sum_pixels(&self, position: &[i64], across: &Range<i64>, channels: &Range<i64>, sums: &mut [T]) {
+        let count = (channels.end - channels.start) as usize;
+        let (channel, stride) = (self.x_view.strides[1], self.x_view.strides[self.last()]);
+        let all = (self.s.g) as usize;
+        let spacing = self.phases[0].axes[self.spatial - 1].spacing;
+        let direct = T::direct(self.x).filter(|_| channel == 1);
+        let mut converted = vec![T::ZERO; if direct.is_none() { count } else { 0 }];
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        let mut tap = vec![0i64; self.spatial];
+        let mut outer: Vec<Option<i64>> = Vec::new();
+        for phase in 0..spacing {
+            let p = self.phase(position, phase);
+            let axis = &p.axes[self.spatial - 1];
+            let taps = p.taps();
+            // inputs of each tap but for the last axis
+            outer.clear();
+            for t in 0..taps {
+                let mut rest = t / axis.taps;
+                for a in (0..self.spatial - 1).rev() {
+                    tap[a] = rest % p.axes[a].taps;
+                    rest /= p.axes[a].taps;
+                }
+                outer.push(self.outer(p, position, 0, &tap).map(|at| at + channels.start * channel));
+            }
+            let q = (across.start - phase + spacing - 1).div_euclid(spacing).max(0)
+                ..(across.end - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+            for q in q {
+                let o = phase + q * spacing - across.start;
+                let sums = &mut sums[o as usize * count..][..count];
+                found.clear();
+                for (t, outer) in outer.iter().enumerate() {
+                    let i = q * axis.mul + axis.base + t as i64 % axis.taps * axis.step;
+                    let Some(outer) = outer else { continue };
+                    if (0..axis.input).contains(&i) {
+                        found.push(((outer + i * stride) as usize, t * all + channels.start as usize));
+                    }
+                }
+                match direct {
+                    Some(x) => sum_taps(x, &p.weights.data, &found, sums),
+                    None => {
+                        for &(at, w) in &found {
+                            T::widen(self.x, at as i64, channel, &mut converted);
+                            sum_taps(&converted, &p.weights.data, &[(0, w)], sums);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Depthwise sums of a row, a channel's pixels side by side.
+    fn sum_channels(&self, position: &[i64], across: &Range<i64>, channels: &Range<i64>, sums: &mut [T]) {
+        let width = (across.end - across.start) as usize;
+        let (channel, stride) = (self.x_view.strides[1], self.x_view.strides[self.last()]);
+        let all = self.s.g as usize;
+        let spacing = self.phases[0].axes[self.spatial - 1].spacing;
+        let mut converted = vec![T::ZERO; width];
+        let mut tap = vec![0i64; self.spatial];
+        for phase in 0..spacing {
+            let p = self.phase(position, phase);
+            let axis = &p.axes[self.spatial - 1];
+            let q = (across.start - phase + spacing - 1).div_euclid(spacing).max(0)
+                ..(across.end - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+            if q.is_empty() {
+                continue;
+            }
+            for t in 0..p.taps() {
+                let mut rest = t;
+                for a in (0..self.spatial).rev() {
+                    tap[a] = rest % p.axes[a].taps;
+                    rest /= p.axes[a].taps;
+                }
+                let Some(outer) = self.outer(p, position, 0, &tap) else { continue };
+                let inside = valid(axis, tap[self.spatial - 1], &q);
+                let len = (inside.end - inside.start) as usize;
+                if len == 0 {
+                    continue;
+                }
+                let i = inside.start * axis.mul + axis.base + tap[self.spatial - 1] * axis.step;
+                let first = (phase + inside.start * spacing - across.start) as usize;
+                for ch in channels.clone() {
+                    let at = outer + ch * channel + i * stride;
+                    let weight = p.weights.data[t as usize * all + ch as usize];
+                    let row = &mut sums[(ch - channels.start) as usize * width..][..width];
+                    let direct = T::direct(self.x).filter(|_| stride * axis.mul == 1);
+                    let x = match direct {
+                        Some(x) => &x[at as usize..][..len],
+                        None => {
+                            T::widen(self.x, at, stride * axis.mul, &mut converted[..len]);
+                            &converted[..len]
+                        }
+                    };
+                    if spacing == 1 {
+                        simd(
+                            #[inline(always)]
+                            || row[first..first + len].iter_mut().zip(x).for_each(|(y, &x)| *y += x * weight),
+                        );
+                    } else {
+                        let row = row[first..].iter_mut().step_by(spacing as usize);
+                        row.zip(x).for_each(|(y, &x)| *y += x * weight);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sums += Σ x[at…] · w[at…]` over taps, channel by channel in registers.
+fn sum_taps<T: Sum>(x: &[T], w: &[T], taps: &[(usize, usize)], sums: &mut [T]) {
+    const LANES: usize = 32;
+    let count = sums.len();
+    simd(
+        #[inline(always)]
+        || {
+            let mut done = 0;
+            while done + LANES <= count {
+                let mut acc = [T::ZERO; LANES];
+                acc.copy_from_slice(&sums[done..done + LANES]);
+                for &(i, j) in taps {
+                    let (x, w) = (&x[i + done..i + done + LANES], &w[j + done..j + done + LANES]);
+                    for l in 0..LANES {
+                        acc[l] += x[l] * w[l];
+                    }
+                }
+                sums[done..done + LANES].copy_from_slice(&acc);
+                done += LANES;
+            }
+            for &(i, j) in taps {
+                let rest = sums[done..].iter_mut().zip(&x[i + done..i + count]).zip(&w[j + done..j + count]);
+                rest.for_each(|((y, &x), &w)| *y += x * w);
+            }
+        },
+    );
+}
+
+/// The elements from index `k` on.
+fn skip(elements: Elements<'_>, k: usize) -> Elements<'_> {
+    match elements {
+        Elements::F32(s) => Elements::F32(&s[k..]),
+        Elements::F64(s) => Elements::F64(&s[k..]),
+        Elements::I32(s) => Elements::I32(&s[k..]),
+        // sums have no other type
+        other => other,
+    }
+}
