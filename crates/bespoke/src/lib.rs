@@ -36,9 +36,9 @@ pub use bespoke_runtime as runtime;
 pub use bespoke_templates as templates;
 
 pub use bespoke_runtime::{
-    Bindings, CompileService, CompileStats, Error, ErrorKind, Event, EventKind, GraphMode, GraphUse,
-    PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions, Stats,
-    Tensor, TensorError, TensorView,
+    Bindings, CompileService, CompileStats, Error, ErrorKind, Event, EventKind, GraphMode,
+    GraphUse, PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions,
+    Stats, Tensor, TensorError, TensorView,
 };
 
 use device::{Arch, Device};
@@ -71,7 +71,13 @@ pub enum DeviceChoice {
 ///
 /// [`device::DeviceError::Unavailable`] if a GPU was asked for and none works.
 pub fn open_device(choice: DeviceChoice) -> Result<(Arc<dyn Device>, String), Error> {
-    let host = |threads, target| host::HostDevice::new(host::HostOptions { threads, target, poison: false });
+    let host = |threads, target| {
+        host::HostDevice::new(host::HostOptions {
+            threads,
+            target,
+            poison: false,
+        })
+    };
     match choice {
         DeviceChoice::Cuda { ordinal } => {
             let device = cuda::CudaDevice::open(ordinal)?;

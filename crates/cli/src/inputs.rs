@@ -1,0 +1,667 @@
+//! The inputs of a run: which shapes they have, and what fills those that are not given.
+//!
+//! Extents come from three places, which must agree: files (`--input`), shapes (`--shapes`) and dims (`--dims`). What one
+//! of them says about a symbol holds for every input that mentions it. A symbol about which none says anything is an
+//! error that names it; nothing is guessed.
+//!
+//! Inputs that are not given are filled from a seed, the same on every machine: floats from a bell curve with deviation
+//! 0.5, integers 0 or 1 (small enough for any table that they may index), elements that the model uses as extents 1.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bespoke::ir::{Constant, DType, SymInt, SymbolOrigin, SymbolTable, TensorType};
+use bespoke::onnx::error::nearest;
+
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::npy;
+use crate::shapes::{Dims, Shapes, show};
+
+/// One `NAME=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Given(pub(crate) String);
+
+impl FromStr for Given {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Given, String> {
+        match text.split_once('=') {
+            Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+                Ok(Given(text.to_owned()))
+            }
+            _ => Err(format!(
+                "`{text}` is no input: write NAME=FILE.npy or NAME=FILE.pb"
+            )),
+        }
+    }
+}
+
+impl Given {
+    /// Name and file, for these inputs: a name that has a `=` of its own is recognised if it is one of theirs.
+    fn parts<'a>(&'a self, ports: &[Port<'_>]) -> (&'a str, PathBuf) {
+        let known = ports
+            .iter()
+            .filter_map(|p| self.0.strip_prefix(p.name)?.strip_prefix('='));
+        match known.min_by_key(|file| file.len()) {
+            Some(file) => (&self.0[..self.0.len() - file.len() - 1], file.into()),
+            None => {
+                let (name, file) = self.0.split_once('=').unwrap_or((&self.0, ""));
+                (name, file.into())
+            }
+        }
+    }
+}
+
+/// An input of the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Port<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its type.
+    pub(crate) ty: &'a TensorType,
+}
+
+/// What the command line says about inputs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// `--input`.
+    pub(crate) files: Vec<Given>,
+    /// `--shapes`.
+    pub(crate) shapes: Shapes,
+    /// `--dims`.
+    pub(crate) dims: Dims,
+    /// `--seed`.
+    pub(crate) seed: u64,
+}
+
+/// Extents of the symbols, with who gave each.
+#[derive(Debug)]
+pub(crate) struct Extents<'a> {
+    symbols: &'a SymbolTable,
+    values: Vec<Option<(i64, String)>>,
+    /// The extent of every other symbol.
+    rest: Option<i64>,
+}
+
+impl<'a> Extents<'a> {
+    /// The extents that `--dims` gives.
+    ///
+    /// # Errors
+    ///
+    /// A symbol that the model has not.
+    pub(crate) fn new(symbols: &'a SymbolTable, dims: &Dims) -> Result<Extents<'a>, Failure> {
+        let mut extents = Extents {
+            symbols,
+            values: vec![None; symbols.len()],
+            rest: None,
+        };
+        for (name, value) in &dims.0 {
+            if name == "*" {
+                extents.rest = Some(*value);
+                continue;
+            }
+            let Some(id) = symbols.find(name) else {
+                let known: Vec<&str> = symbols.iter().map(|(_, s)| s.name.as_str()).collect();
+                let help = match nearest(name, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => {
+                        "all its extents are fixed; leave --dims away".into()
+                    }
+                    None => format!("its symbols are {}", known.join(", ")),
+                };
+                return Err(Failure::usage(
+                    format!("--dims: the model has no symbol `{name}`"),
+                    help,
+                ));
+            };
+            extents.set(id.index(), *value, "--dims".into())?;
+        }
+        Ok(extents)
+    }
+
+    fn set(&mut self, at: usize, value: i64, by: String) -> Result<(), Failure> {
+        match &self.values[at] {
+            Some((known, earlier)) if *known != value => {
+                let name = self
+                    .symbols
+                    .iter()
+                    .nth(at)
+                    .map_or("", |(_, s)| s.name.as_str());
+                Err(Failure::usage(
+                    format!("the symbol `{name}` is {known} by {earlier} and {value} by {by}"),
+                    "give it one extent",
+                ))
+            }
+            _ => {
+                self.values[at] = Some((value, by));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes over the extents that somebody gives an input.
+    fn learn(&mut self, port: &Port<'_>, dims: &[i64], by: &str) -> Result<(), Failure> {
+        let takes = || format!("the model takes {}", port.ty.display(self.symbols));
+        if dims.len() != port.ty.rank() {
+            let message = format!(
+                "input `{}` has rank {} by {by}, {}",
+                port.name,
+                dims.len(),
+                takes()
+            );
+            return Err(Failure::usage(
+                message,
+                format!("give it {} extents", port.ty.rank()),
+            ));
+        }
+        for (axis, (&value, want)) in dims.iter().zip(&port.ty.dims).enumerate() {
+            if let Some(fixed) = want.as_const().filter(|&fixed| fixed != value) {
+                let message = format!(
+                    "input `{}`: axis {axis} has extent {value} by {by}, {}",
+                    port.name,
+                    takes()
+                );
+                return Err(Failure::usage(
+                    message,
+                    format!("the model fixes this extent to {fixed}"),
+                ));
+            }
+            if let Some(symbol) = want.as_symbol() {
+                self.set(
+                    symbol.index(),
+                    value,
+                    format!("{by} (input `{}`)", port.name),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of an expression; `Err` lists the symbols that are not given.
+    fn value(&self, expr: &SymInt) -> Result<i64, Vec<String>> {
+        let missing: Vec<String> = expr
+            .symbols()
+            .into_iter()
+            .filter(|id| self.values[id.index()].is_none() && self.rest.is_none())
+            .filter_map(|id| self.symbols.get(id).map(|s| s.name.clone()))
+            .collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        expr.eval(&self.all())
+            .map_err(|error| vec![format!("({error})")])
+    }
+
+    fn all(&self) -> Vec<i64> {
+        let rest = self.rest.unwrap_or(0);
+        self.values
+            .iter()
+            .map(|v| v.as_ref().map_or(rest, |(value, _)| *value))
+            .collect()
+    }
+
+    /// Values of all symbols, or the names of those that are not given. Values that a kernel computes take their bound.
+    pub(crate) fn complete(&self) -> Result<Vec<i64>, Vec<String>> {
+        let device = |o: &SymbolOrigin| matches!(o, SymbolOrigin::DeviceValue { .. });
+        let missing: Vec<String> = self
+            .symbols
+            .iter()
+            .filter(|(id, s)| {
+                self.values[id.index()].is_none() && self.rest.is_none() && !device(&s.origin)
+            })
+            .map(|(_, s)| s.name.clone())
+            .collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let mut values = self.all();
+        for (id, symbol) in self.symbols.iter() {
+            if let (SymbolOrigin::DeviceValue { bound }, None) =
+                (&symbol.origin, &self.values[id.index()])
+            {
+                values[id.index()] = bound.eval(&values).unwrap_or(0);
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Reads a tensor file by its ending.
+///
+/// # Errors
+///
+/// An unknown ending, or a file that cannot be read.
+pub(crate) fn read_file(path: &std::path::Path) -> Result<Arc<Constant>, Failure> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("npy") => npy::read(path),
+        Some("pb") => bespoke::onnx::read_tensor_file(path).map_err(|error| {
+            Failure::usage(
+                error.to_string(),
+                "a .pb file holds one serialized TensorProto, as the ONNX test data has them",
+            )
+        }),
+        _ => Err(Failure::usage(
+            format!(
+                "{}: the kind of file is not known by its ending",
+                path.display()
+            ),
+            "give a .npy file (NumPy) or a .pb file (ONNX tensor)",
+        )),
+    }
+}
+
+/// The position of the input that is meant, or a failure with the nearest name.
+fn position(ports: &[Port<'_>], name: &str, flag: &str) -> Result<usize, Failure> {
+    ports.iter().position(|p| p.name == name).ok_or_else(|| {
+        let known = ports.iter().map(|p| p.name);
+        let help = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("its inputs are {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        Failure::usage(format!("{flag}: the model has no input `{name}`"), help)
+    })
+}
+
+/// The inputs of a run, in graph order.
+///
+/// # Errors
+///
+/// A name that is not an input, a file that cannot be read, a type, rank or extent that the model does not take, extents
+/// that contradict each other or are missing, and too little memory.
+pub(crate) fn resolve(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<Constant>>, Failure> {
+    let mut extents = Extents::new(symbols, &wanted.dims)?;
+    let mut tensors: Vec<Option<Arc<Constant>>> = vec![None; ports.len()];
+    let mut shapes: Vec<Option<Vec<i64>>> = vec![None; ports.len()];
+    for given in &wanted.files {
+        let (name, path) = given.parts(ports);
+        let at = position(ports, name, "--input")?;
+        let port = &ports[at];
+        let tensor = read_file(&path)?;
+        if tensor.dtype() != port.ty.dtype {
+            let message = format!(
+                "input `{name}` is {} in {}, the model takes {}",
+                tensor.dtype(),
+                path.display(),
+                port.ty.dtype
+            );
+            return Err(Failure::usage(
+                message,
+                format!("store the array as {}", port.ty.dtype),
+            ));
+        }
+        extents.learn(port, tensor.dims(), &path.display().to_string())?;
+        if tensors[at].replace(tensor).is_some() {
+            return Err(Failure::usage(
+                format!("--input: `{name}` is given twice"),
+                "give it once",
+            ));
+        }
+    }
+    for shape in &wanted.shapes.0 {
+        let mut meant: Vec<usize> = (0..ports.len())
+            .filter(|&i| shape.names(ports[i].name))
+            .collect();
+        if meant.is_empty() {
+            meant.push(position(ports, &shape.name, "--shapes")?);
+        }
+        for at in meant {
+            extents.learn(&ports[at], &shape.dims, "--shapes")?;
+            shapes[at] = Some(shape.dims.clone());
+        }
+    }
+    let mut missing: Vec<String> = Vec::new();
+    for (port, (tensor, shape)) in ports.iter().zip(tensors.iter().zip(&mut shapes)) {
+        if tensor.is_some() || shape.is_some() {
+            continue;
+        }
+        let mut dims = Vec::new();
+        for dim in &port.ty.dims {
+            match extents.value(dim) {
+                Ok(value) => dims.push(value),
+                Err(names) => missing.extend(names),
+            }
+        }
+        *shape = Some(dims);
+    }
+    if !missing.is_empty() {
+        let mut seen = Vec::new();
+        missing.retain(|name| {
+            !seen.contains(name) && {
+                seen.push(name.clone());
+                true
+            }
+        });
+        let inputs: Vec<String> = ports
+            .iter()
+            .map(|p| format!("{}: {}", p.name, p.ty.display(symbols)))
+            .collect();
+        let flags: Vec<String> = missing.iter().map(|name| format!("{name}=…")).collect();
+        return Err(Failure::usage(
+            format!(
+                "extents are missing: {} (inputs are {})",
+                missing.join(", "),
+                inputs.join(", ")
+            ),
+            format!(
+                "give them with --dims {}, with --shapes, or all as 1 with --dims '*=1'",
+                flags.join(",")
+            ),
+        ));
+    }
+    let mut filled = Vec::with_capacity(ports.len());
+    for (at, (port, (tensor, shape))) in ports
+        .iter()
+        .zip(tensors.into_iter().zip(shapes))
+        .enumerate()
+    {
+        filled.push(match tensor {
+            Some(tensor) => tensor,
+            None => {
+                let feed = feeds(symbols, &extents, at);
+                fill(port, &shape.unwrap_or_default(), wanted.seed, &feed)?
+            }
+        });
+    }
+    Ok(filled)
+}
+
+/// The elements of an input that the model uses as extents: element and value.
+fn feeds(symbols: &SymbolTable, extents: &Extents<'_>, at: usize) -> Vec<(usize, i64)> {
+    let element = |origin: &SymbolOrigin| match origin {
+        SymbolOrigin::InputValue { input, element } if *input as usize == at => {
+            Some(*element as usize)
+        }
+        _ => None,
+    };
+    let value = |index: usize| {
+        extents.values[index]
+            .as_ref()
+            .map(|v| v.0)
+            .or(extents.rest)
+            .unwrap_or(1)
+    };
+    symbols
+        .iter()
+        .filter_map(|(id, s)| Some((element(&s.origin)?, value(id.index()))))
+        .collect()
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// The sum of twelve uniform numbers less six has mean 0 and deviation 1 and needs no transcendental function, which
+    /// would round differently from one C library to the next.
+    fn bell(&mut self) -> f32 {
+        let mut sum = 0_u32;
+        for _ in 0..3 {
+            let bits = self.next();
+            sum += (0..4)
+                .map(|i| (bits >> (16 * i)) as u32 & 0xffff)
+                .sum::<u32>();
+        }
+        (sum as f32 / 65536.0) - 6.0
+    }
+}
+
+/// A tensor from a seed. `feed` are elements with a value of their own.
+fn fill(
+    port: &Port<'_>,
+    dims: &[i64],
+    seed: u64,
+    feed: &[(usize, i64)],
+) -> Result<Arc<Constant>, Failure> {
+    let dtype = port.ty.dtype;
+    let huge = || {
+        Failure::new(
+            Kind::OutOfMemory,
+            format!(
+                "input `{}`: there is no memory for {dtype}[{}]",
+                port.name,
+                show(dims)
+            ),
+            "give it a smaller shape",
+        )
+    };
+    let elements = dims
+        .iter()
+        .try_fold(1_u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+    let elements = elements.ok_or_else(huge)?;
+    let bytes = dtype
+        .bytes_for(elements)
+        .and_then(|b| usize::try_from(b).ok())
+        .ok_or_else(huge)?;
+    let mut data: Vec<u8> = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| huge())?;
+    // The name joins the seed, so that two inputs of one shape differ.
+    let start = port.name.bytes().fold(seed, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut random = Random(start);
+    for i in 0..elements as usize {
+        let value = match feed.iter().find(|(at, _)| *at == i) {
+            Some((_, value)) => *value as f64,
+            None if dtype.is_float() => f64::from(random.bell()) * 0.5,
+            None => (random.next() >> 63) as f64,
+        };
+        push(&mut data, dtype, value).ok_or_else(|| {
+            Failure::usage(
+                format!(
+                    "input `{}` has type {dtype}, for which there is no random content",
+                    port.name
+                ),
+                "give it with --input",
+            )
+        })?;
+    }
+    Constant::new(dtype, dims.to_vec(), data.into()).map_err(|error| {
+        Failure::new(
+            Kind::Internal,
+            format!("input `{}`: {error}", port.name),
+            "please report it",
+        )
+    })
+}
+
+/// Appends a number as an element; `None` for types that no kernel computes with.
+fn push(data: &mut Vec<u8>, dtype: DType, value: f64) -> Option<()> {
+    match dtype {
+        DType::F64 => data.extend(value.to_le_bytes()),
+        DType::F32 => data.extend((value as f32).to_le_bytes()),
+        DType::F16 => data.extend(half::f16::from_f64(value).to_le_bytes()),
+        DType::BF16 => data.extend(half::bf16::from_f64(value).to_le_bytes()),
+        ty if ty.is_computable() => {
+            data.extend_from_slice(&(value as i64).to_le_bytes()[..ty.size()?])
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elements::floats;
+    use bespoke::ir::sym::Symbol;
+
+    /// `x: f32[N,3,W]`, `y: i64[N]`, `sizes: i64[2]` whose elements are symbols.
+    fn model() -> (SymbolTable, Vec<(&'static str, TensorType)>) {
+        let mut symbols = SymbolTable::new();
+        let n = symbols.add(Symbol::new(
+            "N",
+            SymbolOrigin::InputDim { input: 0, axis: 0 },
+        ));
+        let w = symbols.add(Symbol::new(
+            "W",
+            SymbolOrigin::InputDim { input: 0, axis: 2 },
+        ));
+        symbols.add(Symbol::new(
+            "sizes[1]",
+            SymbolOrigin::InputValue {
+                input: 2,
+                element: 1,
+            },
+        ));
+        let n = SymInt::symbol(n);
+        let x = TensorType::new(
+            DType::F32,
+            vec![n.clone(), SymInt::constant(3), SymInt::symbol(w)],
+        );
+        let y = TensorType::new(DType::I64, vec![n]);
+        (
+            symbols,
+            vec![
+                ("x", x),
+                ("y", y),
+                ("sizes", TensorType::fixed(DType::I64, &[2])),
+            ],
+        )
+    }
+
+    fn run(wanted: &Wanted) -> Result<Vec<Arc<Constant>>, Failure> {
+        let (symbols, types) = model();
+        let ports: Vec<Port<'_>> = types.iter().map(|(name, ty)| Port { name, ty }).collect();
+        resolve(&ports, &symbols, wanted)
+    }
+
+    fn wanted(shapes: &str, dims: &str) -> Wanted {
+        Wanted {
+            shapes: if shapes.is_empty() {
+                Shapes::default()
+            } else {
+                shapes.parse().unwrap()
+            },
+            dims: if dims.is_empty() {
+                Dims::default()
+            } else {
+                dims.parse().unwrap()
+            },
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn a_symbol_holds_for_all_inputs_whoever_gives_it() {
+        for (shapes, dims) in [
+            ("x:2x3x5", ""),
+            ("", "N=2,W=5"),
+            ("x:2x3x5", "N=2"),
+            ("y:2", "W=5"),
+        ] {
+            let inputs = run(&wanted(shapes, dims)).unwrap();
+            assert_eq!(inputs[0].dims(), [2, 3, 5], "{shapes} {dims}");
+            assert_eq!(inputs[1].dims(), [2]);
+        }
+        assert_eq!(run(&wanted("", "*=1")).unwrap()[0].dims(), [1, 3, 1]);
+        assert_eq!(run(&wanted("", "N=0,W=5")).unwrap()[0].elements(), 0);
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let cases = [
+            ("", "", "extents are missing: N, W"),
+            ("", "N=2", "extents are missing: W"),
+            ("x:2x3x5", "N=3", "`N` is 3 by --dims and 2 by --shapes"),
+            (
+                "x:2x3",
+                "",
+                "input `x` has rank 2 by --shapes, the model takes f32[N,3,W]",
+            ),
+            ("x:2x4x5", "", "axis 1 has extent 4"),
+            ("z:2", "", "no input `z`"),
+            ("", "M=2", "no symbol `M`"),
+        ];
+        for (shapes, dims, message) in cases {
+            let failure = run(&wanted(shapes, dims)).unwrap_err();
+            assert!(
+                failure.message.contains(message),
+                "{failure} (wanted: {message})"
+            );
+            assert_eq!(failure.kind, Kind::Usage);
+            assert!(!failure.help.is_empty());
+        }
+        let failure = run(&wanted("size:2", "*=1")).unwrap_err();
+        assert_eq!(failure.help, "did you mean `sizes`?");
+    }
+
+    #[test]
+    fn a_shape_that_no_memory_holds_is_an_error() {
+        for dims in [
+            "N=4611686018427387904,W=5",
+            "N=1099511627776,W=1099511627776",
+        ] {
+            assert_eq!(
+                run(&wanted("", dims)).unwrap_err().kind,
+                Kind::OutOfMemory,
+                "{dims}"
+            );
+        }
+    }
+
+    #[test]
+    fn content_is_the_same_every_time_and_in_range() {
+        let first = run(&wanted("x:4x3x100", "sizes[1]=7")).unwrap();
+        assert_eq!(first, run(&wanted("x:4x3x100", "sizes[1]=7")).unwrap());
+        let other = run(&Wanted {
+            seed: 1,
+            ..wanted("x:4x3x100", "")
+        })
+        .unwrap();
+        assert_ne!(first[0], other[0]);
+        let x = floats(&first[0]);
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let deviation = (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64).sqrt();
+        assert!(
+            mean.abs() < 0.06 && (deviation - 0.5).abs() < 0.05,
+            "{mean} {deviation}"
+        );
+        assert!(floats(&first[1]).iter().all(|&v| v == 0.0 || v == 1.0));
+        assert_eq!(floats(&first[2])[1], 7.0, "an element that is an extent");
+        assert_eq!(floats(&other[2])[1], 1.0);
+    }
+
+    #[test]
+    fn files_give_type_and_extents() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, tensor: Arc<Constant>| {
+            let path = dir.path().join(name);
+            npy::write(&path, &tensor).unwrap();
+            path
+        };
+        let x = Constant::new(DType::F32, vec![1, 3, 2], vec![0; 24].into()).unwrap();
+        let path = write("x=1.npy", x.clone());
+        let with = |given: String| Wanted {
+            files: vec![given.parse().unwrap()],
+            ..Wanted::default()
+        };
+        let inputs = run(&with(format!("x={}", path.display()))).unwrap();
+        assert_eq!((inputs[0].clone(), inputs[1].dims()), (x, &[1][..]));
+        let failure = run(&with(format!("y={}", path.display()))).unwrap_err();
+        assert!(
+            failure.message.contains("is f32 in") && failure.message.contains("takes i64"),
+            "{failure}"
+        );
+        let failure = run(&with("x=absent.npy".into())).unwrap_err();
+        assert!(
+            failure.message.contains("cannot read absent.npy"),
+            "{failure}"
+        );
+        let failure = run(&with("x=absent.txt".into())).unwrap_err();
+        assert!(failure.help.contains(".npy"), "{failure}");
+        assert!("x".parse::<Given>().is_err() && "=f".parse::<Given>().is_err());
+    }
+}

@@ -1,0 +1,258 @@
+//! Flags that several commands share: the device, the strategy, the cache.
+//!
+//! Every flag has one canonical spelling with hyphens; trtexec's camel-case spellings are accepted where it has the same
+//! flag, so that a command line can be carried over.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bespoke::cache::{CacheConfig, Mode};
+use bespoke::device::Arch;
+use clap::{Args, ValueEnum};
+
+use crate::failure::Failure;
+use crate::shapes::Shapes;
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A GPU if one works, else the processor.
+    Auto,
+    /// The processor.
+    Host,
+    /// The GPU of this number.
+    Cuda(u32),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Place, String> {
+        let wrong = || format!("`{text}` is no device: write auto, host, cuda or cuda:1");
+        match (text, text.strip_prefix("cuda:")) {
+            ("auto", _) => Ok(Place::Auto),
+            ("host", _) => Ok(Place::Host),
+            ("cuda", _) => Ok(Place::Cuda(0)),
+            (_, Some(number)) if !number.starts_with('+') => {
+                number.parse().map(Place::Cuda).map_err(|_| wrong())
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// `--cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheMode {
+    /// Read and write
+    Rw,
+    /// Read only: nothing is created, moved or deleted
+    Ro,
+    /// Neither: every kernel is compiled anew
+    Off,
+}
+
+/// `--specialize`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Strategy {
+    /// Generic kernels only
+    None,
+    /// Compile for a shape before its first run
+    Eager,
+    /// Start on generic kernels, compile in the background, swap between runs
+    Lazy,
+    /// One set of kernels, tuned for --opt-shapes
+    Static,
+}
+
+impl Strategy {
+    /// The name that sessions know.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Strategy::None => "none",
+            Strategy::Eager => "eager",
+            Strategy::Lazy => "lazy",
+            Strategy::Static => "static",
+        }
+    }
+}
+
+/// `--cuda-graph`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Graphs {
+    /// A run is one recorded graph
+    Whole,
+    /// Kernels are launched one by one
+    Off,
+}
+
+/// A number of bytes with a base-2 suffix: `512M`, `2G`, `0.5G`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let wrong =
+            || format!("`{text}` is no size: write a number with B, K, M, G or T, such as 512M");
+        let plain = text.trim_end_matches("iB").trim_end_matches('B');
+        let (number, shift) = match plain.chars().last() {
+            Some('K' | 'k') => (&plain[..plain.len() - 1], 10),
+            Some('M' | 'm') => (&plain[..plain.len() - 1], 20),
+            Some('G' | 'g') => (&plain[..plain.len() - 1], 30),
+            Some('T' | 't') => (&plain[..plain.len() - 1], 40),
+            _ => (plain, 0),
+        };
+        let value: f64 = number.trim().parse().map_err(|_| wrong())?;
+        let bytes = value * (1_u64 << shift) as f64;
+        // 2^63 is the first that would not fit the signed sizes of file systems.
+        if value.is_sign_negative() || !bytes.is_finite() || bytes >= (1_u64 << 63) as f64 {
+            return Err(wrong());
+        }
+        Ok(Size(bytes as u64))
+    }
+}
+
+/// Flags about the kernel cache.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kernel cache")]
+pub(crate) struct CacheOptions {
+    /// What the kernel cache may do
+    #[arg(
+        long,
+        value_enum,
+        default_value = "rw",
+        env = "BESPOKE_CACHE",
+        hide_env_values = true
+    )]
+    pub(crate) cache: CacheMode,
+    /// Folder of the kernel cache [default: $BESPOKE_CACHE_DIR, $XDG_CACHE_HOME/bespoke or ~/.cache/bespoke]
+    #[arg(long, alias = "cacheDir", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Limit on the size of the kernel cache, such as 512M or 2G [default: 10G]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "BESPOKE_CACHE_MAX_SIZE",
+        hide_env_values = true
+    )]
+    pub(crate) cache_max_size: Option<Size>,
+}
+
+impl CacheOptions {
+    /// The configuration that the flags mean.
+    pub(crate) fn config(&self) -> CacheConfig {
+        let mut config = CacheConfig {
+            dir: self.cache_dir.clone(),
+            ..CacheConfig::default()
+        };
+        config.mode = match self.cache {
+            CacheMode::Rw => Mode::Rw,
+            CacheMode::Ro => Mode::Ro,
+            CacheMode::Off => Mode::Off,
+        };
+        if let Some(Size(bytes)) = self.cache_max_size {
+            config.max_bytes = bytes;
+        }
+        config
+    }
+}
+
+/// Flags about where a model runs and how it adapts.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device and strategy")]
+pub(crate) struct SessionOptions {
+    /// Where to run: auto (a GPU if one works), host, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: Place,
+    /// With the host device: also compile the GPU's kernels for this architecture, such as sm_89
+    #[arg(long, value_name = "sm_XX")]
+    pub(crate) target: Option<Arch>,
+    /// Threads of the host device [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// When kernels are compiled for the shapes that occur
+    #[arg(
+        long,
+        value_enum,
+        default_value = "lazy",
+        alias = "specializeStrategyDS"
+    )]
+    pub(crate) specialize: Strategy,
+    /// With --specialize static: the shapes to tune for, NAME:1x3x48x320,…
+    #[arg(
+        long,
+        alias = "optShapes",
+        value_name = "SHAPES",
+        required_if_eq("specialize", "static")
+    )]
+    pub(crate) opt_shapes: Option<Shapes>,
+    /// Whether a run is replayed as one recorded graph
+    #[arg(long, value_enum, default_value = "whole", alias = "cudaGraph")]
+    pub(crate) cuda_graph: Graphs,
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
+}
+
+impl SessionOptions {
+    /// What no parser sees.
+    ///
+    /// # Errors
+    ///
+    /// Flags that contradict each other.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.target.is_some() && matches!(self.device, Place::Cuda(_)) {
+            return Err(Failure::usage(
+                "--target is for the host device; a GPU's kernels are compiled for the GPU at hand",
+                "leave --target away, or use --device host",
+            ));
+        }
+        if self.opt_shapes.is_some() && self.specialize != Strategy::Static {
+            return Err(Failure::usage(
+                "--opt-shapes is only used by --specialize static",
+                "add --specialize static, or leave --opt-shapes away",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        for (text, place) in [
+            ("auto", Place::Auto),
+            ("host", Place::Host),
+            ("cuda", Place::Cuda(0)),
+            ("cuda:3", Place::Cuda(3)),
+        ] {
+            assert_eq!(text.parse(), Ok(place));
+        }
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x"] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_base_2_suffixes() {
+        let cases = [
+            ("0", 0),
+            ("512", 512),
+            ("2K", 2048),
+            ("0.25M", 1 << 18),
+            ("2GiB", 2 << 30),
+            ("1T", 1 << 40),
+            ("7B", 7),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "G", "-1", "1X", "nan", "inf", "99999999T"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+}

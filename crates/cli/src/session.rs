@@ -1,0 +1,234 @@
+//! From flags to a session: the device, the compile service, the model on it.
+//!
+//! Errors of the runtime become failures here, each with its kind and, where the message does not hold one, a remedy.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bespoke::device::Device;
+use bespoke::ir::{Constant, Graph};
+use bespoke::runtime::{
+    self, CompileService, ErrorKind, GraphMode, ServiceOptions, Session, Tensor,
+};
+use bespoke::{DeviceChoice, cuda, open_device};
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::options::{Graphs, Place, SessionOptions};
+
+impl From<runtime::Error> for Failure {
+    fn from(error: runtime::Error) -> Failure {
+        // The importer's errors have remedies of their own.
+        if let runtime::Error::Import(error) = error {
+            return error.into();
+        }
+        let (kind, help) = match error.kind() {
+            ErrorKind::Usage => (Kind::Usage, "`bespoke inspect` shows the model's inputs"),
+            ErrorKind::ModelRejected => (
+                Kind::ModelRejected,
+                "`bespoke inspect` shows what the model needs",
+            ),
+            ErrorKind::NoDevice => (
+                Kind::NoDevice,
+                "`bespoke doctor` shows what is missing; --device host needs no GPU",
+            ),
+            ErrorKind::OutOfMemory => (Kind::OutOfMemory, "run smaller shapes or free memory"),
+            ErrorKind::Compile => (
+                Kind::Compile,
+                "`bespoke doctor` shows which compiler is used",
+            ),
+            ErrorKind::Timeout => (Kind::Timeout, ""),
+            ErrorKind::DeviceLost => (
+                Kind::DeviceLost,
+                "start the process again; the kernel log may say why",
+            ),
+            ErrorKind::Internal => (
+                Kind::Internal,
+                "this is a bug of bespoke; please report it with the model",
+            ),
+        };
+        Failure::new(kind, error.to_string(), help)
+    }
+}
+
+/// An open device with its compile service.
+#[derive(Debug)]
+pub(crate) struct Workplace {
+    /// The device.
+    pub(crate) device: Arc<dyn Device>,
+    /// Which it is, and why.
+    pub(crate) words: String,
+    /// The compiler and its cache.
+    pub(crate) service: Arc<CompileService>,
+    options: runtime::SessionOptions,
+}
+
+impl Workplace {
+    /// Opens what the flags ask for, and says on the console what falls short.
+    ///
+    /// # Errors
+    ///
+    /// Contradictory flags, and a device that cannot be used.
+    pub(crate) fn open(
+        flags: &SessionOptions,
+        console: &mut Console,
+    ) -> Result<Workplace, Failure> {
+        flags.check()?;
+        let host = DeviceChoice::Host {
+            target: flags.target,
+            threads: flags.threads.unwrap_or(0),
+        };
+        let gpu = |ordinal| open_device(DeviceChoice::Cuda { ordinal });
+        let ((device, words), on_gpu) = match flags.device {
+            Place::Host => (open_device(host)?, false),
+            Place::Cuda(ordinal) => (gpu(ordinal)?, true),
+            Place::Auto => match gpu(0) {
+                Ok(found) => (found, true),
+                Err(error) => {
+                    let (device, words) = open_device(host)?;
+                    ((device, format!("{words}; no GPU is used: {error}")), false)
+                }
+            },
+        };
+        // A driver loads what was compiled by its own major release or an older one.
+        let newest = on_gpu
+            .then(|| cuda::probe().driver_version.map(|(major, _)| major))
+            .flatten();
+        let service = CompileService::new(ServiceOptions {
+            cache: flags.cache.config(),
+            nvrtc_dirs: Vec::<PathBuf>::new(),
+            max_nvrtc_major: newest,
+            workers: None,
+        })
+        .map_err(|error| {
+            let message = format!("the compile threads cannot be started: {error}");
+            Failure::new(Kind::OutOfMemory, message, "raise the limit of processes")
+        })?;
+        use bespoke::cache::OffReason;
+        if let Some(reason) = service.cache().reason().filter(|r| *r != OffReason::Asked) {
+            console.warn(format_args!("kernel cache: {reason}"));
+        }
+        let options = runtime::SessionOptions {
+            strategy: flags.specialize.name().to_owned(),
+            opt_shapes: flags
+                .opt_shapes
+                .iter()
+                .flat_map(|shapes| &shapes.0)
+                .map(|shape| (shape.name.clone(), shape.dims.clone()))
+                .collect(),
+            cuda_graph: match flags.cuda_graph {
+                Graphs::Whole => GraphMode::Whole,
+                Graphs::Off => GraphMode::Off,
+            },
+            ..runtime::SessionOptions::default()
+        };
+        Ok(Workplace {
+            device,
+            words,
+            service,
+            options,
+        })
+    }
+
+    /// Puts a model on the device.
+    ///
+    /// # Errors
+    ///
+    /// A model that cannot be planned, and everything that the device and the compiler may refuse.
+    pub(crate) fn session(&self, graph: Graph) -> Result<Session, Failure> {
+        let (device, service) = (Arc::clone(&self.device), Arc::clone(&self.service));
+        Ok(Session::from_graph(
+            graph,
+            device,
+            service,
+            self.options.clone(),
+        )?)
+    }
+}
+
+/// A tensor of a file as the runtime takes it.
+pub(crate) fn tensor(constant: &Constant) -> Result<Tensor, Failure> {
+    let made = Tensor::new(
+        constant.dtype(),
+        constant.dims().to_vec(),
+        constant.data().to_vec(),
+    );
+    made.map_err(|error| runtime::Error::from(error).into())
+}
+
+/// A tensor of the runtime as files hold it.
+pub(crate) fn constant(tensor: &Tensor) -> Result<Arc<Constant>, Failure> {
+    let data = Bytes::copy_from_slice(tensor.bytes());
+    Constant::new(tensor.dtype(), tensor.dims().to_vec(), data).map_err(|error| {
+        Failure::new(
+            Kind::Internal,
+            error.to_string(),
+            "please report it with the model",
+        )
+    })
+}
+
+/// What the kernel cache did, as `--json` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct CacheReport {
+    folder: Option<PathBuf>,
+    mode: &'static str,
+    reason: Option<String>,
+    hits: u64,
+    misses: std::collections::BTreeMap<&'static str, u64>,
+    stored: u64,
+    not_stored: std::collections::BTreeMap<&'static str, u64>,
+    quarantined: u64,
+    evicted: u64,
+    compile_us_saved: u64,
+}
+
+impl CacheReport {
+    /// The report of a cache since it was opened.
+    pub(crate) fn of(cache: &bespoke::cache::Cache) -> CacheReport {
+        let stats = cache.stats();
+        CacheReport {
+            folder: cache.path().map(PathBuf::from),
+            mode: cache.mode().name(),
+            reason: cache.reason().map(|r| r.to_string()),
+            hits: stats.hits,
+            misses: stats.misses,
+            stored: stats.puts,
+            not_stored: stats.put_skips,
+            quarantined: stats.quarantined,
+            evicted: stats.evicted,
+            compile_us_saved: stats.micros_saved,
+        }
+    }
+
+    /// `3 hits, 2 misses (absent 2), 2 stored`.
+    pub(crate) fn line(&self) -> String {
+        let reasons = |map: &std::collections::BTreeMap<&'static str, u64>| {
+            let parts: Vec<String> = map.iter().map(|(why, n)| format!("{why} {n}")).collect();
+            if parts.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", parts.join(", "))
+            }
+        };
+        let misses: u64 = self.misses.values().sum();
+        let mut text = format!(
+            "{}: {} hits, {misses} misses{}, {} stored",
+            self.mode,
+            self.hits,
+            reasons(&self.misses),
+            self.stored
+        );
+        let skipped: u64 = self.not_stored.values().sum();
+        if skipped > 0 {
+            text.push_str(&format!(
+                ", {skipped} not stored{}",
+                reasons(&self.not_stored)
+            ));
+        }
+        text
+    }
+}
