@@ -18,17 +18,32 @@
 //! - **No string of a model ever reaches a source**, and no hash order.
 
 mod arguments;
+pub mod conv;
+pub mod conv_transpose;
+mod convolution;
+mod convolution_host;
 pub mod expr;
 mod finish;
+pub mod gather;
 pub mod gemm;
+pub mod normalize;
 #[cfg(test)]
 mod oracle;
+pub mod pad;
 pub mod pointwise;
+pub mod pool;
 mod product;
+mod random;
+pub mod resize;
+mod rows;
+mod rows_host;
 pub mod sample;
+pub mod scatter;
+pub mod softmax;
 pub mod source;
 pub mod spec;
 mod tile;
 pub mod view;
+mod walk;
 
 pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile};

@@ -86,5 +86,7 @@ macro_rules! families {
 }
 
 families! {
+    normalize true,
     pointwise true,
+    softmax true,
 }

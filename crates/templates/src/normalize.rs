@@ -1,0 +1,248 @@
+//! Normalisation over the inner axes, with whatever comes before and after it: `(x − mean) / √(variance + ε)`, or
+//! `x / √(mean square + ε)`.
+//!
+//! The variance is taken of the differences from the mean, in `f32` at least. A row is read once where it fits in the
+//! registers of its threads.
+
+use std::sync::Arc;
+
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+use bespoke_ir::expr::Scalar;
+use bespoke_ir::{DType, Expr};
+
+use crate::arguments::{self, Arguments};
+use crate::expr::cuda;
+use crate::pointwise::view_bytes;
+use crate::rows::{self, Rows};
+use crate::rows_host::{self, Real};
+use crate::sample::{self, Rng, Sample};
+use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::view;
+
+/// See the module.
+///
+/// Space `d0 … d{outer+inner-1}`, outer axes first; `x0 …` feed the prologue; operand 0 of the epilogue is the normalised
+/// value (of the prologue's type), its others are `e0 …`; the result is `y`. All are viewed over the whole space.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalize {
+    /// Number of outer axes.
+    pub outer: usize,
+    /// Number of axes over which statistics are taken.
+    pub inner: usize,
+    /// Whether the mean is subtracted; without, this is RMS normalisation.
+    pub center: bool,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// What is normalised; of a float type.
+    pub prologue: Expr,
+    /// What is done with it.
+    pub epilogue: Expr,
+}
+
+impl Normalize {
+    fn space(&self) -> Rows {
+        Rows { outer: self.outer, inner: self.inner }
+    }
+
+    fn extras(&self) -> &[DType] {
+        self.epilogue.inputs().get(1..).unwrap_or(&[])
+    }
+
+    fn run_real<T: Real>(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+        rows_host::rowwise::<T>(self.space(), &self.prologue, &self.epilogue, args, operands, |x, y| {
+            let count = x.len() as f64;
+            let mean = if self.center { T::of_f64(rows_host::sum_of(x, |v| v) / count) } else { T::ZERO };
+            let square = rows_host::sum_of(x, |v| v.sub(mean).mul(v.sub(mean))) / count;
+            let scale = T::of_f64(1.0 / (square + self.epsilon).sqrt());
+            rows_host::map(x, y, |v| v.sub(mean).mul(scale));
+        })
+    }
+}
+
+impl Template for Normalize {
+    fn name(&self) -> &'static str {
+        "normalize"
+    }
+
+    fn describe(&self) -> String {
+        let types = |list: &[DType]| list.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ");
+        format!(
+            "outer={} inner={}{} epsilon={:?} prologue=({}) {} epilogue=({}) {}",
+            self.outer,
+            self.inner,
+            if self.center { " center" } else { "" },
+            self.epsilon,
+            types(self.prologue.inputs()),
+            self.prologue,
+            types(self.epilogue.inputs()),
+            self.epilogue
+        )
+    }
+
+    fn params(&self) -> Vec<Param> {
+        let rank = self.space().rank();
+        let mut params = view::extents(rank);
+        params.extend(view::write("y", self.epilogue.dtype(), rank));
+        for (name, ty) in rows::names("x", self.prologue.inputs()) {
+            params.extend(view::read(&name, ty, rank));
+        }
+        for (name, ty) in rows::names("e", self.extras()) {
+            params.extend(view::read(&name, ty, rank));
+        }
+        params
+    }
+
+    fn body(&self) -> &'static str {
+        concat!(
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            "\n",
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rowwise.cuh")),
+            "\n",
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/normalize.cu"))
+        )
+    }
+
+    fn definitions(&self, _: &DeviceProps) -> String {
+        let mut out = self.space().rowwise(&self.prologue, &self.epilogue);
+        // printed as a double, whatever the value
+        out.push_str(&format!("constexpr bool CENTER = {};\n#define EPSILON {}\n", self.center, cuda::literal(Scalar::float(DType::F64, self.epsilon))));
+        out
+    }
+
+    fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
+        let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
+        let widest = self.prologue.inputs().iter().filter_map(|t| t.size()).max().unwrap_or(4);
+        self.space().tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
+    }
+
+    fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        self.space().geometry(tile, args, props)
+    }
+
+    fn cost(&self, args: &Args<'_>) -> Cost {
+        let extents = args.ints("d", self.space().rank());
+        let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
+        let reads = rows::names("x", self.prologue.inputs()).into_iter().chain(rows::names("e", self.extras()));
+        let read: f64 = reads.map(|(name, ty)| view_bytes(args, &name, &extents, ty)).sum();
+        let written = points * f64::from(self.epilogue.dtype().bits()) / 8.0;
+        let operations = (self.prologue.operations() + self.epilogue.operations() + 6) as f64 * points;
+        Cost { operations, bytes: read + written, tensor_cores: false }
+    }
+
+    fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+        if self.prologue.dtype() == DType::F64 {
+            self.run_real::<f64>(args, operands)
+        } else {
+            self.run_real::<f32>(args, operands)
+        }
+    }
+}
+
+/// Random runs.
+pub fn samples(rng: &mut Rng) -> Vec<Sample> {
+    typed_samples(rng).into_iter().map(|s| s.1).collect()
+}
+
+fn typed_samples(rng: &mut Rng) -> Vec<(Normalize, Sample)> {
+    use DType::*;
+    (0..4)
+        .map(|_| {
+            let (outer, inner) = (rng.int(0, 2) as usize, rng.int(1, 3) as usize);
+            let (center, epsilon) = (rng.chance(2), *rng.pick(&[1e-3, 0.1, 2.0]));
+            let ty = *rng.pick(&[F32, F32, F16, BF16, F64]);
+            let operands: Vec<DType> = (0..rng.int(1, 2)).map(|_| *rng.pick(&[ty, ty, F32])).collect();
+            let extras: Vec<DType> = (0..rng.int(0, 2)).map(|_| *rng.pick(&[ty, F32, I32])).collect();
+            let prologue =
+                if operands == [ty] { Expr::identity(ty) } else { sample::expression(rng, &operands, ty) };
+            let types: Vec<DType> = std::iter::once(ty).chain(extras.iter().copied()).collect();
+            let result = *rng.pick(&[ty, ty, F32]);
+            let epilogue = sample::expression(rng, &types, result);
+            let template = Normalize { outer, inner, center, epsilon, prologue, epilogue };
+            let rank = template.space().rank();
+            let mut extents = sample::extents(rng, rank, 20_000);
+            // rows of all lengths: one warp, several, and more than registers hold
+            if rng.chance(3) && rank > 0 {
+                extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
+                extents[..rank - 1].iter_mut().for_each(|d| *d = (*d).min(2));
+            }
+            let mut b = Arguments::new(&template);
+            for (a, &d) in extents.iter().enumerate() {
+                b.int(&format!("d{a}"), d);
+            }
+            let all: Vec<usize> = (0..rank).collect();
+            let plain = rng.chance(2);
+            let reads = rows::names("x", &operands).into_iter().chain(rows::names("e", &extras)).map(|n| n.0);
+            for name in std::iter::once("y".to_owned()).chain(reads) {
+                if plain {
+                    b.tensor_in_order(rng, &name, &extents, &[], &all);
+                } else {
+                    b.tensor(rng, &name, &extents, &all);
+                }
+            }
+            let tolerance = arguments::tolerance(result).max(arguments::tolerance(ty));
+            (template.clone(), b.finish(Arc::new(template), tolerance))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bespoke_device::Arch;
+    use bespoke_reference::Number;
+    use bespoke_reference::expr::eval_expr;
+
+    use super::*;
+    use crate::expr::regions;
+    use crate::oracle::Oracle;
+
+    #[test]
+    fn twin_and_definition_agree() {
+        for seed in 0..16 {
+            for (t, s) in typed_samples(&mut Rng::new(seed)) {
+                check(&t, &s);
+            }
+        }
+    }
+
+    /// The definition in `f64`, row by row.
+    fn check(t: &Normalize, s: &Sample) {
+        let oracle = Oracle::new(s);
+        let rank = t.space().rank();
+        let extents = oracle.args().ints("d", rank);
+        let read = |prefix: &str, n: usize| -> Vec<_> { (0..n).map(|i| oracle.read(&format!("{prefix}{i}"), rank)).collect() };
+        let (x, e) = (read("x", t.prologue.inputs().len()), read("e", t.extras().len()));
+        let mut results = std::collections::HashMap::new();
+        let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
+        regions::for_each_row(&whole[..t.outer], rank, |outer, _| {
+            let mut region = whole.clone();
+            for (r, &i) in region.iter_mut().zip(outer) {
+                *r = i..i + 1;
+            }
+            let (mut positions, mut values) = (Vec::new(), Vec::new());
+            regions::for_each_row(&region, rank, |position, _| {
+                let inputs: Vec<Number> = x.iter().map(|(t, v)| t.get(v.at(position) as usize)).collect();
+                positions.push(position.to_vec());
+                values.push(eval_expr(&t.prologue, &inputs, position, &mut Vec::new()).to_f64());
+            });
+            let count = values.len() as f64;
+            let mean = if t.center { values.iter().sum::<f64>() / count } else { 0.0 };
+            let square = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+            let mapped = values.iter().map(|v| (v - mean) / (square + t.epsilon).sqrt());
+            for (p, v) in positions.into_iter().zip(mapped) {
+                let mut inputs = vec![Number::F(v)];
+                inputs.extend(e.iter().map(|(t, v)| t.get(v.at(&p) as usize)));
+                let y = eval_expr(&t.epilogue, &inputs, &p, &mut Vec::new());
+                results.insert(p, y);
+            }
+        });
+        oracle.check(&extents, |p| results[p]);
+    }
+
+
+    #[test]
+    fn definitions_of_a_plain_row() {
+        let x = Expr::identity(DType::F16);
+        let t = Normalize { outer: 1, inner: 2, center: true, epsilon: 1e-5, prologue: x.clone(), epilogue: x };
+        insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
+    }
+}

@@ -1,0 +1,270 @@
+//! What reductions, softmax, normalisation and scans share: a space of outer and inner axes, whose rows (one an outer
+//! position) are the business of one group of threads each.
+//!
+//! Here are the macros that the kernels' `rows.cuh` expects, and the choice of group sizes.
+
+use std::fmt::Write as _;
+
+use bespoke_device::{DeviceProps, LaunchConfig};
+use bespoke_ir::{DType, Expr};
+
+use crate::expr::cuda;
+use crate::pointwise::persistent_grid;
+use crate::source::{cuda_compute_type, cuda_type};
+use crate::spec::{Args, Tile};
+use crate::view;
+
+/// The space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    pub(crate) outer: usize,
+    pub(crate) inner: usize,
+}
+
+impl Rows {
+    pub(crate) fn rank(self) -> usize {
+        self.outer + self.inner
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(self, args: &Args<'_>) -> i64 {
+        args.ints("d", self.outer).iter().map(|&d| d.max(0)).product()
+    }
+
+    /// Elements of a row.
+    pub(crate) fn columns(self, args: &Args<'_>) -> i64 {
+        args.ints("d", self.rank())[self.outer..].iter().map(|&d| d.max(0)).product()
+    }
+
+    /// `ROWS`, `COLUMNS`, `OUTER` with the bases of these views, and `INNER`.
+    ///
+    /// `bases` are (name, pointer type) of tensors; each gets `name_p`, the address of the row's first element.
+    pub(crate) fn space(self, bases: &[(String, String)]) -> String {
+        let product = |range: std::ops::Range<usize>| -> String {
+            range.map(|a| format!(" * d{a}")).collect::<Vec<_>>().concat()
+        };
+        let mut out = format!(
+            "#define ROWS (1ll{})\n#define COLUMNS (1ll{})\n#define OUTER long long rest = row;",
+            product(0..self.outer),
+            product(self.outer..self.rank())
+        );
+        // writing to a String cannot fail
+        for a in (0..self.outer).rev() {
+            let _ = match a {
+                0 => write!(out, " const long long i0 = rest;"),
+                _ => write!(out, " const long long i{a} = take(rest, d{a});"),
+            };
+        }
+        for (name, ty) in bases {
+            let vars: Vec<String> = (0..self.outer).map(|a| format!("i{a}")).collect();
+            let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
+            let _ = write!(out, " \\\n    {ty}* const {name}_p = {name} + ({});", view::cuda_index(name, &vars));
+        }
+        out.push_str("\n#define INNER");
+        match self.inner {
+            0 => {}
+            1 => {
+                let _ = write!(out, " const long long i{} = item * V;", self.outer);
+            }
+            _ => {
+                let last = self.rank() - 1;
+                let _ = write!(out, " long long within = item; const long long i{last} = take(within, d{last} / V) * V;");
+                for a in (self.outer..last).rev() {
+                    let _ = match a == self.outer {
+                        true => write!(out, " const long long i{a} = within;"),
+                        false => write!(out, " const long long i{a} = take(within, d{a});"),
+                    };
+                }
+            }
+        }
+        out.push('\n');
+        out
+    }
+
+    /// Offset of an element within its row.
+    pub(crate) fn within(self, name: &str) -> String {
+        let terms: Vec<String> = (self.outer..self.rank()).map(|a| format!("i{a} * {name}_s{a}")).collect();
+        if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") }
+    }
+
+    /// `macro_name`: loads of these operands into packs `name_v`.
+    pub(crate) fn fetches(self, macro_name: &str, prefix: &str, types: &[DType]) -> String {
+        let mut out = format!("#define {macro_name}");
+        for (i, &ty) in types.iter().enumerate() {
+            let name = format!("{prefix}{i}");
+            let stride = self.last_stride(&name);
+            let _ = write!(
+                out,
+                " \\\n    Pack<{}, V> {name}_v; fetch({name}_v, {name}_p + ({}), {stride});",
+                cuda_type(ty),
+                self.within(&name)
+            );
+        }
+        out.push('\n');
+        out
+    }
+
+    fn last_stride(self, name: &str) -> String {
+        if self.inner == 0 { "0".to_owned() } else { format!("{name}_s{}", self.rank() - 1) }
+    }
+
+    /// Values of operands in packs, for [`cuda::call`].
+    pub(crate) fn packed_values(prefix: &str, types: &[DType]) -> Vec<String> {
+        types.iter().enumerate().map(|(i, ty)| cuda::load(*ty, &format!("{prefix}{i}_v.at"), "v")).collect()
+    }
+
+    /// The variable that holds the coordinate of an axis at lane `v` of a pack.
+    pub(crate) fn coordinate(self, axis: u32) -> String {
+        if self.inner > 0 && axis as usize == self.rank() - 1 { format!("i{axis} + v") } else { format!("i{axis}") }
+    }
+
+    /// `VEC` and `VECTORS` for operands that may be broadcast and results that may not.
+    pub(crate) fn vectors(self, reads: &[(String, DType)], writes: &[(String, DType)]) -> String {
+        let widest = reads.iter().chain(writes).filter_map(|t| t.1.size()).max().unwrap_or(4);
+        let vector = (16 / widest).clamp(1, 8);
+        let mut out = format!("constexpr int VEC = {vector};\n#define VECTORS (");
+        if self.inner == 0 || vector == 1 {
+            out.push_str("false)\n");
+            return out;
+        }
+        let last = self.rank() - 1;
+        let _ = write!(out, "d{last} % VEC == 0");
+        for (name, _) in reads {
+            let _ = write!(out, " \\\n    && ({name}_s{last} == 0 || ({name}_s{last} == 1{}))", aligned(name, last));
+        }
+        for (name, _) in writes {
+            let _ = write!(out, " \\\n    && {name}_s{last} == 1{}", aligned(name, last));
+        }
+        out.push_str(")\n");
+        out
+    }
+
+    /// The functions `prologue` and `epilogue` and the macros VALUE, RESULT and STORE of maps from rows to rows.
+    pub(crate) fn rowwise(self, prologue: &Expr, epilogue: &Expr) -> String {
+        let extras = &epilogue.inputs()[1..];
+        let value = prologue.dtype();
+        let accumulator = if value == DType::F64 { "double" } else { "float" };
+        let mut out = cuda::function("prologue", prologue);
+        out.push_str(&cuda::function("epilogue", epilogue));
+        let _ = writeln!(
+            out,
+            "typedef {accumulator} A;\ntypedef {} P;\ntypedef {} Y;",
+            cuda_compute_type(value),
+            cuda_type(epilogue.dtype())
+        );
+        out.push_str(&reals(value));
+        let reads = names("x", prologue.inputs()).into_iter().chain(names("e", extras)).collect::<Vec<_>>();
+        let writes = vec![("y".to_owned(), epilogue.dtype())];
+        let mut bases: Vec<(String, String)> =
+            reads.iter().map(|(n, ty)| (n.clone(), format!("const {}", cuda_type(*ty)))).collect();
+        bases.push(("y".to_owned(), cuda_type(epilogue.dtype()).to_owned()));
+        out.push_str(&self.vectors(&reads, &writes));
+        out.push_str(&self.space(&bases));
+        out.push_str(&self.fetches("FETCH_X", "x", prologue.inputs()));
+        out.push_str(&self.fetches("FETCH_E", "e", extras));
+        let value = cuda::call("prologue", prologue, &Rows::packed_values("x", prologue.inputs()), |a| self.coordinate(a));
+        let mut values = vec!["value".to_owned()];
+        values.extend(Rows::packed_values("e", extras));
+        let result = cuda::call("epilogue", epilogue, &values, |a| self.coordinate(a));
+        let _ = writeln!(out, "#define VALUE(v) {value}\n#define RESULT(v, value) {result}");
+        let _ = writeln!(out, "#define STORE *(Pack<Y, V>*)(y_p + ({})) = pack;", self.within("y"));
+        out
+    }
+
+    /// Threads of a group for rows of so many elements, `per_thread` to a thread.
+    fn group(columns: i64, per_thread: i64) -> i64 {
+        let wanted = ((columns + per_thread - 1) / per_thread.max(1)).max(1) as u64;
+        (wanted.next_power_of_two() as i64).clamp(1, 1024)
+    }
+
+    /// Tiles for rows that each thread reads `vector` elements at a time, at most `items` packs of which stay in registers
+    /// (`items` of 0: the kernel keeps none).
+    pub(crate) fn tiles(self, args: Option<&Args<'_>>, lead: Option<&str>, vector: i64, items: i64, props: &DeviceProps) -> Vec<Tile> {
+        let tile = |group: i64, apart: bool, items: i64| {
+            let threads = group.max(if apart { 256 } else { 128 });
+            let mut constants = vec![("THREADS", threads), ("GROUP", group), ("APART", i64::from(apart))];
+            if items > 0 {
+                constants.push(("ITEMS", items));
+            }
+            Tile::new(&constants)
+        };
+        let Some(args) = args else {
+            return if items > 0 { vec![tile(128, false, 4)] } else { vec![tile(32, false, 0)] };
+        };
+        let (rows, columns) = (self.rows(args), self.columns(args));
+        // rows side by side: the last outer axis is the one that is contiguous
+        let stride = |axis: Option<usize>| match (axis, lead) {
+            (Some(a), Some(name)) => args.int(&format!("{name}_s{a}")),
+            _ => 1,
+        };
+        let last = self.rank().checked_sub(1).filter(|_| self.inner > 0);
+        let side_by_side = self.outer > 0
+            && stride(last) != 1
+            && stride(Some(self.outer - 1)) == 1
+            && args.int(&format!("d{}", self.outer - 1)) >= 8;
+        let mut tiles = Vec::new();
+        if side_by_side {
+            // a few threads for each row, more where there are few rows
+            let per_sm = rows / i64::from(props.multiprocessors).max(1);
+            let group = if per_sm >= 1024 { 1 } else if per_sm >= 128 { 8 } else { 32 };
+            let group = group.min(Rows::group(columns, 1)).min(256 / 8);
+            tiles.push(tile(group, true, items.min(4)));
+            tiles.push(tile(1, true, items.min(1)));
+            return tiles;
+        }
+        let contiguous = stride(last) == 1;
+        let width = if contiguous && columns % vector == 0 { vector } else { 1 };
+        // enough threads that a row is read with a few loads each; all there are where rows are few
+        let few = rows < i64::from(props.multiprocessors) * 2;
+        let per_thread = if few { width } else { width * 4 };
+        let group = Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
+        let packs = |group: i64| -> i64 {
+            let need = (columns / width + group - 1) / group.max(1);
+            // more than fits in registers streams, and needs no cache at all
+            if need <= 8 { (need.max(1) as u64).next_power_of_two() as i64 } else { 1 }
+        };
+        for g in [group, (group * 2).min(1024), (group / 2).max(1)] {
+            let t = tile(g, false, if items > 0 { packs(g) } else { 0 });
+            if !tiles.contains(&t) {
+                tiles.push(t);
+            }
+        }
+        tiles
+    }
+
+    /// Geometry of a launch of such a tile.
+    pub(crate) fn geometry(self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        let threads = tile.get("THREADS").max(1);
+        let groups = (threads / tile.get("GROUP").max(1)).max(1);
+        let grid = persistent_grid(args.map(|a| self.rows(a)), groups, 2048 / threads.max(64), props);
+        LaunchConfig { grid: [grid, 1, 1], block: threads as u32, shared_bytes: 0 }
+    }
+}
+
+/// Names and types of numbered operands.
+pub(crate) fn names(prefix: &str, types: &[DType]) -> Vec<(String, DType)> {
+    types.iter().enumerate().map(|(i, &ty)| (format!("{prefix}{i}"), ty)).collect()
+}
+
+/// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors; `last` is the vector's axis.
+pub(crate) fn aligned(name: &str, last: usize) -> String {
+    let mut text = format!(" && is_aligned<VEC>({name} + {name}_o)");
+    for a in 0..last {
+        let _ = write!(text, " && {name}_s{a} % VEC == 0");
+    }
+    text
+}
+
+/// Functions of the reals in the accumulator's type, as precise as results of this type can show.
+pub(crate) fn reals(dtype: DType) -> String {
+    let (ty, exp, log, root, infinity) = match dtype {
+        DType::F64 => ("double", "exp", "log", "rsqrt", "__longlong_as_double(0x7ff0000000000000ll)"),
+        DType::F16 | DType::BF16 => ("float", "__expf", "__logf", "rsqrtf", "__int_as_float(0x7f800000)"),
+        _ => ("float", "expf", "logf", "rsqrtf", "__int_as_float(0x7f800000)"),
+    };
+    let mut out = format!("#define INFINITE {infinity}\n");
+    for (name, function) in [("exponential", exp), ("logarithm", log), ("reciprocal_root", root)] {
+        let _ = writeln!(out, "__device__ __forceinline__ {ty} {name}({ty} x) {{ return {function}(x); }}");
+    }
+    out
+}

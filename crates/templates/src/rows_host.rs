@@ -1,0 +1,250 @@
+//! Rows on the host: vectorised statistics of a row in `f32` or `f64`.
+
+use bespoke_device::{Operand, TwinError};
+use bespoke_ir::{DType, Expr};
+
+use crate::expr::host::Function;
+use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
+use crate::expr::{regions, simd};
+use crate::rows::Rows;
+use crate::spec::Args;
+use crate::view::Strided;
+
+/// Lanes of the partial results: two vectors of the widest kind, so that their latency overlaps.
+const WIDE: usize = 32;
+
+/// A float type in which rows are computed.
+pub(crate) trait Real: bytemuck::Pod + PartialOrd + Send + Sync {
+    const ZERO: Self;
+    const NEG_INFINITY: Self;
+    fn add(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn exponential(self) -> Self;
+    fn to_f64(self) -> f64;
+    fn of_f64(x: f64) -> Self;
+    fn elements(s: &[Self]) -> Elements<'_>;
+    fn elements_mut(s: &mut [Self]) -> ElementsMut<'_>;
+}
+
+macro_rules! real {
+    ($ty:ty, $variant:ident, $exp:path) => {
+        impl Real for $ty {
+            const ZERO: $ty = 0.0;
+            const NEG_INFINITY: $ty = <$ty>::NEG_INFINITY;
+            #[inline(always)]
+            fn add(self, other: $ty) -> $ty {
+                self + other
+            }
+            #[inline(always)]
+            fn mul(self, other: $ty) -> $ty {
+                self * other
+            }
+            #[inline(always)]
+            fn sub(self, other: $ty) -> $ty {
+                self - other
+            }
+            #[inline(always)]
+            fn exponential(self) -> $ty {
+                $exp(self)
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn of_f64(x: f64) -> $ty {
+                x as $ty
+            }
+            fn elements(s: &[$ty]) -> Elements<'_> {
+                Elements::$variant(s)
+            }
+            fn elements_mut(s: &mut [$ty]) -> ElementsMut<'_> {
+                ElementsMut::$variant(s)
+            }
+        }
+    };
+}
+
+real!(f32, F32, crate::expr::maths::exp);
+real!(f64, F64, f64::exp);
+
+#[inline(always)]
+fn fold<T: Copy, A: Copy>(x: &[T], start: A, step: impl Fn(A, T) -> A, join: impl Fn(A, A) -> A) -> A {
+    simd(
+        #[inline(always)]
+        || {
+            let mut parts = [start; WIDE];
+            let mut chunks = x.chunks_exact(WIDE);
+            for chunk in &mut chunks {
+                for (p, &v) in parts.iter_mut().zip(chunk) {
+                    *p = step(*p, v);
+                }
+            }
+            for (p, &v) in parts.iter_mut().zip(chunks.remainder()) {
+                *p = step(*p, v);
+            }
+            let mut half = WIDE / 2;
+            while half > 0 {
+                for i in 0..half {
+                    parts[i] = join(parts[i], parts[i + half]);
+                }
+                half /= 2;
+            }
+            parts[0]
+        },
+    )
+}
+
+/// Rows are summed in blocks of this many elements in their own type, and blocks in `f64`.
+const BLOCK: usize = 4096;
+
+/// Σ f(x), for an `f` that is cheap.
+#[inline(always)]
+pub(crate) fn sum_of<T: Real>(x: &[T], f: impl Fn(T) -> T) -> f64 {
+    x.chunks(BLOCK).map(|b| fold(b, T::ZERO, |a, v| a.add(f(v)), T::add).to_f64()).sum()
+}
+
+/// The largest element; NaN is none.
+pub(crate) fn largest<T: Real>(x: &[T]) -> T {
+    fold(x, T::NEG_INFINITY, |a, v| if v > a { v } else { a }, |a, b| if b > a { b } else { a })
+}
+
+/// The extreme element in which NaN wins.
+#[inline(always)]
+pub(crate) fn extreme<T: Real>(x: &[T], start: T, better: impl Fn(T, T) -> bool + Copy) -> T {
+    #[allow(clippy::eq_op, reason = "only NaN differs from itself")]
+    let pick = move |a: T, b: T| if a != a || better(a, b) { a } else { b };
+    fold(x, start, pick, pick)
+}
+
+/// y = e^(x − shift), and Σ y.
+pub(crate) fn exponentials<T: Real>(x: &[T], shift: T, y: &mut [T]) -> f64 {
+    simd(
+        #[inline(always)]
+        || {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = x.sub(shift).exponential();
+            }
+        },
+    );
+    sum_of(&y[..x.len()], |v| v)
+}
+
+/// Σ e^(x − shift)
+pub(crate) fn sum_exponentials<T: Real>(x: &[T], shift: T) -> f64 {
+    sum_of(x, |v| v.sub(shift).exponential())
+}
+
+/// y = f(x)
+#[inline(always)]
+pub(crate) fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T) {
+    simd(
+        #[inline(always)]
+        || {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = f(x);
+            }
+        },
+    );
+}
+
+/// y = y · scale
+pub(crate) fn scaled<T: Real>(y: &mut [T], scale: T) {
+    simd(
+        #[inline(always)]
+        || {
+            for y in y.iter_mut() {
+                *y = y.mul(scale);
+            }
+        },
+    );
+}
+
+/// The twin of templates that map rows to rows: `row(x, y)` computes a whole row of values between prologue and epilogue.
+pub(crate) fn rowwise<T: Real>(
+    rows: Rows,
+    prologue: &Expr,
+    epilogue: &Expr,
+    args: &Args<'_>,
+    operands: &mut [Operand<'_>],
+    row: impl Fn(&[T], &mut [T]) + Sync,
+) -> Result<(), TwinError> {
+    let (rank, outer) = (rows.rank(), rows.outer);
+    let extents = args.ints("d", rank);
+    let columns = rows.columns(args) as usize;
+    let (mut writes, reads) = lanes::split_operands(operands);
+    let Some(bytes) = writes.pop() else { return Err(TwinError("the result is missing".to_owned())) };
+    let y = ElementsMut::of(epilogue.dtype(), bytes)?;
+    let out = Strided::of(args, "y", rank);
+    lanes::check("y", &out, &extents, y.len())?;
+    let before = Function::new(prologue, views(args, "x", prologue.inputs(), &reads, &extents)?);
+    let extras = reads.get(prologue.inputs().len()..).unwrap_or(&[]);
+    let after = Function::new(epilogue, views(args, "e", &epilogue.inputs()[1..], extras, &extents)?);
+
+    // inner axes that everything walks over in one stride are one axis
+    let one_stride =
+        |s: &Strided| (outer..rank.saturating_sub(1)).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1]);
+    let merged = !prologue.reads_coords()
+        && !epilogue.reads_coords()
+        && one_stride(&out)
+        && before.views().iter().chain(after.views()).all(|v| one_stride(&v.strided));
+    let last = rank.saturating_sub(1);
+    let axes: Vec<usize> = (0..outer).collect();
+    regions::for_each_region(y, &out, &extents, &axes, 8 * 1024, &|region, part| {
+        let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
+        let mut values = vec![T::ZERO; columns];
+        let mut results = vec![T::ZERO; columns];
+        regions::for_each_row(&region[..outer], outer, |outer_position, _| {
+            let mut inner: regions::Region = region.to_vec();
+            for (r, &i) in inner.iter_mut().zip(outer_position) {
+                *r = i..i + 1;
+            }
+            // calls `f(position, first element, count)` for each run of the row
+            let runs = |f: &mut dyn FnMut(&[i64], usize, usize)| {
+                if merged {
+                    let start: Vec<i64> = inner.iter().map(|r| r.start).collect();
+                    return f(&start, 0, columns);
+                }
+                let mut at = 0;
+                regions::for_each_row(&inner, last, |position, count| {
+                    f(position, at, count);
+                    at += count;
+                });
+            };
+            {
+                let mut elements = T::elements_mut(&mut values);
+                runs(&mut |position, at, count| {
+                    let mut lane = LaneMut { elements: &mut elements, start: at as i64, stride: 1 };
+                    before_worker.run_views(position, last, count, &mut lane);
+                });
+            }
+            row(&values, &mut results);
+            runs(&mut |position, at, count| {
+                let lane = Lane { elements: T::elements(&results), start: at as i64, stride: 1 };
+                let mut target = part.lane(position, last);
+                after_worker.run(&[lane], position, last, count, &mut target);
+            });
+        });
+    });
+    Ok(())
+}
+
+/// The views `prefix0, prefix1, …` of operands over a space.
+pub(crate) fn views<'a>(
+    args: &Args<'_>,
+    prefix: &str,
+    types: &[DType],
+    tensors: &[&'a [u8]],
+    extents: &[i64],
+) -> Result<Vec<View<'a>>, TwinError> {
+    types
+        .iter()
+        .enumerate()
+        .map(|(i, &ty)| {
+            let name = format!("{prefix}{i}");
+            let bytes = tensors.get(i).ok_or_else(|| TwinError(format!("operand `{name}` is missing")))?;
+            View::new(&name, Elements::of(ty, bytes)?, Strided::of(args, &name, extents.len()), extents)
+        })
+        .collect()
+}

@@ -1,0 +1,85 @@
+// Rows that are mapped by two statistics of their own: f(map(x, first statistic), second statistic).
+//
+// `Row` says which. A row that fits in the registers of its group (ITEMS packs a thread) is read once; a longer one is
+// read again for each statistic and for the result, which comes from the level-2 cache mostly.
+
+#define ROWWISE(WIDTH) { \
+    constexpr int V = WIDTH; \
+    const long long items = COLUMNS / V; \
+    const A count = (A)COLUMNS; \
+    FOR_EACH_ROW { \
+        THIS_ROW \
+        if (items <= GROUP * ITEMS) { \
+            A cache[ITEMS][V]; \
+            A first_sum = Row::start(); \
+            _Pragma("unroll") \
+            for (int j = 0; j < ITEMS; ++j) { \
+                const long long item = lane + j * GROUP; \
+                if (item < items) { \
+                    INNER FETCH_X \
+                    _Pragma("unroll") \
+                    for (int v = 0; v < V; ++v) { \
+                        cache[j][v] = (A)VALUE(v); \
+                        first_sum = Row::step(first_sum, cache[j][v]); \
+                    } \
+                } \
+            } \
+            const A one = Row::finish(Row::FIRST ? across<Row::Join>(first_sum) : first_sum, count); \
+            A second_sum = 0; \
+            _Pragma("unroll") \
+            for (int j = 0; j < ITEMS; ++j) { \
+                if (lane + j * GROUP < items) { \
+                    _Pragma("unroll") \
+                    for (int v = 0; v < V; ++v) { \
+                        cache[j][v] = Row::map(cache[j][v], one); \
+                        second_sum += Row::term(cache[j][v]); \
+                    } \
+                } \
+            } \
+            const A two = Row::scale(across<SumOf>(second_sum), count); \
+            if (live) { \
+                _Pragma("unroll") \
+                for (int j = 0; j < ITEMS; ++j) { \
+                    const long long item = lane + j * GROUP; \
+                    if (item < items) { \
+                        INNER FETCH_E \
+                        Pack<Y, V> pack; \
+                        _Pragma("unroll") \
+                        for (int v = 0; v < V; ++v) store(pack.at + v, RESULT(v, (P)Row::apply(cache[j][v], two))); \
+                        STORE \
+                    } \
+                } \
+            } \
+        } else { \
+            A first_sum = Row::start(); \
+            if (Row::FIRST) { \
+                _Pragma("unroll 2") \
+                for (long long item = lane; item < items; item += GROUP) { \
+                    INNER FETCH_X \
+                    _Pragma("unroll") \
+                    for (int v = 0; v < V; ++v) first_sum = Row::step(first_sum, (A)VALUE(v)); \
+                } \
+                first_sum = across<Row::Join>(first_sum); \
+            } \
+            const A one = Row::finish(first_sum, count); \
+            A second_sum = 0; \
+            _Pragma("unroll 2") \
+            for (long long item = lane; item < items; item += GROUP) { \
+                INNER FETCH_X \
+                _Pragma("unroll") \
+                for (int v = 0; v < V; ++v) second_sum += Row::term(Row::map((A)VALUE(v), one)); \
+            } \
+            const A two = Row::scale(across<SumOf>(second_sum), count); \
+            if (live) { \
+                for (long long item = lane; item < items; item += GROUP) { \
+                    INNER FETCH_X FETCH_E \
+                    Pack<Y, V> pack; \
+                    _Pragma("unroll") \
+                    for (int v = 0; v < V; ++v) \
+                        store(pack.at + v, RESULT(v, (P)Row::apply(Row::map((A)VALUE(v), one), two))); \
+                    STORE \
+                } \
+            } \
+        } \
+    } \
+}
