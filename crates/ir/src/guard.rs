@@ -13,7 +13,7 @@ use crate::sym::{SymInt, SymbolTable};
 pub enum GuardKind {
     /// Both are equal.
     Equal(SymInt, SymInt),
-    /// Both are equal or one of them is 1.
+    /// Both are equal, or one of them is 1 and the other is not 0.
     Broadcast(SymInt, SymInt),
     /// The value is at least the constant.
     AtLeast(SymInt, i64),
@@ -37,7 +37,7 @@ impl Guard {
                 _ => false,
             },
             GuardKind::Broadcast(a, b) => match (a.eval(symbols), b.eval(symbols)) {
-                (Ok(a), Ok(b)) => a == b || a == 1 || b == 1,
+                (Ok(a), Ok(b)) => a == b || (a.min(b) == 1),
                 _ => false,
             },
             GuardKind::AtLeast(a, min) => a.eval(symbols).is_ok_and(|a| a >= *min),

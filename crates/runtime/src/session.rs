@@ -327,7 +327,7 @@ impl Session {
         let (generic_program, setup_program, generic_kernels) =
             load_generic(&loader, &generic, &setup, &log)?;
         let compile_us = lap_us();
-        let mut first = Lane::new(&plan, &*device)?;
+        let first = Lane::new(&plan, &*device)?;
         let weights = Weights::load(&plan, &*device, &*first.stream, &setup_program)?;
         drop(setup_program);
         let whole_graph = options.cuda_graph == GraphMode::Whole;

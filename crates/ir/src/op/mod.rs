@@ -210,20 +210,28 @@ impl<'a> Infer<'a> {
                 b.display(self.symbols)
             )));
         }
-        self.guard(GuardKind::Broadcast(a.clone(), b.clone()));
-        // a constant other than 1 decides the result; otherwise the larger one, or 0 if either is 0
-        for d in [a, b] {
+        // a constant other than 1 decides the result
+        for (d, other) in [(a, b), (b, a)] {
             if d.as_const().is_some() {
+                self.guard(GuardKind::Broadcast(d.clone(), other.clone()));
                 return Ok(d.clone());
             }
         }
-        let larger = a.max(b);
-        let (low_a, low_b) = (a.range(self.symbols).0, b.range(self.symbols).0);
-        if low_a >= 1 && low_b >= 1 {
-            return Ok(larger);
+        // so does the larger one, where it is known which that is
+        for (small, large) in [(a, b), (b, a)] {
+            if small.known_le(large, self.symbols) == Some(true) {
+                self.guard(GuardKind::Broadcast(a.clone(), b.clone()));
+                return Ok(large.clone());
+            }
         }
-        let unit = SymInt::constant(1);
-        Ok(larger * a.min(&unit) * b.min(&unit))
+        // two expressions over one symbol are two ways to say one extent; none of them is meant to be 1
+        if !a.symbols().is_disjoint(&b.symbols()) {
+            self.guard(GuardKind::Equal(a.clone(), b.clone()));
+            let length = |d: &SymInt| d.to_string().len();
+            return Ok(if length(b) < length(a) { b.clone() } else { a.clone() });
+        }
+        self.guard(GuardKind::Broadcast(a.clone(), b.clone()));
+        Ok(SymInt::max(a, b))
     }
 
     /// The extents of two broadcast shapes.
