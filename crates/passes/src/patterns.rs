@@ -229,7 +229,7 @@ fn the_report_names_every_pass() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn passes_keep_what_a_graph_computes(steps in steps(), seed in any::<u64>()) {

@@ -93,24 +93,35 @@ pub(crate) type Step = (u8, u8, u8);
 
 /// Steps for [`random_graph`].
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec((0u8..20, any::<u8>(), any::<u8>()), 1..14)
+    prop::collection::vec((0u8..20, any::<u8>(), any::<u8>()), 2..20)
 }
 
-/// A graph of the given steps over two inputs, whose outputs are its last values. Values stay within a few units, so
+/// A graph of the given steps over two inputs, whose outputs are what no node reads. Values stay within a few units, so
 /// that no rounding is amplified.
 pub(crate) fn random_graph(steps: &[Step]) -> Graph {
     let mut g = Graph::new("random");
     let n = symbol(&mut g, "N");
-    let ty = TensorType::new(DType::F32, vec![n, 2.into(), 6.into()]);
-    let x = g.add_input("x", ty.clone());
-    let y = g.add_input("y", ty);
-    let mut values = vec![x, y];
+    let ty = |middle: i64| TensorType::new(DType::F32, vec![n.clone(), middle.into(), 6.into()]);
+    let x = g.add_input("x", ty(2));
+    // equal extents, which types cannot tell apart
+    let y = g.add_input("y", ty(6));
+    let mut values = Vec::new();
     let vector: Vec<f32> = (0..6).map(|i| i as f32 * 0.25 - 0.5).collect();
     values.push(f32s(&mut g, "vector", &[6], &vector));
+    values.push(f32s(&mut g, "column", &[6, 1], &vector));
     values.push(f32s(&mut g, "splat", &[1, 6], &[0.5; 6]));
+    values.extend([x, y]);
     for (i, &(kind, a, b)) in steps.iter().enumerate() {
-        let x = values[usize::from(a) % values.len()];
-        let y = values[usize::from(b) % values.len()];
+        // mostly chains
+        let x = match a {
+            0..150 => values[values.len() - 1],
+            _ => values[usize::from(a) % values.len()],
+        };
+        // often a constant
+        let y = match b {
+            0..60 => values[usize::from(b) % 3],
+            _ => values[usize::from(b) % values.len()],
+        };
         if let Some((op, inputs)) = step(&mut g, kind, b, x, y) {
             let guards = g.guards.len();
             match g.add(format!("n{i}"), op, &inputs) {
@@ -120,9 +131,9 @@ pub(crate) fn random_graph(steps: &[Step]) -> Graph {
             }
         }
     }
-    let last: Vec<ValueId> = values.iter().rev().take(2).copied().collect();
-    for v in last {
-        if g.producer(v).is_some() {
+    let uses = g.use_counts();
+    for v in values {
+        if g.producer(v).is_some() && uses[v.index()] == 0 {
             g.add_output(v);
         }
     }
@@ -158,9 +169,10 @@ fn step(g: &mut Graph, kind: u8, b: u8, x: ValueId, y: ValueId) -> Option<(Op, V
         }
         7 => {
             let mut perm: Vec<usize> = (0..rank).collect();
-            perm.rotate_left(axis);
-            if b > 128 {
-                perm.reverse();
+            let mut code = usize::from(b);
+            for i in 1..rank {
+                perm.swap(i, code % (i + 1));
+                code /= i + 1;
             }
             one(Transpose { perm }.into())
         }
@@ -186,15 +198,21 @@ fn step(g: &mut Graph, kind: u8, b: u8, x: ValueId, y: ValueId) -> Option<(Op, V
             .into())
         }
         11 if rank > 0 => {
-            let mut starts = ints(&vec![0; rank]);
+            let (mut starts, mut steps) = (ints(&vec![0; rank]), vec![1; rank]);
             let mut wanted = dims;
-            if wanted[axis].as_const() == Some(6) {
-                wanted[axis] = SymInt::constant(3);
-                starts[axis] = SymInt::constant(i64::from(b % 4));
+            if let Some(extent @ 2..) = wanted[axis].as_const() {
+                let start = i64::from(b) % (extent - 1);
+                starts[axis] = start.into();
+                wanted[axis] = (extent - 1 - start).into();
+                if b > 180 {
+                    starts[axis] = (extent - 1).into();
+                    wanted[axis] = (extent / 2).into();
+                    steps[axis] = -2;
+                }
             }
             one(Slice {
                 starts,
-                steps: vec![1; rank],
+                steps,
                 dims: wanted,
             }
             .into())
@@ -207,10 +225,10 @@ fn step(g: &mut Graph, kind: u8, b: u8, x: ValueId, y: ValueId) -> Option<(Op, V
         }
         14 => {
             let name = format!("w{}", g.value_bound());
-            let weights: Vec<f32> = (0..24)
+            let weights: Vec<f32> = (0..36)
                 .map(|i| ((i * 7) % 11) as f32 * 0.03 - 0.15)
                 .collect();
-            let w = f32s(g, &name, &[6, 4], &weights);
+            let w = f32s(g, &name, &[6, 6], &weights);
             Some((MatMul::default().into(), vec![x, w]))
         }
         15 if rank > 0 => one(Softmax { axis, log: false }.into()),
