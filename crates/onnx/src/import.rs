@@ -1,0 +1,385 @@
+//! From a model file to a graph.
+//!
+//! The steps, each in a module of its own: open and decode ([`crate::file`]), check versions ([`crate::version`]),
+//! convert initializers ([`crate::tensor`], [`crate::external`]), type the inputs ([`crate::signature`]), expand
+//! functions ([`crate::functions`]), resolve names and sort ([`crate::order`]), then import node by node
+//! ([`crate::op`]). What the model declares about shapes in between and of its outputs is not believed: all types are
+//! inferred anew.
+//!
+//! Nodes that cannot be run do not stop the import; it goes on as far as it can and reports them all at once. If
+//! a node needs integers on the host that come from a graph input (a target shape, a count), the import starts over
+//! with the elements of small integer inputs as symbols; they then take part in what is a new shape.
+
+use crate::error::{OnnxError, UnsupportedNode, nearest};
+use crate::external::ExternalData;
+use crate::file::{ModelFile, decode};
+use crate::functions::Functions;
+use crate::importer::{Cx, Done, Fail, Importer};
+use crate::known::Known;
+use crate::node::Node;
+use crate::op::find;
+use crate::order::sort;
+use crate::proto::{ModelProto, ValueInfoProto};
+use crate::signature::input_types;
+use crate::tensor;
+use crate::version::{Opsets, check_ir};
+use bespoke_ir::op::Map;
+use bespoke_ir::sym::Symbol;
+use bespoke_ir::{Constant, DType, Expr, Graph, SymInt, SymbolOrigin};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Largest integer input whose elements may become symbols.
+const MAX_FED_ELEMENTS: i64 = 16;
+
+/// What the caller may decide.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ImportOptions {
+    /// Named dims of the inputs to fix to a number, such as `batch = 1`. Names that the model lacks are ignored.
+    pub fixed_dims: BTreeMap<String, i64>,
+}
+
+/// A model as a graph, and what its file says about itself.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ImportedModel {
+    /// The model. Large constants are slices of the mapped file; `metadata_props` is the graph's metadata.
+    pub graph: Graph,
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Version of the default operator set; 0 if the model imports none.
+    pub opset: i64,
+    /// All imported operator sets: domain (empty for the default one) and version, by domain.
+    pub opsets: Vec<(String, i64)>,
+    /// The program that wrote the file, with its version.
+    pub producer: String,
+    /// `metadata_props`, in the order of the keys.
+    pub metadata: BTreeMap<String, String>,
+    /// How often the model uses each operator, functions expanded; with the domain unless it is the default one.
+    pub operators: BTreeMap<String, usize>,
+    /// Bytes of all initializers.
+    pub weight_bytes: u64,
+    /// External data files: location and size in bytes.
+    pub external_files: Vec<(String, u64)>,
+    /// Parts of the file that were left aside, for people.
+    pub notes: Vec<String>,
+}
+
+/// Imports the model file `path`, or `path/model.onnx` if it is a folder.
+///
+/// # Errors
+///
+/// [`OnnxError`], see there; [`OnnxError::Unsupported`] lists every node that cannot be run.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<ImportedModel, OnnxError> {
+    let file = ModelFile::open(path)?;
+    let external = ExternalData::in_folder(file.directory());
+    import_model(file.proto, external, options)
+}
+
+/// Imports a model held in memory; it cannot have external data.
+///
+/// # Errors
+///
+/// As [`import`]; where a message would name the file, it names `<bytes>`.
+pub fn import_bytes(bytes: Bytes, options: &ImportOptions) -> Result<ImportedModel, OnnxError> {
+    let proto = decode(Path::new("<bytes>"), bytes)?;
+    import_model(proto, ExternalData::none(), options)
+}
+
+/// The model's graph, checked and in order, ready to be built more than once.
+struct Prepared {
+    name: String,
+    inputs: Vec<ValueInfoProto>,
+    initializers: Vec<(String, Arc<Constant>)>,
+    nodes: Vec<Node>,
+    outputs: Vec<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Imports a decoded model.
+pub(crate) fn import_model(
+    mut proto: ModelProto,
+    mut external: ExternalData,
+    options: &ImportOptions,
+) -> Result<ImportedModel, OnnxError> {
+    check_ir(proto.ir_version())?;
+    let opsets = Rc::new(Opsets::new(&proto.opset_import, "model")?);
+    let notes = notes(&proto);
+    let metadata: BTreeMap<String, String> =
+        proto.metadata_props.iter().map(|entry| (entry.key().to_owned(), entry.value().to_owned())).collect();
+    let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
+    let ir_version = proto.ir_version();
+
+    let prepared = prepare(&mut proto, &opsets, &mut external, metadata.clone())?;
+    let mut operators = BTreeMap::new();
+    for node in &prepared.nodes {
+        *operators.entry(node.op()).or_insert(0) += 1;
+    }
+    let weight_bytes = prepared.initializers.iter().map(|(_, constant)| constant.data().len() as u64).sum();
+
+    let (importer, failed) = build(&prepared, external, options, false)?;
+    let (importer, failed) = if failed.iter().any(|failure| failure.needs_host) && feeds(&importer.graph) {
+        build(&prepared, importer.external, options, true)?
+    } else {
+        (importer, failed)
+    };
+    if !failed.is_empty() {
+        return Err(OnnxError::Unsupported(failed.into_iter().map(|failure| failure.node).collect()));
+    }
+    let mut importer = importer;
+    set_outputs(&prepared, &mut importer)?;
+    importer.graph.remove_dead();
+    Ok(ImportedModel {
+        graph: importer.graph,
+        ir_version,
+        opset: opsets.version("").unwrap_or(0),
+        opsets: opsets.iter().map(|(domain, version)| (domain.to_owned(), version)).collect(),
+        producer,
+        metadata,
+        operators,
+        weight_bytes,
+        external_files: importer.external.files(),
+        notes,
+    })
+}
+
+fn notes(proto: &ModelProto) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut note = |count: usize, what: &str| {
+        if count > 0 {
+            notes.push(format!("{count} {what} ignored"));
+        }
+    };
+    note(proto.training_info.len(), "training_info");
+    note(proto.configuration.len(), "device configuration(s)");
+    note(proto.graph.as_ref().map_or(0, |graph| graph.quantization_annotation.len()), "quantization annotation(s)");
+    notes
+}
+
+fn prepare(
+    proto: &mut ModelProto,
+    opsets: &Rc<Opsets>,
+    external: &mut ExternalData,
+    metadata: BTreeMap<String, String>,
+) -> Result<Prepared, OnnxError> {
+    let graph = proto.graph.take().unwrap_or_default();
+    let name = graph.name().to_owned();
+    let refuse = |reason: String| OnnxError::Graph { graph: name.clone(), reason };
+
+    if let Some(sparse) = graph.sparse_initializer.first() {
+        let tensor = sparse.values.as_ref().map_or("", |values| values.name());
+        return Err(OnnxError::tensor(tensor, "sparse initializers are not supported; store the tensor densely"));
+    }
+    let mut given: HashMap<String, &'static str> = HashMap::new();
+    let mut initializers = Vec::with_capacity(graph.initializer.len());
+    for tensor in graph.initializer {
+        let constant = tensor::constant(&tensor, external)?;
+        let name = tensor.name().to_owned();
+        if name.is_empty() {
+            return Err(refuse("an initializer has no name".into()));
+        }
+        if given.insert(name.clone(), "initializer").is_some() {
+            return Err(OnnxError::Duplicate { name, first: "an initializer".into(), second: "an initializer".into() });
+        }
+        initializers.push((name, constant));
+    }
+    let mut inputs = Vec::with_capacity(graph.input.len());
+    for input in graph.input {
+        // Before IR version 4 every initializer was listed among the inputs; since then it means a default value.
+        // Either way the initializer is what the model computes with.
+        if given.get(input.name()) == Some(&"initializer") {
+            continue;
+        }
+        if input.name().is_empty() {
+            return Err(refuse("an input has no name".into()));
+        }
+        if given.insert(input.name().to_owned(), "input").is_some() {
+            let name = input.name().to_owned();
+            return Err(OnnxError::Duplicate { name, first: "an input".into(), second: "an input".into() });
+        }
+        inputs.push(input);
+    }
+    let functions = Functions::new(std::mem::take(&mut proto.functions))?;
+    let nodes = functions.expand(graph.node, opsets)?;
+    for node in &nodes {
+        if node.proto.op_type().is_empty() {
+            return Err(node.error("it has no operator"));
+        }
+        if node.opsets.version(node.proto.domain()).is_none() && node.domain().is_empty() {
+            return Err(node.error("the model does not say which opset of the default domain it was written for"));
+        }
+    }
+    let nodes = sort(nodes, &given, &|_| false)?;
+    let outputs: Vec<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+    let made: HashSet<&str> = nodes.iter().flat_map(|node| &node.proto.output).map(String::as_str).collect();
+    for output in &outputs {
+        if output.is_empty() || !(made.contains(output.as_str()) || given.contains_key(output)) {
+            let mut known: Vec<&str> = made.iter().copied().collect();
+            known.sort_unstable();
+            let hint = nearest(output, known).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+            return Err(refuse(format!("nothing defines its output '{output}'{hint}")));
+        }
+    }
+    if outputs.is_empty() {
+        return Err(refuse("it has no outputs".into()));
+    }
+    drop(made);
+    Ok(Prepared { name, inputs, initializers, nodes, outputs, metadata })
+}
+
+struct Failure {
+    node: UnsupportedNode,
+    needs_host: bool,
+}
+
+/// Builds the graph as far as possible; `feed` makes elements of small integer inputs symbols.
+fn build(
+    prepared: &Prepared,
+    external: ExternalData,
+    options: &ImportOptions,
+    feed: bool,
+) -> Result<(Importer, Vec<Failure>), OnnxError> {
+    let mut graph = Graph::new(prepared.name.clone());
+    graph.metadata = prepared.metadata.clone();
+    let types = input_types(&prepared.name, &prepared.inputs, &options.fixed_dims, &mut graph.symbols)?;
+    let mut importer = Importer::new(graph, external);
+    for (index, (input, ty)) in prepared.inputs.iter().zip(types).enumerate() {
+        let known = if feed { fed(&mut importer.graph, index, input.name(), &ty) } else { None };
+        let value = importer.graph.add_input(input.name(), ty);
+        importer.bind_value(input.name(), value, known);
+    }
+    for (name, constant) in &prepared.initializers {
+        importer.bind_constant(name, constant.clone());
+    }
+    let mut failures = Vec::new();
+    for node in &prepared.nodes {
+        if let Some(failure) = import_node(&mut importer, node)? {
+            failures.push(failure);
+        }
+    }
+    Ok((importer, failures))
+}
+
+/// Whether any input could be fed by value.
+fn feeds(graph: &Graph) -> bool {
+    graph.inputs().iter().any(|&input| fed_elements(graph.ty(input)).is_some())
+}
+
+fn fed_elements(ty: &bespoke_ir::TensorType) -> Option<usize> {
+    let count = ty.elements().as_const()?;
+    let small = matches!(ty.dtype, DType::I32 | DType::I64) && ty.rank() <= 1 && count <= MAX_FED_ELEMENTS;
+    small.then(|| usize::try_from(count).ok()).flatten()
+}
+
+/// The elements of a small integer input as symbols.
+fn fed(graph: &mut Graph, index: usize, name: &str, ty: &bespoke_ir::TensorType) -> Option<Known> {
+    let count = fed_elements(ty)?;
+    let dims = ty.static_dims()?.iter().map(|&d| d as usize).collect();
+    let elements = (0..count).map(|element| {
+        let origin = SymbolOrigin::InputValue { input: index as u32, element: element as u32 };
+        let (min, max) = if ty.dtype == DType::I32 { (i32::MIN.into(), i32::MAX.into()) } else { (i64::MIN, i64::MAX) };
+        let symbol = Symbol { min, max, ..Symbol::new(format!("{name}[{element}]"), origin) };
+        SymInt::symbol(graph.symbols.add(symbol))
+    });
+    Some(Known::ints(ty.dtype, dims, elements))
+}
+
+/// Imports one node. A node that depends on one that failed is passed over, unless its operator is unknown.
+fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, OnnxError> {
+    let failure = |importer: &Importer, reason: String, needs_host: bool| {
+        let types = node.proto.input.iter().filter(|name| !name.is_empty()).map(|name| {
+            let binding = importer.bindings.get(name);
+            binding.map_or_else(|| "?".into(), |binding| binding.ty.display(&importer.graph.symbols).to_string())
+        });
+        Some(Failure {
+            node: UnsupportedNode {
+                node: node.label(),
+                op_type: node.proto.op_type().to_owned(),
+                domain: node.domain().to_owned(),
+                opset: node.opset(),
+                input_types: types.collect(),
+                reason,
+            },
+            needs_host,
+        })
+    };
+    let import = match find(node.domain(), node.proto.op_type(), node.opset()) {
+        Ok(import) => import,
+        Err(reason) => return Ok(failure(importer, reason, false)),
+    };
+    let blocked = node.proto.input.iter().any(|name| !name.is_empty() && !importer.bindings.contains_key(name));
+    if blocked {
+        return Ok(None);
+    }
+    let mut cx = Cx::new(importer, node);
+    let result = import(&mut cx).and_then(|()| complete(&cx));
+    match result {
+        Ok(()) => Ok(None),
+        Err(Fail::Invalid(reason)) => Err(node.error(reason)),
+        Err(Fail::Other(error)) => Err(match error {
+            OnnxError::Tensor { tensor, reason } if tensor.is_empty() => node.error(format!("its tensor: {reason}")),
+            other => other,
+        }),
+        Err(Fail::Unsupported(reason)) => {
+            unbind(importer, node);
+            Ok(failure(importer, reason, false))
+        }
+        Err(Fail::NeedsHost(reason)) => {
+            unbind(importer, node);
+            Ok(failure(importer, reason, true))
+        }
+    }
+}
+
+/// What an importer must have done.
+fn complete(cx: &Cx<'_>) -> Done {
+    if let Some(name) = cx.attrs.unknown().first() {
+        return Err(Fail::Unsupported(format!("attribute '{name}' is not known for this operator and opset")));
+    }
+    match cx.missing_output() {
+        Some(i) => Err(Fail::Unsupported(format!("its output {i} is not supported"))),
+        None => Ok(()),
+    }
+}
+
+/// Forgets the outputs of a node that failed half-way, so that its readers count as blocked.
+fn unbind(importer: &mut Importer, node: &Node) {
+    for output in &node.proto.output {
+        importer.bindings.remove(output);
+    }
+}
+
+fn set_outputs(prepared: &Prepared, importer: &mut Importer) -> Result<(), OnnxError> {
+    let refuse = |reason: String| OnnxError::Graph { graph: prepared.name.clone(), reason };
+    for name in &prepared.outputs {
+        let value = match importer.materialise(name) {
+            Some(Ok(value)) => value,
+            Some(Err(Fail::Invalid(reason) | Fail::Unsupported(reason) | Fail::NeedsHost(reason))) => {
+                return Err(refuse(format!("output '{name}': {reason}")));
+            }
+            Some(Err(Fail::Other(error))) => return Err(error),
+            None => return Err(refuse(format!("nothing defines its output '{name}'"))),
+        };
+        let graph = &mut importer.graph;
+        let dtype = graph.dtype(value);
+        if !dtype.is_computable() {
+            return Err(refuse(format!("output '{name}' has element type {dtype}, which is not supported")));
+        }
+        // An output needs a name and a buffer of its own: inputs, constants and values that are an output already
+        // are copied.
+        let taken = graph.producer(value).is_none() || graph.outputs().contains(&value);
+        let value = if taken {
+            let copy = Map::new(Expr::identity(dtype));
+            graph.add1(name.clone(), copy, &[value]).map_err(|error| refuse(error.to_string()))?
+        } else {
+            value
+        };
+        graph.rename_value(value, name.clone());
+        graph.add_output(value);
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Numbers in equal steps. ONNX: Range (11, 27).
+//!
+//! `n = max(⌈(limit − start) / delta⌉, 0)` numbers `start + i·delta`. The three must be known on the host, since they
+//! decide the extent of the result; integers may depend on shapes, floats must be constant.
+
+use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::known::{Elem, Known, MAX_ELEMENTS, round_to};
+use bespoke_ir::op::{HostInts, Map};
+use bespoke_ir::{BinaryOp, DType, ExprBuilder, SymInt};
+
+/// Range.
+pub(super) fn import(cx: &mut Cx<'_>) -> Done {
+    cx.inputs(3, 3)?;
+    cx.attrs.ignore(&["stash_type"]);
+    let dtype = cx.dtype(0)?;
+    for i in 1..3 {
+        if cx.dtype(i)? != dtype {
+            return invalid(format!("its inputs have different element types, {dtype} and {}", cx.dtype(i)?));
+        }
+    }
+    if dtype.is_float() { floats(cx, dtype) } else { ints(cx, dtype) }
+}
+
+fn floats(cx: &mut Cx<'_>, dtype: DType) -> Done {
+    let mut scalars = [0.0; 3];
+    for (i, what) in ["the start", "the limit", "the step"].into_iter().enumerate() {
+        match cx.const_numbers(i, what)?[..] {
+            [value] => scalars[i] = value,
+            _ => return invalid(format!("{what} must be a scalar")),
+        }
+    }
+    let [start, limit, delta] = scalars;
+    let count = ((limit - start) / delta).ceil().max(0.0);
+    if delta == 0.0 || !(count < 2f64.powi(48)) {
+        return invalid(format!("the range from {start} to {limit} by {delta} has no end"));
+    }
+    let mut b = ExprBuilder::new(&[]);
+    let i = b.coord(0);
+    let i = b.cast(dtype, i);
+    let (start, delta) = (b.number(dtype, round_to(dtype, start)), b.number(dtype, round_to(dtype, delta)));
+    let scaled = b.binary(BinaryOp::Mul, i, delta);
+    let value = b.binary(BinaryOp::Add, start, scaled);
+    let y = cx.emit("", Map::over(b.finish(value), vec![SymInt::constant(count as i64)]), &[])?;
+    cx.set(0, y);
+    Ok(())
+}
+
+fn ints(cx: &mut Cx<'_>, dtype: DType) -> Done {
+    let start = cx.host_int(0, "the start")?;
+    let limit = cx.host_int(1, "the limit")?;
+    let delta = cx.host_int(2, "the step")?;
+    let zero = SymInt::constant(0);
+    match delta.known_eq(&zero, cx.symbols()) {
+        Some(false) => {}
+        Some(true) => return invalid("its step is 0"),
+        None => return unsupported("its step is only known at run time and could be 0"),
+    }
+    let count = cx.simplify(&(limit - &start).ceil_div(&delta).max(zero));
+    if let Some(n) = count.as_const()
+        && n <= MAX_ELEMENTS as i64
+    {
+        let elems = (0..n).map(|i| Elem::Int(cx.simplify(&(&start + &delta * i)))).collect();
+        cx.set_known(0, Known { dtype, dims: vec![n as usize], elems });
+        return Ok(());
+    }
+    let mut operands = Vec::new();
+    let mut scalar = |cx: &mut Cx<'_>, name: &str, value: &SymInt| -> Done {
+        if value.as_const().is_none() {
+            let op = HostInts { dtype: DType::I64, dims: vec![], elements: vec![value.clone()] };
+            operands.push(cx.emit(name, op, &[])?);
+        }
+        Ok(())
+    };
+    scalar(cx, "start", &start)?;
+    scalar(cx, "step", &delta)?;
+    let mut b = ExprBuilder::new(&vec![DType::I64; operands.len()]);
+    let mut next = 0;
+    let mut register = |b: &mut ExprBuilder, value: &SymInt| match value.as_const() {
+        Some(value) => b.constant(bespoke_ir::Scalar::int(DType::I64, value)),
+        None => {
+            next += 1;
+            b.input(next - 1)
+        }
+    };
+    let (first, step) = (register(&mut b, &start), register(&mut b, &delta));
+    let mut value = b.coord(0);
+    if delta.as_const() != Some(1) {
+        value = b.binary(BinaryOp::Mul, value, step);
+    }
+    if start.as_const() != Some(0) {
+        value = b.binary(BinaryOp::Add, first, value);
+    }
+    let value = b.cast(dtype, value);
+    let y = cx.emit("", Map::over(b.finish(value), vec![count]), &operands)?;
+    cx.set(0, y);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::op::testing::{Model, floats, ints};
+    use bespoke_ir::DType;
+
+    #[test]
+    fn positions_of_a_sequence() {
+        let model = Model::new(13)
+            .input("x", DType::F32, &["S"])
+            .initializer(ints("zero", &[], &[0]))
+            .initializer(ints("one", &[], &[1]))
+            .node("Size", &["x"], &["n"], &[])
+            .node("Add", &["n", "n"], &["m"], &[]);
+        let graph = model.clone().node("Range", &["zero", "n", "one"], &["y"], &[]).graph("y");
+        assert!(graph.contains("map() expr=(i0) shape=[S] : i64[S]"), "{graph}");
+        insta::assert_snapshot!(model.clone().node("Range", &["n", "m", "one"], &["y"], &[]).graph("y"), @r"
+        graph g(x: f32[S]) {
+          %0 = host_ints() elements=[S] : i64[]  ; Range_y/start
+          %1 = map(%0) expr=(add(x0, i0)) shape=[S] : i64[S]  ; Range_y
+          return %1
+        }
+        ");
+        assert!(model.node("Range", &["one", "n", "zero"], &["y"], &[]).error("y").contains("its step is 0"));
+    }
+
+    #[test]
+    fn floats_are_constant() {
+        let model = Model::new(13)
+            .initializer(floats("a", &[], &[1.0]))
+            .initializer(floats("b", &[], &[2.0]))
+            .initializer(floats("c", &[], &[0.3]));
+        assert_eq!(model.clone().node("Range", &["a", "b", "c"], &["y"], &[]).output_type("y"), "f32[4]");
+        assert_eq!(model.clone().node("Range", &["b", "a", "c"], &["y"], &[]).output_type("y"), "f32[0]");
+        let model = model.initializer(floats("z", &[], &[0.0]));
+        assert!(model.node("Range", &["a", "b", "z"], &["y"], &[]).error("y").contains("has no end"));
+    }
+
+    #[test]
+    fn a_limit_that_is_an_input_becomes_a_symbol_and_a_computed_one_is_refused() {
+        let model = Model::new(13)
+            .input("n", DType::I64, &[])
+            .initializer(ints("zero", &[], &[0]))
+            .initializer(ints("one", &[], &[1]))
+            .node("Range", &["zero", "n", "one"], &["y"], &[]);
+        assert_eq!(model.output_type("y"), "i64[max(0, `n[0]`)]");
+        let model = Model::new(13)
+            .input("x", DType::I64, &["K"])
+            .initializer(ints("zero", &[], &[0]))
+            .initializer(ints("one", &[], &[1]))
+            .node("ReduceMax", &["x"], &["n"], &[crate::op::testing::attr("keepdims", 0i64)])
+            .node("Range", &["zero", "n", "one"], &["y"], &[]);
+        assert!(model.error("y").contains("the limit (input 1) is computed from the data"));
+    }
+}
