@@ -34,6 +34,7 @@ pub mod pointwise;
 pub mod pool;
 mod product;
 mod random;
+pub mod reduce;
 pub mod resize;
 mod rows;
 mod rows_host;

@@ -86,7 +86,13 @@ macro_rules! families {
 }
 
 families! {
+    scatter true,
+    resize true,
+    pool true,
+    pad true,
+    gather true,
     normalize true,
     pointwise true,
+    reduce true,
     softmax true,
 }
