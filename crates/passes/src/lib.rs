@@ -19,6 +19,7 @@
 //! | `simplify` | views that do nothing, views of views, trivial reductions, arithmetic |
 //! | `normalize` | layer and RMS normalisation in pieces become one operator |
 //! | `push` | elementwise work moves above views, next to the product or convolution that it can join |
+//! | `scale` | a factor of a matrix becomes a factor of the product, which computes it for nothing |
 //! | `fuse_maps` | elementwise nodes join their elementwise readers |
 //!
 //! A transpose before a matrix product is no pass: the planner reads operands of a product under any strides, so that
@@ -31,6 +32,7 @@ mod inline_scalars;
 mod normalize;
 mod push;
 mod rewrite;
+mod scale;
 mod simplify;
 
 #[cfg(test)]
@@ -55,6 +57,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("simplify", simplify::run),
     ("normalize", normalize::run),
     ("push", push::run),
+    ("scale", scale::run),
     ("fuse_maps", fuse_maps::run),
 ];
 

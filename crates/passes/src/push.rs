@@ -6,7 +6,8 @@
 //! function is the same, since a view only moves elements.
 //!
 //! Other operands of the map must be constants, and move to where their elements are needed before the view: under a
-//! transpose by transposing them back, under a reshape only a vector along the last axis, if that axis stays.
+//! transpose by transposing them back, under a reshape that only adds or takes axes of extent 1 by doing the same, under
+//! any other only a vector along the last axis, if that axis stays.
 
 use bespoke_ir::op::{Map, Reshape, Transpose};
 use bespoke_ir::{Graph, NodeId, Op, SymInt, ValueId};
@@ -15,7 +16,7 @@ use crate::PassError;
 use crate::rewrite::{add, drop_dead, infer, live_nodes, only_reader, skip};
 
 /// Views and maps that are followed upwards in search of an operator that takes the work.
-const MAX_CLIMB: usize = 8;
+pub(crate) const MAX_CLIMB: usize = 8;
 
 /// See the module.
 pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
@@ -53,7 +54,7 @@ fn is_anchor(op: &Op) -> bool {
 }
 
 /// Whether `v`, which only one node reads, comes from an anchor by views and maps that nobody else reads.
-fn from_anchor(graph: &Graph, v: ValueId, climb: usize) -> bool {
+pub(crate) fn from_anchor(graph: &Graph, v: ValueId, climb: usize) -> bool {
     if climb == 0 || only_reader(graph, v).is_none() {
         return false;
     }
@@ -154,6 +155,24 @@ fn push(graph: &mut Graph, id: NodeId) -> Result<Option<NodeId>, PassError> {
     Ok(graph.producer(first))
 }
 
+/// Extents other than 1.
+fn wide(dims: &[SymInt]) -> impl Iterator<Item = &SymInt> {
+    dims.iter().filter(|d| d.as_const() != Some(1))
+}
+
+/// A value under other extents that broadcast the same; leading ones are left out.
+fn seen(v: ValueId, dims: &[SymInt], wanted: Vec<SymInt>) -> Moved {
+    let ones = wanted
+        .iter()
+        .take_while(|d| d.as_const() == Some(1))
+        .count();
+    if wanted[ones..] == *dims {
+        Moved::Same(v)
+    } else {
+        Moved::Seen(v, wanted[ones..].to_vec(), None)
+    }
+}
+
 /// A constant operand of a map behind `view`, for the map before it.
 fn move_operand(
     graph: &Graph,
@@ -172,6 +191,21 @@ fn move_operand(
         });
     }
     match view {
+        Op::Reshape(_) if wide(graph.dims(source)).eq(wide(graph.dims(y))) => {
+            // the operand's extents along the axes that stay, in the places that they have before the view
+            let behind = graph.dims(y).iter().enumerate().filter(|(_, d)| **d != one);
+            let mut along = behind.map(|(i, _)| match (i + dims.len()).checked_sub(rank) {
+                Some(i) => dims[i].clone(),
+                None => one.clone(),
+            });
+            let before: Vec<SymInt> = graph
+                .dims(source)
+                .iter()
+                .map(|d| if *d == one { None } else { along.next() })
+                .map(|d| d.unwrap_or(one.clone()))
+                .collect();
+            Some(seen(v, dims, before))
+        }
         Op::Reshape(_) => {
             let (last, leading) = dims.split_last()?;
             let stays = graph.dims(source).last() == graph.dims(y).last();
@@ -196,13 +230,7 @@ fn move_operand(
             if axes.is_sorted() {
                 // no element changes its place among the others
                 let before: Vec<SymInt> = back.iter().map(|&i| padded[i].clone()).collect();
-                let leading = before.iter().take_while(|d| **d == one).count();
-                let before = before[leading..].to_vec();
-                return Some(if before == dims {
-                    Moved::Same(v)
-                } else {
-                    Moved::Seen(v, before, None)
-                });
+                return Some(seen(v, dims, before));
             }
             Some(Moved::Seen(v, padded, Some(back)))
         }
@@ -312,6 +340,38 @@ mod tests {
             assert!(g.node_count() >= nodes);
             assert_eq!(g.value(g.outputs()[0]).name, "y");
         }
+    }
+
+    #[test]
+    fn operands_follow_axes_of_extent_one() {
+        let mut g = Graph::new("t");
+        let x = g.add_input("x", TensorType::fixed(DType::F32, &[2, 3, 1, 4]));
+        let w = f32s(&mut g, "w", &[4, 5], &[0.5; 20]);
+        let c = f32s(&mut g, "c", &[3, 1], &[1.0, 2.0, 3.0]);
+        let v = g.add1("product", MatMul::default(), &[x, w]).unwrap();
+        let v = g
+            .add1(
+                "view",
+                Reshape {
+                    dims: ints(&[1, 2, 3, 5]),
+                },
+                &[v],
+            )
+            .unwrap();
+        let v = g.add1("y", binary(BinaryOp::Add), &[v, c]).unwrap();
+        g.add_output(v);
+        let before = g.clone();
+        assert_eq!(run(&mut g), Ok(1));
+        insta::assert_snapshot!(g, @r"
+        graph t(x: f32[2,3,1,4]) {
+          %0 = matmul(x, w: f32[4,5]) : f32[2,3,1,5]  ; product
+          %1 = reshape([1.0,2.0,3.0]:f32) dims=[3,1,1] : f32[3,1,1]  ; c
+          %2 = map(%0, %1) expr=(add(x0, x1)) : f32[2,3,1,5]  ; y
+          %3 = reshape(%2) dims=[1,2,3,5] : f32[1,2,3,5]  ; view
+          return %3
+        }
+        ");
+        agree(&before, &g, 5, 0.0);
     }
 
     #[test]

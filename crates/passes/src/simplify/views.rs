@@ -1,13 +1,17 @@
 //! Views that do nothing go; a view of a view of the same kind becomes one.
 //!
-//! A transpose that only moves axes of extent 1 moves no element, so it becomes a reshape, which merges with others. An
+//! A transpose that only moves axes of extent 1 moves no element, so it becomes a reshape, which merges with others. A
+//! transpose between two reshapes that merge axes and split them again is a transpose of all axes (exporters of
+//! attention write batches of matrices so), which strides can say, while the merged axes may need a copy. An
 //! expansion is not needed where a map reads it that broadcasts to the same extents anyway.
+
+use std::ops::Range;
 
 use bespoke_ir::op::{Concat, Reshape, Slice, Transpose};
 use bespoke_ir::{Graph, NodeId, Op, SymInt, ValueId};
 
 use crate::PassError;
-use crate::rewrite::{alias, drop_dead, infer, maker, only_reader, swap};
+use crate::rewrite::{add, alias, drop_dead, infer, maker, only_reader, swap};
 
 /// Operand and result of a node of one each.
 fn ends(graph: &Graph, id: NodeId) -> (ValueId, ValueId) {
@@ -33,8 +37,57 @@ pub(super) fn reshape(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
             let x = inner.inputs()[0];
             Ok(swap(graph, id, op, &[x])?.is_some())
         }
+        Some(inner) if matches!(inner.op, Op::Transpose(_)) => between(graph, id, x),
         _ => Ok(false),
     }
+}
+
+/// Reshape `id` of the transpose `transposed` of a reshape that merges axes: a transpose of the axes before they were
+/// merged, and a reshape only if the axes are not split in the same way.
+fn between(graph: &mut Graph, id: NodeId, transposed: ValueId) -> Result<bool, PassError> {
+    let Some(middle) = maker(graph, transposed) else {
+        return Ok(false);
+    };
+    let name = middle.name.clone();
+    let (merged, perm) = match &middle.op {
+        Op::Transpose(t) => (middle.inputs()[0], &t.perm),
+        _ => return Ok(false),
+    };
+    let Some(first) = maker(graph, merged).filter(|n| matches!(n.op, Op::Reshape(_))) else {
+        return Ok(false);
+    };
+    let x = first.inputs()[0];
+    let Some(groups) = merged_axes(graph.dims(x), graph.dims(merged)) else {
+        return Ok(false);
+    };
+    let perm: Vec<usize> = perm.iter().flat_map(|&i| groups[i].clone()).collect();
+    if swap(graph, id, Transpose { perm: perm.clone() }, &[x])?.is_some() {
+        return Ok(true);
+    }
+    let alone = only_reader(graph, transposed).is_some() && only_reader(graph, merged).is_some();
+    if !alone {
+        return Ok(false);
+    }
+    let op = graph.node(id).op.clone();
+    let v = add(graph, &name, Transpose { perm }, &[x])?;
+    Ok(swap(graph, id, op, &[v])?.is_some())
+}
+
+/// For each extent of `to`, the neighbouring axes of `from` whose product it is; `None` if it is not so.
+fn merged_axes(from: &[SymInt], to: &[SymInt]) -> Option<Vec<Range<usize>>> {
+    let mut next = 0;
+    let mut groups = Vec::with_capacity(to.len());
+    for extent in to {
+        let first = next;
+        let mut product = from.get(next)?.clone();
+        next += 1;
+        while product != *extent {
+            product = product * from.get(next)?;
+            next += 1;
+        }
+        groups.push(first..next);
+    }
+    (next == from.len()).then_some(groups)
 }
 
 pub(super) fn transpose(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> {
@@ -174,7 +227,7 @@ pub(super) fn concat(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> {
 #[cfg(test)]
 mod tests {
     use crate::simplify::run;
-    use crate::testing::{f32s, ints, symbol};
+    use crate::testing::{agree, f32s, ints, symbol};
     use bespoke_ir::expr::{BinaryOp, Expr, Scalar, UnaryOp};
     use bespoke_ir::op::pad::PadMode;
     use bespoke_ir::op::{Concat, Expand, Map, Pad, Reshape, Slice, Transpose};
@@ -334,6 +387,47 @@ mod tests {
           return %0
         }
         ");
+    }
+
+    #[test]
+    fn a_transpose_of_merged_axes_is_a_transpose_of_all() {
+        let mut g = Graph::new("t");
+        let n = symbol(&mut g, "N");
+        let dims = vec![n.clone(), 4.into(), 3.into(), 5.into()];
+        let x = g.add_input("x", TensorType::new(DType::F32, dims));
+        let merged = Reshape {
+            dims: vec![n.clone() * 4, 3.into(), 5.into()],
+        };
+        for (name, dims) in [
+            ("all", vec![n.clone(), 4.into(), 5.into(), 3.into()]),
+            ("rest", vec![n.clone(), 20.into(), 3.into()]),
+        ] {
+            let v = g
+                .add1(format!("{name}.merge"), merged.clone(), &[x])
+                .unwrap();
+            let v = g
+                .add1(
+                    format!("{name}.swap"),
+                    Transpose {
+                        perm: vec![0, 2, 1],
+                    },
+                    &[v],
+                )
+                .unwrap();
+            let v = g.add1(name, Reshape { dims }, &[v]).unwrap();
+            g.add_output(v);
+        }
+        let before = g.clone();
+        assert_eq!(run(&mut g), Ok(2));
+        insta::assert_snapshot!(g, @r"
+        graph t(x: f32[N,4,3,5]) {
+          %0 = transpose(x) perm=[0,1,3,2] : f32[N,4,5,3]  ; all
+          %1 = transpose(x) perm=[0,1,3,2] : f32[N,4,5,3]  ; rest.swap
+          %2 = reshape(%1) dims=[N,20,3] : f32[N,20,3]  ; rest
+          return %0, %2
+        }
+        ");
+        agree(&before, &g, 2, 0.0);
     }
 
     #[test]
