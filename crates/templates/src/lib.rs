@@ -17,15 +17,18 @@
 //! - **Prologues and epilogues are expressions** ([`expr`]): printed to CUDA, interpreted block by block on the host.
 //! - **No string of a model ever reaches a source**, and no hash order.
 
+pub mod arg_reduce;
 mod arguments;
 pub mod conv;
 pub mod conv_transpose;
 mod convolution;
 mod convolution_host;
+pub mod cumsum;
 pub mod expr;
 mod finish;
 pub mod gather;
 pub mod gemm;
+pub mod ints;
 pub mod normalize;
 #[cfg(test)]
 mod oracle;
@@ -44,6 +47,7 @@ pub mod softmax;
 pub mod source;
 pub mod spec;
 mod tile;
+pub mod topk;
 pub mod view;
 mod walk;
 

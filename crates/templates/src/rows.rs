@@ -171,6 +171,18 @@ impl Rows {
         out
     }
 
+    /// The space of scans and searches along one axis: `LOAD(i)`, element `i` of the row of operand `name`, the bases of
+    /// the results, and the type P in which elements are computed.
+    pub(crate) fn row_operand(self, name: &str, dtype: DType, results: &[(&str, DType)]) -> String {
+        let mut bases = vec![(name.to_owned(), format!("const {}", cuda_type(dtype)))];
+        bases.extend(results.iter().map(|&(name, ty)| (name.to_owned(), cuda_type(ty).to_owned())));
+        let mut out = self.space(&bases);
+        let element = cuda::load(dtype, &format!("{name}_p"), &format!("(i) * {name}_s{}", self.outer));
+        // writing to a String cannot fail
+        let _ = writeln!(out, "#define LOAD(i) {element}\ntypedef {} P;", cuda_compute_type(dtype));
+        out
+    }
+
     /// Threads of a group for rows of so many elements, `per_thread` to a thread.
     fn group(columns: i64, per_thread: i64) -> i64 {
         let wanted = ((columns + per_thread - 1) / per_thread.max(1)).max(1) as u64;

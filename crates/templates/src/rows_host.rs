@@ -13,8 +13,24 @@ use crate::view::Strided;
 /// Lanes of the partial results: two vectors of the widest kind, so that their latency overlaps.
 const WIDE: usize = 32;
 
+/// A type in which rows are computed.
+pub(crate) trait Lanes: bytemuck::Pod + Send + Sync {
+    fn elements(s: &[Self]) -> Elements<'_>;
+    fn elements_mut(s: &mut [Self]) -> ElementsMut<'_>;
+}
+
+impl Lanes for i64 {
+    fn elements(s: &[i64]) -> Elements<'_> {
+        Elements::I64(s)
+    }
+
+    fn elements_mut(s: &mut [i64]) -> ElementsMut<'_> {
+        ElementsMut::I64(s)
+    }
+}
+
 /// A float type in which rows are computed.
-pub(crate) trait Real: bytemuck::Pod + PartialOrd + Send + Sync {
+pub(crate) trait Real: Lanes + PartialOrd {
     const ZERO: Self;
     const NEG_INFINITY: Self;
     fn add(self, other: Self) -> Self;
@@ -23,8 +39,6 @@ pub(crate) trait Real: bytemuck::Pod + PartialOrd + Send + Sync {
     fn exponential(self) -> Self;
     fn to_f64(self) -> f64;
     fn of_f64(x: f64) -> Self;
-    fn elements(s: &[Self]) -> Elements<'_>;
-    fn elements_mut(s: &mut [Self]) -> ElementsMut<'_>;
 }
 
 macro_rules! real {
@@ -56,9 +70,13 @@ macro_rules! real {
             fn of_f64(x: f64) -> $ty {
                 x as $ty
             }
+        }
+
+        impl Lanes for $ty {
             fn elements(s: &[$ty]) -> Elements<'_> {
                 Elements::$variant(s)
             }
+
             fn elements_mut(s: &mut [$ty]) -> ElementsMut<'_> {
                 ElementsMut::$variant(s)
             }
@@ -172,7 +190,6 @@ pub(crate) fn rowwise<T: Real>(
 ) -> Result<(), TwinError> {
     let (rank, outer) = (rows.rank(), rows.outer);
     let extents = args.ints("d", rank);
-    let columns = rows.columns(args) as usize;
     let (mut writes, reads) = lanes::split_operands(operands);
     let Some(bytes) = writes.pop() else { return Err(TwinError("the result is missing".to_owned())) };
     let y = ElementsMut::of(epilogue.dtype(), bytes)?;
@@ -181,20 +198,35 @@ pub(crate) fn rowwise<T: Real>(
     let before = Function::new(prologue, views(args, "x", prologue.inputs(), &reads, &extents)?);
     let extras = reads.get(prologue.inputs().len()..).unwrap_or(&[]);
     let after = Function::new(epilogue, views(args, "e", &epilogue.inputs()[1..], extras, &extents)?);
+    map_rows(&before, &after, outer, &extents, y, &out, row);
+    Ok(())
+}
 
+/// Maps rows to rows: `before` yields their elements, `row` maps them, `after` (of operand 0 and its views) writes them.
+pub(crate) fn map_rows<T: Lanes>(
+    before: &Function<'_>,
+    after: &Function<'_>,
+    outer: usize,
+    extents: &[i64],
+    y: ElementsMut<'_>,
+    out: &Strided,
+    row: impl Fn(&[T], &mut [T]) + Sync,
+) {
+    let rank = extents.len();
+    let columns = extents[outer..].iter().map(|&d| d.max(0)).product::<i64>() as usize;
     // inner axes that everything walks over in one stride are one axis
     let one_stride =
         |s: &Strided| (outer..rank.saturating_sub(1)).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1]);
-    let merged = !prologue.reads_coords()
-        && !epilogue.reads_coords()
-        && one_stride(&out)
+    let merged = !before.expr().reads_coords()
+        && !after.expr().reads_coords()
+        && one_stride(out)
         && before.views().iter().chain(after.views()).all(|v| one_stride(&v.strided));
     let last = rank.saturating_sub(1);
     let axes: Vec<usize> = (0..outer).collect();
-    regions::for_each_region(y, &out, &extents, &axes, 8 * 1024, &|region, part| {
+    regions::for_each_region(y, out, extents, &axes, 8 * 1024, &|region, part| {
         let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
-        let mut values = vec![T::ZERO; columns];
-        let mut results = vec![T::ZERO; columns];
+        let mut values: Vec<T> = vec![bytemuck::Zeroable::zeroed(); columns];
+        let mut results = values.clone();
         regions::for_each_row(&region[..outer], outer, |outer_position, _| {
             let mut inner: regions::Region = region.to_vec();
             for (r, &i) in inner.iter_mut().zip(outer_position) {
@@ -227,7 +259,6 @@ pub(crate) fn rowwise<T: Real>(
             });
         });
     });
-    Ok(())
 }
 
 /// The views `prefix0, prefix1, …` of operands over a space.
@@ -247,4 +278,54 @@ pub(crate) fn views<'a>(
             View::new(&name, Elements::of(ty, bytes)?, Strided::of(args, &name, extents.len()), extents)
         })
         .collect()
+}
+
+/// Keys of a row's elements, ascending from the best: the largest first, or the smallest. NaN comes before every number;
+/// both zeros are equal.
+pub(crate) struct Keys<'a> {
+    wide: Function<'a>,
+    unsigned: bool,
+    largest: bool,
+}
+
+impl<'a> Keys<'a> {
+    pub(crate) fn new(view: View<'a>, largest: bool) -> Keys<'a> {
+        let dtype = view.elements.dtype();
+        let wide = if dtype.is_float() { DType::F64 } else { DType::I64 };
+        let wide = Function::new(&Expr::cast(dtype, wide), vec![view]);
+        Keys { wide, unsigned: dtype == DType::U64, largest }
+    }
+
+    /// The keys of `count` elements along `axis` from `position` on.
+    pub(crate) fn row(&self, position: &[i64], axis: usize, count: usize) -> Vec<u64> {
+        let mut worker = self.wide.worker();
+        let mut fill = |mut elements: ElementsMut<'_>| {
+            worker.run_views(position, axis, count, &mut LaneMut { elements: &mut elements, start: 0, stride: 1 });
+        };
+        let sign = 1u64 << 63;
+        if self.wide.expr().dtype() == DType::F64 {
+            let mut x = vec![0f64; count];
+            fill(ElementsMut::F64(&mut x));
+            return x
+                .into_iter()
+                .map(|v| {
+                    // adding 0 makes −0 the same as 0
+                    let bits = (v + 0.0).to_bits();
+                    let ascending = if bits & sign != 0 { !bits } else { bits | sign };
+                    match (v.is_nan(), self.largest) {
+                        (true, _) => 0,
+                        (_, true) => !ascending,
+                        _ => ascending,
+                    }
+                })
+                .collect();
+        }
+        let mut x = vec![0i64; count];
+        fill(ElementsMut::I64(&mut x));
+        let flip = if self.unsigned { 0 } else { sign };
+        x.into_iter()
+            .map(|v| v as u64 ^ flip)
+            .map(|ascending| if self.largest { !ascending } else { ascending })
+            .collect()
+    }
 }

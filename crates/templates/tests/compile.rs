@@ -86,6 +86,9 @@ macro_rules! families {
 }
 
 families! {
+    conv true,
+    conv_transpose true,
+    gemm true,
     scatter true,
     resize true,
     pool true,
@@ -93,6 +96,10 @@ families! {
     gather true,
     normalize true,
     pointwise true,
+    arg_reduce false,
+    cumsum false,
+    ints false,
+    topk false,
     reduce true,
     softmax true,
 }

@@ -10,9 +10,9 @@ use bespoke_ir::{DType, Expr};
 
 use super::{Reduce, limit};
 use crate::expr::host::{Function, LANES, Worker};
-use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut};
+use crate::expr::lanes::{self, ElementsMut, Lane, LaneMut};
 use crate::expr::regions;
-use crate::rows_host::{self, Real};
+use crate::rows_host::{self, Lanes, Real};
 use crate::spec::Args;
 use crate::view::Strided;
 
@@ -46,7 +46,7 @@ fn after_cast(epilogue: &Expr, from: DType) -> Expr {
 }
 
 /// A type in which the twin folds: partial results of a row are of type `State`.
-trait Fold: bytemuck::Pod + Send + Sync {
+trait Fold: Lanes {
     type State: Copy + Send;
     fn initial(t: &Reduce) -> Self::State;
     /// A block of one row joins the row's state. `shift` is what exponents are relative to.
@@ -61,8 +61,6 @@ trait Fold: bytemuck::Pod + Send + Sync {
     fn shift(top: Self) -> Self;
     fn start(t: &Reduce) -> Self;
     fn finish(t: &Reduce, state: Self::State, shift: Self, count: i64) -> Self;
-    fn elements(s: &[Self]) -> Elements<'_>;
-    fn elements_mut(s: &mut [Self]) -> ElementsMut<'_>;
 }
 
 macro_rules! real {
@@ -139,14 +137,6 @@ macro_rules! real {
                     _ => state,
                 }) as $ty
             }
-
-            fn elements(s: &[$ty]) -> Elements<'_> {
-                Real::elements(s)
-            }
-
-            fn elements_mut(s: &mut [$ty]) -> ElementsMut<'_> {
-                Real::elements_mut(s)
-            }
         }
     };
 }
@@ -221,14 +211,6 @@ impl Fold for i64 {
             ReduceKind::LogSum => saturate(ty, real.ln()),
             _ => sum,
         }
-    }
-
-    fn elements(s: &[i64]) -> Elements<'_> {
-        Elements::I64(s)
-    }
-
-    fn elements_mut(s: &mut [i64]) -> ElementsMut<'_> {
-        ElementsMut::I64(s)
     }
 }
 
