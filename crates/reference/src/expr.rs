@@ -231,10 +231,11 @@ fn power(dtype: DType, a: i128, b: i128) -> i128 {
             _ => 0,
         };
     }
-    let (mut base, mut exponent, mut result) = (a, b, 1);
+    let (mut base, mut exponent, mut result) = (a, b, 1i128);
     while exponent > 0 {
         if exponent & 1 == 1 {
-            result = wrap_int(dtype, result * base);
+            // wraps at 128 bits for `u64`, which keeps the low 64
+            result = wrap_int(dtype, result.wrapping_mul(base));
         }
         base = wrap_int(dtype, base.wrapping_mul(base));
         exponent >>= 1;

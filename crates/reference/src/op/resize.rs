@@ -7,7 +7,8 @@
 //!   hangs on their last bit. Weights are computed in `f64` from them.
 //! - `AlignCorners`, `HalfPixelSymmetric` and cropping divide by the *exact* output width, `scale · in`, which a model
 //!   that gives a scale may make fractional; this is what the standard's test data holds.
-//! - Integers are truncated, as a conversion does.
+//! - Integers are truncated, as a conversion does, after the sum is rounded to a multiple of 2⁻²⁰: a sum that is an
+//!   integer but for the order of its terms counts as one.
 
 use bespoke_ir::op::Resize;
 use bespoke_ir::op::resize::{CoordinateMode, Interpolation, NearestMode};
@@ -18,6 +19,9 @@ use crate::error::ReferenceError;
 use crate::eval::Context;
 use crate::index::{flat, map_positions, strides};
 use crate::tensor::{Number, Tensor};
+
+/// Sums that become integers are first rounded to multiples of 1 / `GRID`.
+const GRID: f64 = (1 << 20) as f64;
 
 /// Input positions and their weights; `None` outside a cropped region.
 type Sources = Option<Vec<(i64, f64)>>;
@@ -172,7 +176,8 @@ impl Evaluate for Resize {
                 let at: Vec<i64> = sources.iter().map(|taps| taps[0].0).collect();
                 return Ok(x.get(flat(&own, &at)));
             }
-            Ok(Number::F(blend(x, &own, &sources, &mut position)))
+            let sum = blend(x, &own, &sources, &mut position);
+            Ok(Number::F(if x.dtype().is_float() { sum } else { (sum * GRID).round_ties_even() / GRID }))
         })?;
         Ok(vec![Tensor::new(cx.dtype(), cx.dims(), elements)?])
     }
