@@ -4,8 +4,10 @@
     python3 models/builders/export.py --size full  --out target/full resnet    # as large as the originals
 
 Each model becomes OUT/NAME/model.onnx (opset 20; `full` with external data), and for every shape of its table
-OUT/NAME/test_data_set_k/{input,output}_i.pb. A reference output is what PyTorch computes in fp32 from the same
-fp16 weights and fp16 inputs, rounded to fp16. Needs the packages of requirements.txt next to this file.
+OUT/NAME/test_data_set_k/{input,output}_i.pb. With `--reference fp32` a reference output is what PyTorch computes in fp32
+from the same fp16 weights and fp16 inputs, rounded to fp16; with `--reference fp16` it is what PyTorch computes in fp16,
+as it comes. `--device cuda` computes references on the GPU, which the full models need; the export itself is always
+traced on the CPU. Needs the packages of requirements.txt next to this file.
 """
 import argparse
 import copy
@@ -50,25 +52,41 @@ def write_set(folder, work, inputs, outputs):
     folder.mkdir(parents=True)
     for kind, names, tensors in (("input", work.inputs, inputs), ("output", work.outputs, outputs)):
         for i, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
-            array = np.ascontiguousarray(tensor.numpy())
+            array = np.ascontiguousarray(tensor.cpu().numpy())
             (folder / f"{kind}_{i}.pb").write_bytes(numpy_helper.from_array(array, name).SerializeToString())
 
 
-def references(work, module, folder):
-    """fp32 arithmetic on the fp16 weights and inputs; the result is rounded once, at the end."""
+def evaluate(module, inputs):
+    with torch.no_grad():
+        outputs = module(*inputs)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def references(work, module, folder, device, precision):
+    """Writes a set for each shape. Returns how far PyTorch's fp16 is from fp32 on the same weights and inputs, as part of
+    the largest element: what any fp16 implementation may be off by. It is None if fp16 was not computed."""
+    # fp32 means fp32: cuDNN would round the operands of convolutions to TF32
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    module = module.to(device)
     exact = copy.deepcopy(module).float()
+    gap = None
     for k, shape in enumerate(work.shapes):
         torch.manual_seed(SEED + 1 + k)
-        inputs = half(work.sample(shape))
-        wide = tuple(t.float() if t.is_floating_point() else t for t in inputs)
-        with torch.no_grad():
-            outputs = exact(*wide)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        inputs = tuple(t.to(device) for t in half(work.sample(shape)))
+        # fp32 arithmetic on the fp16 weights and inputs; the result is rounded once, at the end
+        outputs = evaluate(exact, tuple(t.float() if t.is_floating_point() else t for t in inputs))
         for name, output in zip(work.outputs, outputs, strict=True):
             peak = output.abs().max().item()
             if not (np.isfinite(peak) and peak < 1000):
                 sys.exit(f"{folder.name} {shape}: {name} reaches {peak}, out of the range that fp16 holds well")
+        if precision == "fp16":
+            rounded = evaluate(module, inputs)
+            for a, b in zip(rounded, outputs, strict=True):
+                gap = max(gap or 0.0, ((a.float() - b).abs().max() / b.abs().max()).item())
+            outputs = rounded
         write_set(folder / f"test_data_set_{k}", work, inputs, half(outputs))
+    return gap
 
 
 def compare(folder, work):
@@ -97,10 +115,16 @@ def main():
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--no-data", action="store_true", help="models only, without reference data")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where references are computed")
+    parser.add_argument("--reference", choices=["fp32", "fp16"], default="fp32", help="in what precision")
+    parser.add_argument("--no-compare", action="store_true",
+                        help="do not run the file in ONNX Runtime, which takes minutes for a full model")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(NAMES)}")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"no such model: {', '.join(sorted(unknown))}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no CUDA device: leave --device away, or see what nvidia-smi says")
 
     sys.path.insert(0, str(HERE))
     for name in args.names or NAMES:
@@ -118,8 +142,11 @@ def main():
         strip_traces(path)
         line = f"{name}: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M weights"
         if not args.no_data:
-            references(work, module, folder)
-            line += f", ONNX Runtime differs by {compare(folder, work):.1e} of the largest element"
+            gap = references(work, module, folder, args.device, args.reference)
+            if gap is not None:
+                line += f", fp16 differs from fp32 by {gap:.1e} of the largest element"
+            if not args.no_compare:
+                line += f", ONNX Runtime differs by {compare(folder, work):.1e} of the largest element"
         print(f"{line}, {time.time() - start:.0f} s", flush=True)
 
 
