@@ -278,7 +278,8 @@ mod tests {
         for arch in [80, 89, 90, 120] {
             let large = best(8192, 8192, 4096, arch);
             assert!(["128x256", "256x128", "128x128"].contains(&large.as_str()), "sm_{arch}: {large}");
-            assert!(best(1, 4096, 4096, arch).starts_with("16x"), "sm_{arch}");
+let small = best(1, 4096, 4096, arch);
+            assert!(small.starts_with("16x") || small.starts_with("32x"), "sm_{arch}: {small}");
         }
     }
 
