@@ -92,6 +92,9 @@ fn fold<T: Copy, A: Copy>(x: &[T], start: A, step: impl Fn(A, T) -> A, join: imp
     simd(
         #[inline(always)]
         || {
+            if x.len() < 2 * WIDE {
+                return x.iter().fold(start, |a, &v| step(a, v));
+            }
             let mut parts = [start; WIDE];
             let mut chunks = x.chunks_exact(WIDE);
             for chunk in &mut chunks {
@@ -222,43 +225,88 @@ pub(crate) fn map_rows<T: Lanes>(
         && one_stride(out)
         && before.views().iter().chain(after.views()).all(|v| one_stride(&v.strided));
     let last = rank.saturating_sub(1);
+    // rows that follow each other without a gap are read, or written, together: a call a row would cost more than a short
+    // row's arithmetic
+    let joined = |s: &Strided| merged && outer > 0 && s.strides[outer - 1] == s.strides[last] * columns as i64;
+    let read_together = before.views().iter().all(|v| joined(&v.strided));
+    let write_together = joined(out) && after.views().iter().all(|v| joined(&v.strided));
+    let most = if outer > 0 && columns > 0 { (TOGETHER / columns).max(1) } else { 1 };
     let axes: Vec<usize> = (0..outer).collect();
     regions::for_each_region(y, out, extents, &axes, 8 * 1024, &|region, part| {
         let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
-        let mut values: Vec<T> = vec![bytemuck::Zeroable::zeroed(); columns];
+        let mut values: Vec<T> = vec![bytemuck::Zeroable::zeroed(); columns * most];
         let mut results = values.clone();
-        regions::for_each_row(&region[..outer], outer, |outer_position, _| {
-            let mut inner: regions::Region = region.to_vec();
-            for (r, &i) in inner.iter_mut().zip(outer_position) {
-                *r = i..i + 1;
-            }
-            // calls `f(position, first element, count)` for each run of the row
-            let runs = |f: &mut dyn FnMut(&[i64], usize, usize)| {
-                if merged {
-                    let start: Vec<i64> = inner.iter().map(|r| r.start).collect();
-                    return f(&start, 0, columns);
+        let lead = outer.wrapping_sub(1);
+        regions::for_each_row(&region[..outer], lead, |start, count| {
+            for first in (0..count).step_by(most) {
+                let n = most.min(count - first);
+                let mut position = start.to_vec();
+                if outer > 0 {
+                    position[lead] += first as i64;
                 }
-                let mut at = 0;
-                regions::for_each_row(&inner, last, |position, count| {
-                    f(position, at, count);
-                    at += count;
+                let mut elements = T::elements_mut(&mut values[..n * columns]);
+                let rows = RowBatch { first: position, region, rows: n, columns, merged, together: read_together };
+                rows.runs(|at, axis, from, count| {
+                    let mut lane = LaneMut { elements: &mut elements, start: from as i64, stride: 1 };
+                    before_worker.run_views(at, axis, count, &mut lane);
                 });
-            };
-            {
-                let mut elements = T::elements_mut(&mut values);
-                runs(&mut |position, at, count| {
-                    let mut lane = LaneMut { elements: &mut elements, start: at as i64, stride: 1 };
-                    before_worker.run_views(position, last, count, &mut lane);
+                for (x, y) in values[..n * columns].chunks_exact(columns.max(1)).zip(results.chunks_exact_mut(columns.max(1))) {
+                    row(x, y);
+                }
+                let rows = RowBatch { together: write_together, ..rows };
+                rows.runs(|at, axis, from, count| {
+                    let lane = Lane { elements: T::elements(&results), start: from as i64, stride: 1 };
+                    after_worker.run(&[lane], at, axis, count, &mut part.lane(at, axis));
                 });
             }
-            row(&values, &mut results);
-            runs(&mut |position, at, count| {
-                let lane = Lane { elements: T::elements(&results), start: at as i64, stride: 1 };
-                let mut target = part.lane(position, last);
-                after_worker.run(&[lane], position, last, count, &mut target);
-            });
         });
     });
+}
+
+/// Elements of rows that are evaluated together.
+const TOGETHER: usize = 2048;
+
+/// Some rows next to each other along the last outer axis.
+struct RowBatch<'r> {
+    /// Outer position of the first.
+    first: Vec<i64>,
+    /// Ranges of every axis.
+    region: &'r [std::ops::Range<i64>],
+    rows: usize,
+    columns: usize,
+    /// Whether the inner axes are walked over in one stride.
+    merged: bool,
+    /// Whether rows are, too.
+    together: bool,
+}
+
+impl RowBatch<'_> {
+    /// Calls `f(position, axis, first element, count)` for runs that cover the rows in order.
+    fn runs(&self, mut f: impl FnMut(&[i64], usize, usize, usize)) {
+        let outer = self.first.len();
+        let last = self.region.len().saturating_sub(1);
+        let mut position = self.first.clone();
+        position.extend(self.region[outer..].iter().map(|r| r.start));
+        if self.together {
+            return f(&position, last, 0, self.rows * self.columns);
+        }
+        for k in 0..self.rows {
+            if k > 0 {
+                position[outer - 1] += 1;
+            }
+            if self.merged {
+                f(&position, last, k * self.columns, self.columns);
+                continue;
+            }
+            let mut at = k * self.columns;
+            let mut run = position.clone();
+            regions::for_each_row(&self.region[outer..], last - outer, |inner, count| {
+                run[outer..].copy_from_slice(inner);
+                f(&run, last, at, count);
+                at += count;
+            });
+        }
+    }
 }
 
 /// The views `prefix0, prefix1, …` of operands over a space.

@@ -287,6 +287,15 @@ fn rows<T: Fold>(
     let axes: Vec<usize> = (0..outer).collect();
     let grain = (16 * 1024 / columns.max(1)).max(1);
     let lead = across.unwrap_or(outer.saturating_sub(1));
+    // short rows that follow each other without a gap are read together
+    let row_len = columns.max(0) as usize;
+    let single = inner.len() == 1 || inner.iter().rev().skip(1).all(|r| r.end == 1);
+    let together = across.is_none()
+        && outer > 0
+        && (1..=BLOCK / 4).contains(&row_len)
+        && single
+        && !prologue.reads_coords()
+        && before.views().iter().all(|v| v.strided.strides[lead] == v.strided.strides[rank - 1] * columns);
     regions::for_each_region(y, &out, &extents[..outer], &axes, grain, &|region, part| {
         let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
         let mut scratch = vec![bytemuck::Zeroable::zeroed(); BLOCK.max(LANES)];
@@ -301,6 +310,18 @@ fn rows<T: Fold>(
                 let results = &mut results[..n];
                 if across.is_some() {
                     side_by_side(t, &mut before_worker, &position, lead, &inner, columns, &mut scratch, results);
+                } else if together {
+                    let mut row = position.clone();
+                    row.extend(inner.iter().map(|r| r.start));
+                    for some in results.chunks_mut(BLOCK / row_len) {
+                        let count = some.len() * row_len;
+                        values(&mut before_worker, &row, rank - 1, count, &mut scratch);
+                        for (result, x) in some.iter_mut().zip(scratch[..count].chunks_exact(row_len)) {
+                            let shift = if t.shifted() { T::shift(T::top(T::lowest(), x)) } else { T::shift(T::lowest()) };
+                            *result = T::finish(t, T::block(t, T::initial(t), x, shift), shift, columns);
+                        }
+                        row[lead] += some.len() as i64;
+                    }
                 } else {
                     let mut row = position.clone();
                     for (k, result) in results.iter_mut().enumerate() {
