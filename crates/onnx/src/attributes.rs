@@ -16,12 +16,23 @@ pub(crate) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     pub(crate) fn new(node: &'a NodeProto) -> Self {
-        Attributes { node, asked: RefCell::new(BTreeSet::new()) }
+        Attributes {
+            node,
+            asked: RefCell::new(BTreeSet::new()),
+        }
     }
 
-    fn find(&self, name: &'static str, ty: AttributeType) -> Result<Option<&'a AttributeProto>, String> {
+    fn find(
+        &self,
+        name: &'static str,
+        ty: AttributeType,
+    ) -> Result<Option<&'a AttributeProto>, String> {
         self.asked.borrow_mut().insert(name);
-        let mut found = self.node.attribute.iter().filter(|attribute| attribute.name() == name);
+        let mut found = self
+            .node
+            .attribute
+            .iter()
+            .filter(|attribute| attribute.name() == name);
         let Some(first) = found.next() else {
             return Ok(None);
         };
@@ -52,17 +63,27 @@ impl<'a> Attributes<'a> {
 
     /// Whether the attribute is given at all.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.node.attribute.iter().any(|attribute| attribute.name() == name)
+        self.node
+            .attribute
+            .iter()
+            .any(|attribute| attribute.name() == name)
     }
 
     /// The attributes that nobody asked for.
     pub(crate) fn unknown(&self) -> Vec<&'a str> {
         let asked = self.asked.borrow();
-        self.node.attribute.iter().map(|attribute| attribute.name()).filter(|name| !asked.contains(name)).collect()
+        self.node
+            .attribute
+            .iter()
+            .map(|attribute| attribute.name())
+            .filter(|name| !asked.contains(name))
+            .collect()
     }
 
     pub(crate) fn int(&self, name: &'static str) -> Result<Option<i64>, String> {
-        Ok(self.find(name, AttributeType::Int)?.map(|attribute| attribute.i()))
+        Ok(self
+            .find(name, AttributeType::Int)?
+            .map(|attribute| attribute.i()))
     }
 
     /// An integer that must be 0 or 1.
@@ -76,15 +97,21 @@ impl<'a> Attributes<'a> {
     }
 
     pub(crate) fn float(&self, name: &'static str) -> Result<Option<f32>, String> {
-        Ok(self.find(name, AttributeType::Float)?.map(|attribute| attribute.f()))
+        Ok(self
+            .find(name, AttributeType::Float)?
+            .map(|attribute| attribute.f()))
     }
 
     pub(crate) fn ints(&self, name: &'static str) -> Result<Option<&'a [i64]>, String> {
-        Ok(self.find(name, AttributeType::Ints)?.map(|attribute| attribute.ints.as_slice()))
+        Ok(self
+            .find(name, AttributeType::Ints)?
+            .map(|attribute| attribute.ints.as_slice()))
     }
 
     pub(crate) fn floats(&self, name: &'static str) -> Result<Option<&'a [f32]>, String> {
-        Ok(self.find(name, AttributeType::Floats)?.map(|attribute| attribute.floats.as_slice()))
+        Ok(self
+            .find(name, AttributeType::Floats)?
+            .map(|attribute| attribute.floats.as_slice()))
     }
 
     pub(crate) fn string(&self, name: &'static str) -> Result<Option<&'a str>, String> {
@@ -107,7 +134,12 @@ impl<'a> Attributes<'a> {
     }
 
     /// A string that must be one of the table's; `default` if it is not given.
-    pub(crate) fn choice<T: Copy>(&self, name: &'static str, default: T, table: &[(&str, T)]) -> Result<T, String> {
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        name: &'static str,
+        default: T,
+        table: &[(&str, T)],
+    ) -> Result<T, String> {
         let Some(text) = self.string(name)? else {
             return Ok(default);
         };
@@ -115,7 +147,10 @@ impl<'a> Attributes<'a> {
             Some(row) => Ok(row.1),
             None => {
                 let names: Vec<&str> = table.iter().map(|row| row.0).collect();
-                Err(format!("attribute '{name}' is '{text}', but must be one of {}", names.join(", ")))
+                Err(format!(
+                    "attribute '{name}' is '{text}', but must be one of {}",
+                    names.join(", ")
+                ))
             }
         }
     }
@@ -126,16 +161,29 @@ mod tests {
     use super::*;
 
     fn attribute(name: &str, ty: AttributeType) -> AttributeProto {
-        AttributeProto { name: Some(name.into()), r#type: Some(ty as i32), ..Default::default() }
+        AttributeProto {
+            name: Some(name.into()),
+            r#type: Some(ty as i32),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn types_are_checked_and_what_is_not_asked_for_is_listed() {
         let node = NodeProto {
             attribute: vec![
-                AttributeProto { i: Some(3), ..attribute("axis", AttributeType::Int) },
-                AttributeProto { s: Some(b"linear".to_vec()), ..attribute("mode", AttributeType::String) },
-                AttributeProto { i: Some(2), ..attribute("odd", AttributeType::Undefined) },
+                AttributeProto {
+                    i: Some(3),
+                    ..attribute("axis", AttributeType::Int)
+                },
+                AttributeProto {
+                    s: Some(b"linear".to_vec()),
+                    ..attribute("mode", AttributeType::String)
+                },
+                AttributeProto {
+                    i: Some(2),
+                    ..attribute("odd", AttributeType::Undefined)
+                },
             ],
             ..Default::default()
         };
@@ -144,13 +192,22 @@ mod tests {
         assert_eq!(attributes.int("absent"), Ok(None));
         assert_eq!(attributes.int("odd"), Ok(Some(2)));
         assert_eq!(attributes.unknown(), ["mode"]);
-        assert_eq!(attributes.choice("mode", 0, &[("nearest", 1), ("linear", 2)]), Ok(2));
+        assert_eq!(
+            attributes.choice("mode", 0, &[("nearest", 1), ("linear", 2)]),
+            Ok(2)
+        );
         assert_eq!(
             attributes.choice("mode", 0, &[("nearest", 1)]).unwrap_err(),
             "attribute 'mode' is 'linear', but must be one of nearest"
         );
         assert!(attributes.unknown().is_empty());
-        assert_eq!(attributes.floats("axis").unwrap_err(), "attribute 'axis' is of type INT, but must be FLOATS");
-        assert_eq!(attributes.flag("axis", false).unwrap_err(), "attribute 'axis' must be 0 or 1, but is 3");
+        assert_eq!(
+            attributes.floats("axis").unwrap_err(),
+            "attribute 'axis' is of type INT, but must be FLOATS"
+        );
+        assert_eq!(
+            attributes.flag("axis", false).unwrap_err(),
+            "attribute 'axis' must be 0 or 1, but is 3"
+        );
     }
 }

@@ -65,7 +65,8 @@ fn walk(root: &Path, parts: &[&str]) -> Result<File, String> {
         return Err("the location names no file".into());
     };
     let look = |folder: &_, name: &str| {
-        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(&format!("'{name}'"), e))?;
+        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| failed(&format!("'{name}'"), e))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Symlink {
             return Err(format!(
@@ -77,15 +78,25 @@ fn walk(root: &Path, parts: &[&str]) -> Result<File, String> {
     for parent in parents {
         // Only for the message: the opening below refuses links by itself.
         look(&folder, parent)?;
-        folder = openat(&folder, *parent, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-            .map_err(|error| failed(&format!("folder '{parent}'"), error))?;
+        folder = openat(
+            &folder,
+            *parent,
+            flags | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )
+        .map_err(|error| failed(&format!("folder '{parent}'"), error))?;
     }
     if look(&folder, name)? != FileType::RegularFile {
         return Err("it is not a regular file".into());
     }
     // NONBLOCK: had the file been swapped for a pipe since, opening must not wait for a writer.
-    let file = openat(&folder, *name, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-        .map_err(|error| failed(&format!("'{name}'"), error))?;
+    let file = openat(
+        &folder,
+        *name,
+        flags | OFlags::NOFOLLOW | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
+    .map_err(|error| failed(&format!("'{name}'"), error))?;
     let stat = fstat(&file).map_err(|error| failed(&format!("'{name}'"), error))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err("it is not a regular file".into());
@@ -104,9 +115,12 @@ fn walk(root: &Path, parts: &[&str]) -> Result<File, String> {
     let mut path = root.to_owned();
     for (index, part) in parts.iter().enumerate() {
         path.push(part);
-        let meta = std::fs::symlink_metadata(&path).map_err(|error| format!("cannot open '{part}': {error}"))?;
+        let meta = std::fs::symlink_metadata(&path)
+            .map_err(|error| format!("cannot open '{part}': {error}"))?;
         if meta.file_type().is_symlink() {
-            return Err(format!("'{part}' is a symbolic link, which is refused; put the file itself next to the model"));
+            return Err(format!(
+                "'{part}' is a symbolic link, which is refused; put the file itself next to the model"
+            ));
         }
         if index + 1 == parts.len() && !meta.is_file() {
             return Err("it is not a regular file".into());
@@ -122,8 +136,23 @@ mod tests {
     #[test]
     fn only_plain_relative_paths_pass() {
         assert_eq!(components("./a/b.bin"), Ok(vec!["a", "b.bin"]));
-        assert_eq!(components("a:b"), Err("drive letters are refused; the file must lie next to the model".into()));
-        for bad in ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "C:\\x", "\\\\host\\x", "a\0b", "a/", "a\\b"] {
+        assert_eq!(
+            components("a:b"),
+            Err("drive letters are refused; the file must lie next to the model".into())
+        );
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/../../x",
+            "/etc/passwd",
+            "C:\\x",
+            "\\\\host\\x",
+            "a\0b",
+            "a/",
+            "a\\b",
+        ] {
             assert!(components(bad).is_err(), "{bad:?} was accepted");
         }
     }

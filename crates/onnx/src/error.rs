@@ -74,7 +74,10 @@ pub enum OnnxError {
         reason: String,
     },
     /// A node reads a value that nothing makes.
-    #[error("node {node} ({op}) reads '{input}', which nothing defines{}", did_you_mean(suggestion))]
+    #[error(
+        "node {node} ({op}) reads '{input}', which nothing defines{}",
+        did_you_mean(suggestion)
+    )]
     UndefinedInput {
         /// The node.
         node: String,

@@ -48,7 +48,11 @@ impl ExternalData {
 
     /// The side files opened so far: location as the model spells it, and size in bytes; sorted by location.
     pub fn files(&self) -> Vec<(String, u64)> {
-        let mut files: Vec<_> = self.files.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect();
+        let mut files: Vec<_> = self
+            .files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), bytes.len() as u64))
+            .collect();
         files.sort();
         files
     }
@@ -77,11 +81,13 @@ impl ExternalData {
             None => {
                 let Some(root) = &self.root else {
                     return Err(refuse(
-                        "the model was given as bytes and has no folder; import it from its file".into(),
+                        "the model was given as bytes and has no folder; import it from its file"
+                            .into(),
                     ));
                 };
                 let file = contained::open(root, &location).map_err(refuse)?;
-                let bytes = mapping::map(&file).map_err(|error| refuse(format!("cannot map the file: {error}")))?;
+                let bytes = mapping::map(&file)
+                    .map_err(|error| refuse(format!("cannot map the file: {error}")))?;
                 self.files.insert(location.clone(), bytes.clone());
                 bytes
             }
@@ -101,7 +107,10 @@ impl ExternalData {
 
 fn parse(tensor: &TensorProto) -> Result<Entry<'_>, OnnxError> {
     let find = |wanted: &str| {
-        let mut found = tensor.external_data.iter().filter(|entry| entry.key() == wanted);
+        let mut found = tensor
+            .external_data
+            .iter()
+            .filter(|entry| entry.key() == wanted);
         let first = found.next().map(|entry| entry.value());
         match found.next() {
             Some(_) => Err(OnnxError::tensor(
@@ -111,8 +120,12 @@ fn parse(tensor: &TensorProto) -> Result<Entry<'_>, OnnxError> {
             None => Ok(first),
         }
     };
-    let location = find("location")?
-        .ok_or_else(|| OnnxError::tensor(tensor.name(), "its data is external, but no 'location' is given"))?;
+    let location = find("location")?.ok_or_else(|| {
+        OnnxError::tensor(
+            tensor.name(),
+            "its data is external, but no 'location' is given",
+        )
+    })?;
     let refuse = |reason: String| OnnxError::ExternalData {
         tensor: tensor.name().to_owned(),
         location: location.to_owned(),
@@ -131,7 +144,9 @@ fn parse(tensor: &TensorProto) -> Result<Entry<'_>, OnnxError> {
             let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             match text.parse::<u64>() {
                 Ok(value) if digits => Ok(Some(value)),
-                _ => Err(refuse(format!("'{key}' must be a non-negative integer, but is '{text}'"))),
+                _ => Err(refuse(format!(
+                    "'{key}' must be a non-negative integer, but is '{text}'"
+                ))),
             }
         }
     };
@@ -166,8 +181,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("w.bin"), (0..100u8).collect::<Vec<_>>()).unwrap();
         let mut data = ExternalData::in_folder(dir.path());
-        let a = data.bytes(&tensor(&[("location", "w.bin"), ("length", "8")]), 8).unwrap();
-        let b = data.bytes(&tensor(&[("location", "w.bin"), ("offset", "4")]), 96).unwrap();
+        let a = data
+            .bytes(&tensor(&[("location", "w.bin"), ("length", "8")]), 8)
+            .unwrap();
+        let b = data
+            .bytes(&tensor(&[("location", "w.bin"), ("offset", "4")]), 96)
+            .unwrap();
         assert_eq!(a[..], [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(b.as_ptr(), a[4..].as_ptr());
         assert_eq!(data.files(), [("w.bin".to_owned(), 100)]);
@@ -181,23 +200,48 @@ mod tests {
         let beyond = format!("1{huge}");
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[], "no 'location'"),
-            (&[("location", "w.bin"), ("location", "w.bin")], "more than once"),
+            (
+                &[("location", "w.bin"), ("location", "w.bin")],
+                "more than once",
+            ),
             (&[("location", "../w.bin")], "'..' is refused"),
-            (&[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000")], "another program's memory"),
-            (&[("location", "w.bin"), ("offset", "-1")], "non-negative integer"),
-            (&[("location", "w.bin"), ("offset", "+1")], "non-negative integer"),
-            (&[("location", "w.bin"), ("offset", "")], "non-negative integer"),
-            (&[("location", "w.bin"), ("offset", &beyond)], "non-negative integer"),
-            (&[("location", "w.bin"), ("offset", &huge)], "beyond the end"),
+            (
+                &[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000")],
+                "another program's memory",
+            ),
+            (
+                &[("location", "w.bin"), ("offset", "-1")],
+                "non-negative integer",
+            ),
+            (
+                &[("location", "w.bin"), ("offset", "+1")],
+                "non-negative integer",
+            ),
+            (
+                &[("location", "w.bin"), ("offset", "")],
+                "non-negative integer",
+            ),
+            (
+                &[("location", "w.bin"), ("offset", &beyond)],
+                "non-negative integer",
+            ),
+            (
+                &[("location", "w.bin"), ("offset", &huge)],
+                "beyond the end",
+            ),
             (&[("location", "w.bin"), ("offset", "9")], "beyond the end"),
             (&[("location", "w.bin"), ("length", "7")], "need 8"),
             (&[("location", "absent.bin")], "cannot open"),
         ];
         for (entries, reason) in cases {
-            let error = ExternalData::in_folder(dir.path()).bytes(&tensor(entries), 8).unwrap_err();
+            let error = ExternalData::in_folder(dir.path())
+                .bytes(&tensor(entries), 8)
+                .unwrap_err();
             assert!(error.to_string().contains(reason), "{entries:?}: {error}");
         }
-        let error = ExternalData::none().bytes(&tensor(&[("location", "w.bin")]), 8).unwrap_err();
+        let error = ExternalData::none()
+            .bytes(&tensor(&[("location", "w.bin")]), 8)
+            .unwrap_err();
         assert!(error.to_string().contains("has no folder"), "{error}");
     }
 }

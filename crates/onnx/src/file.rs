@@ -91,16 +91,28 @@ pub(crate) fn decode(path: &Path, bytes: Bytes) -> Result<proto::ModelProto, Onn
 /// Formats that are mistaken for ONNX: offset, magic bytes, what it is and what to do.
 const LOOKALIKES: &[(usize, &[u8], &str)] = &[
     (0, b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (0, b"PK\x03\x04", "a zip archive; unpack it first (PyTorch checkpoints are zip archives too: export them)"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a zip archive; unpack it first (PyTorch checkpoints are zip archives too: export them)",
+    ),
     (0, b"\x80\x02", "a Python pickle; export the model to ONNX"),
     (0, b"\x80\x03", "a Python pickle; export the model to ONNX"),
     (0, b"\x80\x04", "a Python pickle; export the model to ONNX"),
-    (0, b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull`"),
+    (
+        0,
+        b"version https://git-lfs",
+        "a Git LFS pointer; run `git lfs pull`",
+    ),
     (0, b"<!DOCTYPE", "an HTML page; the download went wrong"),
     (0, b"<!doctype", "an HTML page; the download went wrong"),
     (0, b"<html", "an HTML page; the download went wrong"),
     (0, b"GGUF", "a GGUF file; convert the model to ONNX"),
-    (4, b"ORTM", "a model in ONNX Runtime's own format; use the ONNX file it was made from"),
+    (
+        4,
+        b"ORTM",
+        "a model in ONNX Runtime's own format; use the ONNX file it was made from",
+    ),
     (4, b"TFL3", "a TensorFlow Lite model; convert it to ONNX"),
     (0, b"\x89HDF", "an HDF5 file; convert the model to ONNX"),
     (0, b"\x93NUMPY", "a NumPy array"),
@@ -147,7 +159,10 @@ mod tests {
         let mapped = map_regular(&path).unwrap();
         let range = mapped.as_ptr_range();
         let proto = decode(&path, mapped.clone()).unwrap();
-        let raw = proto.graph.unwrap().initializer[0].raw_data.clone().unwrap();
+        let raw = proto.graph.unwrap().initializer[0]
+            .raw_data
+            .clone()
+            .unwrap();
         assert_eq!(raw, payload);
         assert!(range.contains(&raw.as_ptr()), "the weights were copied");
 
@@ -169,10 +184,18 @@ mod tests {
         };
         check("empty.onnx", b"", "the file is empty");
         check("page.onnx", b"<!DOCTYPE html><html>", "an HTML page");
-        check("lfs.onnx", b"version https://git-lfs.github.com/spec/v1", "git lfs pull");
+        check(
+            "lfs.onnx",
+            b"version https://git-lfs.github.com/spec/v1",
+            "git lfs pull",
+        );
         check("zip.onnx", b"PK\x03\x04abc", "zip archive");
         check("no_graph.onnx", &[0x08, 0x08], "no graph");
-        check("noise.onnx", &[0xff; 64], "decoding the protobuf message failed");
+        check(
+            "noise.onnx",
+            &[0xff; 64],
+            "decoding the protobuf message failed",
+        );
         let bomb = [0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
         check("length.onnx", &bomb, "truncated or damaged");
         let error = ModelFile::open(&dir.path().join("absent.onnx")).unwrap_err();

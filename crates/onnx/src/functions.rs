@@ -76,7 +76,11 @@ impl Functions {
     /// Replaces every call among `nodes`, which were written for `opsets`, until no call is left.
     ///
     /// Calls inside subgraphs stay: they are expanded when the subgraph is imported.
-    pub(crate) fn expand(&self, nodes: Vec<NodeProto>, opsets: &Rc<Opsets>) -> Result<Vec<Node>, OnnxError> {
+    pub(crate) fn expand(
+        &self,
+        nodes: Vec<NodeProto>,
+        opsets: &Rc<Opsets>,
+    ) -> Result<Vec<Node>, OnnxError> {
         let mut out = Vec::with_capacity(nodes.len());
         let mut stack: Vec<(Node, Option<Rc<Frame>>)> = Vec::new();
         let written = nodes.len();
@@ -87,10 +91,13 @@ impl Functions {
                 let Some((key, function)) = self.find(&node.proto) else {
                     out.push(node);
                     if out.len() > written.saturating_add(MAX_NODES) {
-                        let last = frame.map_or_else(|| "?".into(), |f| qualified(&f.key.0, &f.key.1));
+                        let last =
+                            frame.map_or_else(|| "?".into(), |f| qualified(&f.key.0, &f.key.1));
                         return Err(OnnxError::Function {
                             function: last,
-                            reason: format!("expanding the functions yields more than {MAX_NODES} nodes"),
+                            reason: format!(
+                                "expanding the functions yields more than {MAX_NODES} nodes"
+                            ),
                         });
                     }
                     continue;
@@ -98,7 +105,11 @@ impl Functions {
                 let frame = enter(key, frame)?;
                 let prefix = prefix(&node.proto, position, out.len() + stack.len());
                 let body = instantiate(&node, function, &prefix)?;
-                stack.extend(body.into_iter().rev().map(|node| (node, Some(frame.clone()))));
+                stack.extend(
+                    body.into_iter()
+                        .rev()
+                        .map(|node| (node, Some(frame.clone()))),
+                );
             }
         }
         Ok(out)
@@ -143,18 +154,27 @@ fn enter(key: Key, outer: Option<Rc<Frame>>) -> Result<Rc<Frame>, OnnxError> {
 fn instantiate(call: &Node, function: &Function, prefix: &str) -> Result<Vec<Node>, OnnxError> {
     let proto = &function.proto;
     let refuse = |what: &str, given: usize, formal: usize| {
-        call.error(format!("it has {given} {what}, but the function it calls has {formal}"))
+        call.error(format!(
+            "it has {given} {what}, but the function it calls has {formal}"
+        ))
     };
     if call.proto.input.len() > proto.input.len() {
         return Err(refuse("inputs", call.proto.input.len(), proto.input.len()));
     }
     if call.proto.output.len() > proto.output.len() {
-        return Err(refuse("outputs", call.proto.output.len(), proto.output.len()));
+        return Err(refuse(
+            "outputs",
+            call.proto.output.len(),
+            proto.output.len(),
+        ));
     }
     let mut names: HashMap<&str, String> = HashMap::new();
     for (index, formal) in proto.input.iter().enumerate() {
         // An input that the call leaves out is the empty name: absent in the body too.
-        names.insert(formal, call.proto.input.get(index).cloned().unwrap_or_default());
+        names.insert(
+            formal,
+            call.proto.input.get(index).cloned().unwrap_or_default(),
+        );
     }
     let mut passed_through = Vec::new();
     for (index, formal) in proto.output.iter().enumerate() {
@@ -200,7 +220,11 @@ fn instantiate(call: &Node, function: &Function, prefix: &str) -> Result<Vec<Nod
 }
 
 fn identity_opsets(body: &Rc<Opsets>, caller: &Rc<Opsets>) -> Rc<Opsets> {
-    if body.version("").is_some() { body.clone() } else { caller.clone() }
+    if body.version("").is_some() {
+        body.clone()
+    } else {
+        caller.clone()
+    }
 }
 
 struct Scope<'a> {
@@ -238,7 +262,11 @@ impl Scope<'_> {
         NodeProto {
             input: node.input.iter().map(|name| self.rename(name)).collect(),
             output: node.output.iter().map(|name| self.rename(name)).collect(),
-            attribute: node.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect(),
+            attribute: node
+                .attribute
+                .iter()
+                .filter_map(|attribute| self.attribute(attribute))
+                .collect(),
             name: node.name.clone(),
             op_type: node.op_type.clone(),
             domain: node.domain.clone(),
@@ -259,7 +287,11 @@ impl Scope<'_> {
             return Some(copy);
         }
         let wanted = attribute.ref_attr_name();
-        let value = self.given.iter().chain(self.defaults).find(|candidate| candidate.name() == wanted)?;
+        let value = self
+            .given
+            .iter()
+            .chain(self.defaults)
+            .find(|candidate| candidate.name() == wanted)?;
         Some(AttributeProto {
             name: attribute.name.clone(),
             ..value.clone()
@@ -272,7 +304,12 @@ impl Scope<'_> {
         for node in &mut copy.node {
             *node = self.inner_node(node);
         }
-        for value in copy.input.iter_mut().chain(&mut copy.output).chain(&mut copy.value_info) {
+        for value in copy
+            .input
+            .iter_mut()
+            .chain(&mut copy.output)
+            .chain(&mut copy.value_info)
+        {
             value.name = Some(self.rename(value.name()));
         }
         for tensor in &mut copy.initializer {
@@ -292,7 +329,13 @@ mod tests {
         list.iter().map(|s| (*s).into()).collect()
     }
 
-    fn node(op: &str, domain: &str, input: &[&str], output: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
+    fn node(
+        op: &str,
+        domain: &str,
+        input: &[&str],
+        output: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> NodeProto {
         NodeProto {
             op_type: Some(op.into()),
             domain: Some(domain.into()),
@@ -320,7 +363,12 @@ mod tests {
         }
     }
 
-    fn function(name: &str, input: &[&str], output: &[&str], nodes: Vec<NodeProto>) -> FunctionProto {
+    fn function(
+        name: &str,
+        input: &[&str],
+        output: &[&str],
+        nodes: Vec<NodeProto>,
+    ) -> FunctionProto {
         FunctionProto {
             name: Some(name.into()),
             domain: Some("f".into()),
@@ -335,13 +383,20 @@ mod tests {
         }
     }
 
-    fn expand(functions: Vec<FunctionProto>, nodes: Vec<NodeProto>) -> Result<Vec<String>, OnnxError> {
+    fn expand(
+        functions: Vec<FunctionProto>,
+        nodes: Vec<NodeProto>,
+    ) -> Result<Vec<String>, OnnxError> {
         let nodes = Functions::new(functions)?.expand(nodes, &Rc::new(Opsets::default()))?;
         Ok(nodes
             .iter()
             .map(|node| {
-                let attributes: Vec<String> =
-                    node.proto.attribute.iter().map(|a| format!("{}={}", a.name(), a.i())).collect();
+                let attributes: Vec<String> = node
+                    .proto
+                    .attribute
+                    .iter()
+                    .map(|a| format!("{}={}", a.name(), a.i()))
+                    .collect();
                 format!(
                     "{} = {}.{}({}) {}",
                     node.proto.output.join(","),
@@ -369,7 +424,12 @@ mod tests {
                         "",
                         &["x", "absent"],
                         &["t"],
-                        vec![reference("p", "a"), reference("q", "b"), reference("r", "c"), int("s", 1)],
+                        vec![
+                            reference("p", "a"),
+                            reference("q", "b"),
+                            reference("r", "c"),
+                            int("s", 1),
+                        ],
                     ),
                     node("Bar", "", &["t"], &["y"], vec![]),
                     node("Bar", "", &["t"], &["unused"], vec![]),
@@ -380,7 +440,10 @@ mod tests {
             "outer",
             &["x"],
             &["y"],
-            vec![node("inner", "f", &["x"], &["m", "n"], vec![reference("a", "k")]), node("Add", "", &["m", "n"], &["y"], vec![])],
+            vec![
+                node("inner", "f", &["x"], &["m", "n"], vec![reference("a", "k")]),
+                node("Add", "", &["m", "n"], &["y"], vec![]),
+            ],
         );
         let calls = vec![
             node("outer", "f", &["in"], &["mid"], vec![int("k", 3)]),
@@ -404,34 +467,72 @@ mod tests {
     #[test]
     fn recursion_bombs_and_wrong_calls_are_refused() {
         let call = |op: &str| vec![node(op, "f", &["in"], &["out"], vec![])];
-        let one = |name: &str, callee: &str| function(name, &["x"], &["y"], vec![node(callee, "f", &["x"], &["y"], vec![])]);
-        let error = expand(vec![one("a", "b"), one("b", "a")], call("a")).unwrap_err().to_string();
-        assert!(error.contains("it calls itself: f::a -> f::b -> f::a"), "{error}");
+        let one = |name: &str, callee: &str| {
+            function(
+                name,
+                &["x"],
+                &["y"],
+                vec![node(callee, "f", &["x"], &["y"], vec![])],
+            )
+        };
+        let error = expand(vec![one("a", "b"), one("b", "a")], call("a"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("it calls itself: f::a -> f::b -> f::a"),
+            "{error}"
+        );
 
         let level = |i: usize| {
             let next = format!("l{}", i + 1);
             let body = (0..10)
-                .map(|k| node(&next, "f", &["x"], &[if k == 0 { "y".to_owned() } else { format!("y{k}") }.as_str()], vec![]))
+                .map(|k| {
+                    node(
+                        &next,
+                        "f",
+                        &["x"],
+                        &[if k == 0 {
+                            "y".to_owned()
+                        } else {
+                            format!("y{k}")
+                        }
+                        .as_str()],
+                        vec![],
+                    )
+                })
                 .collect();
             function(&format!("l{i}"), &["x"], &["y"], body)
         };
-        let error = expand((0..20).map(level).collect(), call("l0")).unwrap_err().to_string();
+        let error = expand((0..20).map(level).collect(), call("l0"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("more than 1048576 nodes"), "{error}");
 
-        let chain = (0..80).map(|i| one(&format!("c{i}"), &format!("c{}", i + 1))).collect();
+        let chain = (0..80)
+            .map(|i| one(&format!("c{i}"), &format!("c{}", i + 1)))
+            .collect();
         let error = expand(chain, call("c0")).unwrap_err().to_string();
         assert!(error.contains("nested more than 64 deep"), "{error}");
 
         let many = vec![node("a", "f", &["in", "in"], &["out"], vec![])];
         let error = expand(vec![one("a", "Foo")], many).unwrap_err().to_string();
-        assert!(error.contains("it has 2 inputs, but the function it calls has 1"), "{error}");
+        assert!(
+            error.contains("it has 2 inputs, but the function it calls has 1"),
+            "{error}"
+        );
         assert!(expand(vec![one("a", "x"), one("a", "y")], vec![]).is_err());
     }
 
     #[test]
     fn subgraphs_of_a_body_are_renamed_by_the_same_rule() {
         let branch = GraphProto {
-            node: vec![node("Foo", "", &["x", "t"], &["u"], vec![reference("p", "k")])],
+            node: vec![node(
+                "Foo",
+                "",
+                &["x", "t"],
+                &["u"],
+                vec![reference("p", "k")],
+            )],
             output: vec![crate::proto::ValueInfoProto {
                 name: Some("u".into()),
                 ..Default::default()
@@ -451,7 +552,9 @@ mod tests {
         )];
         let functions = Functions::new(vec![function("a", &["x"], &["y"], body)]).unwrap();
         let call = node("a", "f", &["in"], &["out"], vec![int("k", 5)]);
-        let nodes = functions.expand(vec![call], &Rc::new(Opsets::default())).unwrap();
+        let nodes = functions
+            .expand(vec![call], &Rc::new(Opsets::default()))
+            .unwrap();
         let graph = nodes[0].proto.attribute[0].g.as_ref().unwrap();
         assert_eq!(graph.node[0].input, ["in", "out/t"]);
         assert_eq!(graph.output[0].name(), "out/u");

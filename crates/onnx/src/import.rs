@@ -10,11 +10,12 @@
 //! a node needs integers on the host that come from a graph input (a target shape, a count), the import starts over
 //! with the elements of small integer inputs as symbols; they then take part in what is a new shape.
 
+use crate::context::Cx;
 use crate::error::{OnnxError, UnsupportedNode, nearest};
 use crate::external::ExternalData;
 use crate::file::{ModelFile, decode};
 use crate::functions::Functions;
-use crate::importer::{Cx, Done, Fail, Importer};
+use crate::importer::{Done, Fail, Importer};
 use crate::known::Known;
 use crate::node::Node;
 use crate::op::find;
@@ -25,7 +26,7 @@ use crate::tensor;
 use crate::version::{Opsets, check_ir};
 use bespoke_ir::op::Map;
 use bespoke_ir::sym::Symbol;
-use bespoke_ir::{Constant, DType, Expr, Graph, SymInt, SymbolOrigin};
+use bespoke_ir::{Constant, DType, Expr, Graph, SymInt, SymbolOrigin, SymbolTable};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -41,6 +42,9 @@ const MAX_FED_ELEMENTS: i64 = 16;
 pub struct ImportOptions {
     /// Named dims of the inputs to fix to a number, such as `batch = 1`. Names that the model lacks are ignored.
     pub fixed_dims: BTreeMap<String, i64>,
+    /// Inputs to fix to a constant, by name; they are no inputs of the graph any more. For models whose inputs decide
+    /// the structure, such as the axes of a reduction. A name that is no input is an error.
+    pub fixed_inputs: BTreeMap<String, Arc<Constant>>,
 }
 
 /// A model as a graph, and what its file says about itself.
@@ -109,26 +113,44 @@ pub(crate) fn import_model(
     check_ir(proto.ir_version())?;
     let opsets = Rc::new(Opsets::new(&proto.opset_import, "model")?);
     let notes = notes(&proto);
-    let metadata: BTreeMap<String, String> =
-        proto.metadata_props.iter().map(|entry| (entry.key().to_owned(), entry.value().to_owned())).collect();
-    let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
+    let metadata: BTreeMap<String, String> = proto
+        .metadata_props
+        .iter()
+        .map(|entry| (entry.key().to_owned(), entry.value().to_owned()))
+        .collect();
+    let producer = format!("{} {}", proto.producer_name(), proto.producer_version())
+        .trim()
+        .to_owned();
     let ir_version = proto.ir_version();
 
-    let prepared = prepare(&mut proto, &opsets, &mut external, metadata.clone())?;
+    let prepared = prepare(
+        &mut proto,
+        &opsets,
+        &mut external,
+        options,
+        metadata.clone(),
+    )?;
     let mut operators = BTreeMap::new();
     for node in &prepared.nodes {
         *operators.entry(node.op()).or_insert(0) += 1;
     }
-    let weight_bytes = prepared.initializers.iter().map(|(_, constant)| constant.data().len() as u64).sum();
+    let weight_bytes = prepared
+        .initializers
+        .iter()
+        .map(|(_, constant)| constant.data().len() as u64)
+        .sum();
 
     let (importer, failed) = build(&prepared, external, options, false)?;
-    let (importer, failed) = if failed.iter().any(|failure| failure.needs_host) && feeds(&importer.graph) {
-        build(&prepared, importer.external, options, true)?
-    } else {
-        (importer, failed)
-    };
+    let (importer, failed) =
+        if failed.iter().any(|failure| failure.needs_host) && feeds(&importer.graph) {
+            build(&prepared, importer.external, options, true)?
+        } else {
+            (importer, failed)
+        };
     if !failed.is_empty() {
-        return Err(OnnxError::Unsupported(failed.into_iter().map(|failure| failure.node).collect()));
+        return Err(OnnxError::Unsupported(
+            failed.into_iter().map(|failure| failure.node).collect(),
+        ));
     }
     let mut importer = importer;
     set_outputs(&prepared, &mut importer)?;
@@ -137,7 +159,10 @@ pub(crate) fn import_model(
         graph: importer.graph,
         ir_version,
         opset: opsets.version("").unwrap_or(0),
-        opsets: opsets.iter().map(|(domain, version)| (domain.to_owned(), version)).collect(),
+        opsets: opsets
+            .iter()
+            .map(|(domain, version)| (domain.to_owned(), version))
+            .collect(),
         producer,
         metadata,
         operators,
@@ -156,7 +181,13 @@ fn notes(proto: &ModelProto) -> Vec<String> {
     };
     note(proto.training_info.len(), "training_info");
     note(proto.configuration.len(), "device configuration(s)");
-    note(proto.graph.as_ref().map_or(0, |graph| graph.quantization_annotation.len()), "quantization annotation(s)");
+    note(
+        proto
+            .graph
+            .as_ref()
+            .map_or(0, |graph| graph.quantization_annotation.len()),
+        "quantization annotation(s)",
+    );
     notes
 }
 
@@ -164,15 +195,22 @@ fn prepare(
     proto: &mut ModelProto,
     opsets: &Rc<Opsets>,
     external: &mut ExternalData,
+    options: &ImportOptions,
     metadata: BTreeMap<String, String>,
 ) -> Result<Prepared, OnnxError> {
     let graph = proto.graph.take().unwrap_or_default();
     let name = graph.name().to_owned();
-    let refuse = |reason: String| OnnxError::Graph { graph: name.clone(), reason };
+    let refuse = |reason: String| OnnxError::Graph {
+        graph: name.clone(),
+        reason,
+    };
 
     if let Some(sparse) = graph.sparse_initializer.first() {
         let tensor = sparse.values.as_ref().map_or("", |values| values.name());
-        return Err(OnnxError::tensor(tensor, "sparse initializers are not supported; store the tensor densely"));
+        return Err(OnnxError::tensor(
+            tensor,
+            "sparse initializers are not supported; store the tensor densely",
+        ));
     }
     let mut given: HashMap<String, &'static str> = HashMap::new();
     let mut initializers = Vec::with_capacity(graph.initializer.len());
@@ -183,7 +221,11 @@ fn prepare(
             return Err(refuse("an initializer has no name".into()));
         }
         if given.insert(name.clone(), "initializer").is_some() {
-            return Err(OnnxError::Duplicate { name, first: "an initializer".into(), second: "an initializer".into() });
+            return Err(OnnxError::Duplicate {
+                name,
+                first: "an initializer".into(),
+                second: "an initializer".into(),
+            });
         }
         initializers.push((name, constant));
     }
@@ -199,9 +241,31 @@ fn prepare(
         }
         if given.insert(input.name().to_owned(), "input").is_some() {
             let name = input.name().to_owned();
-            return Err(OnnxError::Duplicate { name, first: "an input".into(), second: "an input".into() });
+            return Err(OnnxError::Duplicate {
+                name,
+                first: "an input".into(),
+                second: "an input".into(),
+            });
         }
-        inputs.push(input);
+        match options.fixed_inputs.get(input.name()) {
+            Some(constant) => {
+                check_fixed(&name, &input, constant)?;
+                initializers.push((input.name().to_owned(), constant.clone()));
+            }
+            None => inputs.push(input),
+        }
+    }
+    if let Some(stranger) = options
+        .fixed_inputs
+        .keys()
+        .find(|key| given.get(*key) != Some(&"input"))
+    {
+        let names: Vec<&str> = inputs.iter().map(|input| input.name()).collect();
+        let hint = nearest(stranger, names)
+            .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+        return Err(refuse(format!(
+            "'{stranger}' was to be fixed, but is no input{hint}"
+        )));
     }
     let functions = Functions::new(std::mem::take(&mut proto.functions))?;
     let nodes = functions.expand(graph.node, opsets)?;
@@ -210,25 +274,75 @@ fn prepare(
             return Err(node.error("it has no operator"));
         }
         if node.opsets.version(node.proto.domain()).is_none() && node.domain().is_empty() {
-            return Err(node.error("the model does not say which opset of the default domain it was written for"));
+            return Err(node.error(
+                "the model does not say which opset of the default domain it was written for",
+            ));
         }
     }
     let nodes = sort(nodes, &given, &|_| false)?;
-    let outputs: Vec<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
-    let made: HashSet<&str> = nodes.iter().flat_map(|node| &node.proto.output).map(String::as_str).collect();
+    let outputs: Vec<String> = graph
+        .output
+        .iter()
+        .map(|output| output.name().to_owned())
+        .collect();
+    let made: HashSet<&str> = nodes
+        .iter()
+        .flat_map(|node| &node.proto.output)
+        .map(String::as_str)
+        .collect();
     for output in &outputs {
         if output.is_empty() || !(made.contains(output.as_str()) || given.contains_key(output)) {
             let mut known: Vec<&str> = made.iter().copied().collect();
             known.sort_unstable();
-            let hint = nearest(output, known).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
-            return Err(refuse(format!("nothing defines its output '{output}'{hint}")));
+            let hint = nearest(output, known)
+                .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+            return Err(refuse(format!(
+                "nothing defines its output '{output}'{hint}"
+            )));
         }
     }
     if outputs.is_empty() {
         return Err(refuse("it has no outputs".into()));
     }
     drop(made);
-    Ok(Prepared { name, inputs, initializers, nodes, outputs, metadata })
+    Ok(Prepared {
+        name,
+        inputs,
+        initializers,
+        nodes,
+        outputs,
+        metadata,
+    })
+}
+
+/// Whether a constant fits the input that it stands for.
+fn check_fixed(graph: &str, input: &ValueInfoProto, constant: &Constant) -> Result<(), OnnxError> {
+    let types = input_types(
+        graph,
+        std::slice::from_ref(input),
+        &BTreeMap::new(),
+        &mut SymbolTable::new(),
+    )?;
+    let fits = types.iter().all(|ty| {
+        let dims = ty.dims.iter().zip(constant.dims());
+        ty.dtype == constant.dtype()
+            && ty.rank() == constant.dims().len()
+            && dims
+                .into_iter()
+                .all(|(want, have)| want.as_const().is_none_or(|want| want == *have))
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(OnnxError::Graph {
+        graph: graph.to_owned(),
+        reason: format!(
+            "input '{}' cannot be fixed to {}{:?}",
+            input.name(),
+            constant.dtype(),
+            constant.dims()
+        ),
+    })
 }
 
 struct Failure {
@@ -245,10 +359,19 @@ fn build(
 ) -> Result<(Importer, Vec<Failure>), OnnxError> {
     let mut graph = Graph::new(prepared.name.clone());
     graph.metadata = prepared.metadata.clone();
-    let types = input_types(&prepared.name, &prepared.inputs, &options.fixed_dims, &mut graph.symbols)?;
+    let types = input_types(
+        &prepared.name,
+        &prepared.inputs,
+        &options.fixed_dims,
+        &mut graph.symbols,
+    )?;
     let mut importer = Importer::new(graph, external);
     for (index, (input, ty)) in prepared.inputs.iter().zip(types).enumerate() {
-        let known = if feed { fed(&mut importer.graph, index, input.name(), &ty) } else { None };
+        let known = if feed {
+            fed(&mut importer.graph, index, input.name(), &ty)
+        } else {
+            None
+        };
         let value = importer.graph.add_input(input.name(), ty);
         importer.bind_value(input.name(), value, known);
     }
@@ -266,12 +389,16 @@ fn build(
 
 /// Whether any input could be fed by value.
 fn feeds(graph: &Graph) -> bool {
-    graph.inputs().iter().any(|&input| fed_elements(graph.ty(input)).is_some())
+    graph
+        .inputs()
+        .iter()
+        .any(|&input| fed_elements(graph.ty(input)).is_some())
 }
 
 fn fed_elements(ty: &bespoke_ir::TensorType) -> Option<usize> {
     let count = ty.elements().as_const()?;
-    let small = matches!(ty.dtype, DType::I32 | DType::I64) && ty.rank() <= 1 && count <= MAX_FED_ELEMENTS;
+    let small =
+        matches!(ty.dtype, DType::I32 | DType::I64) && ty.rank() <= 1 && count <= MAX_FED_ELEMENTS;
     small.then(|| usize::try_from(count).ok()).flatten()
 }
 
@@ -280,9 +407,20 @@ fn fed(graph: &mut Graph, index: usize, name: &str, ty: &bespoke_ir::TensorType)
     let count = fed_elements(ty)?;
     let dims = ty.static_dims()?.iter().map(|&d| d as usize).collect();
     let elements = (0..count).map(|element| {
-        let origin = SymbolOrigin::InputValue { input: index as u32, element: element as u32 };
-        let (min, max) = if ty.dtype == DType::I32 { (i32::MIN.into(), i32::MAX.into()) } else { (i64::MIN, i64::MAX) };
-        let symbol = Symbol { min, max, ..Symbol::new(format!("{name}[{element}]"), origin) };
+        let origin = SymbolOrigin::InputValue {
+            input: index as u32,
+            element: element as u32,
+        };
+        let (min, max) = if ty.dtype == DType::I32 {
+            (i32::MIN.into(), i32::MAX.into())
+        } else {
+            (i64::MIN, i64::MAX)
+        };
+        let symbol = Symbol {
+            min,
+            max,
+            ..Symbol::new(format!("{name}[{element}]"), origin)
+        };
         SymInt::symbol(graph.symbols.add(symbol))
     });
     Some(Known::ints(ty.dtype, dims, elements))
@@ -291,10 +429,18 @@ fn fed(graph: &mut Graph, index: usize, name: &str, ty: &bespoke_ir::TensorType)
 /// Imports one node. A node that depends on one that failed is passed over, unless its operator is unknown.
 fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, OnnxError> {
     let failure = |importer: &Importer, reason: String, needs_host: bool| {
-        let types = node.proto.input.iter().filter(|name| !name.is_empty()).map(|name| {
-            let binding = importer.bindings.get(name);
-            binding.map_or_else(|| "?".into(), |binding| binding.ty.display(&importer.graph.symbols).to_string())
-        });
+        let types = node
+            .proto
+            .input
+            .iter()
+            .filter(|name| !name.is_empty())
+            .map(|name| {
+                let binding = importer.bindings.get(name);
+                binding.map_or_else(
+                    || "?".into(),
+                    |binding| binding.ty.display(&importer.graph.symbols).to_string(),
+                )
+            });
         Some(Failure {
             node: UnsupportedNode {
                 node: node.label(),
@@ -311,7 +457,11 @@ fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, 
         Ok(import) => import,
         Err(reason) => return Ok(failure(importer, reason, false)),
     };
-    let blocked = node.proto.input.iter().any(|name| !name.is_empty() && !importer.bindings.contains_key(name));
+    let blocked = node
+        .proto
+        .input
+        .iter()
+        .any(|name| !name.is_empty() && !importer.bindings.contains_key(name));
     if blocked {
         return Ok(None);
     }
@@ -321,7 +471,9 @@ fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, 
         Ok(()) => Ok(None),
         Err(Fail::Invalid(reason)) => Err(node.error(reason)),
         Err(Fail::Other(error)) => Err(match error {
-            OnnxError::Tensor { tensor, reason } if tensor.is_empty() => node.error(format!("its tensor: {reason}")),
+            OnnxError::Tensor { tensor, reason } if tensor.is_empty() => {
+                node.error(format!("its tensor: {reason}"))
+            }
             other => other,
         }),
         Err(Fail::Unsupported(reason)) => {
@@ -338,10 +490,14 @@ fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, 
 /// What an importer must have done.
 fn complete(cx: &Cx<'_>) -> Done {
     if let Some(name) = cx.attrs.unknown().first() {
-        return Err(Fail::Unsupported(format!("attribute '{name}' is not known for this operator and opset")));
+        return Err(Fail::Unsupported(format!(
+            "attribute '{name}' is not known for this operator and opset"
+        )));
     }
     match cx.missing_output() {
-        Some(i) => Err(Fail::Unsupported(format!("its output {i} is not supported"))),
+        Some(i) => Err(Fail::Unsupported(format!(
+            "its output {i} is not supported"
+        ))),
         None => Ok(()),
     }
 }
@@ -354,11 +510,16 @@ fn unbind(importer: &mut Importer, node: &Node) {
 }
 
 fn set_outputs(prepared: &Prepared, importer: &mut Importer) -> Result<(), OnnxError> {
-    let refuse = |reason: String| OnnxError::Graph { graph: prepared.name.clone(), reason };
+    let refuse = |reason: String| OnnxError::Graph {
+        graph: prepared.name.clone(),
+        reason,
+    };
     for name in &prepared.outputs {
         let value = match importer.materialise(name) {
             Some(Ok(value)) => value,
-            Some(Err(Fail::Invalid(reason) | Fail::Unsupported(reason) | Fail::NeedsHost(reason))) => {
+            Some(Err(
+                Fail::Invalid(reason) | Fail::Unsupported(reason) | Fail::NeedsHost(reason),
+            )) => {
                 return Err(refuse(format!("output '{name}': {reason}")));
             }
             Some(Err(Fail::Other(error))) => return Err(error),
@@ -367,14 +528,18 @@ fn set_outputs(prepared: &Prepared, importer: &mut Importer) -> Result<(), OnnxE
         let graph = &mut importer.graph;
         let dtype = graph.dtype(value);
         if !dtype.is_computable() {
-            return Err(refuse(format!("output '{name}' has element type {dtype}, which is not supported")));
+            return Err(refuse(format!(
+                "output '{name}' has element type {dtype}, which is not supported"
+            )));
         }
         // An output needs a name and a buffer of its own: inputs, constants and values that are an output already
         // are copied.
         let taken = graph.producer(value).is_none() || graph.outputs().contains(&value);
         let value = if taken {
             let copy = Map::new(Expr::identity(dtype));
-            graph.add1(name.clone(), copy, &[value]).map_err(|error| refuse(error.to_string()))?
+            graph
+                .add1(name.clone(), copy, &[value])
+                .map_err(|error| refuse(error.to_string()))?
         } else {
             value
         };
@@ -383,3 +548,6 @@ fn set_outputs(prepared: &Prepared, importer: &mut Importer) -> Result<(), OnnxE
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

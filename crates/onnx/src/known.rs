@@ -78,8 +78,16 @@ impl Elem {
 
 impl Known {
     /// A tensor of integers.
-    pub(crate) fn ints(dtype: DType, dims: Vec<usize>, values: impl IntoIterator<Item = SymInt>) -> Self {
-        Known { dtype, dims, elems: values.into_iter().map(Elem::Int).collect() }
+    pub(crate) fn ints(
+        dtype: DType,
+        dims: Vec<usize>,
+        values: impl IntoIterator<Item = SymInt>,
+    ) -> Self {
+        Known {
+            dtype,
+            dims,
+            elems: values.into_iter().map(Elem::Int).collect(),
+        }
     }
 
     /// A list of `i64`.
@@ -109,7 +117,11 @@ impl Known {
             // u64 does not fit; nothing computes shapes with it.
             _ => return None,
         };
-        let dims = constant.dims().iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+        let dims = constant
+            .dims()
+            .iter()
+            .map(|&d| usize::try_from(d).ok())
+            .collect::<Option<_>>()?;
         Some(Known { dtype, dims, elems })
     }
 
@@ -135,12 +147,19 @@ impl Known {
 
     /// The same elements under other extents.
     pub(crate) fn with_dims(&self, dims: Vec<usize>) -> Option<Self> {
-        (dims.iter().product::<usize>() == self.elems.len())
-            .then(|| Known { dtype: self.dtype, dims, elems: self.elems.clone() })
+        (dims.iter().product::<usize>() == self.elems.len()).then(|| Known {
+            dtype: self.dtype,
+            dims,
+            elems: self.elems.clone(),
+        })
     }
 
     /// A tensor of `dims` whose element at each index is this tensor's element at `source(index)`.
-    pub(crate) fn remap(&self, dims: Vec<usize>, mut source: impl FnMut(&[usize]) -> Vec<usize>) -> Option<Self> {
+    pub(crate) fn remap(
+        &self,
+        dims: Vec<usize>,
+        mut source: impl FnMut(&[usize]) -> Vec<usize>,
+    ) -> Option<Self> {
         let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
         if count > MAX_ELEMENTS {
             return None;
@@ -149,7 +168,10 @@ impl Known {
         let mut index = vec![0usize; dims.len()];
         for _ in 0..count {
             let from = source(&index);
-            let flat = from.iter().zip(&self.dims).fold(0, |flat, (&i, &d)| flat * d + i);
+            let flat = from
+                .iter()
+                .zip(&self.dims)
+                .fold(0, |flat, (&i, &d)| flat * d + i);
             elems.push(self.elems.get(flat)?.clone());
             for axis in (0..dims.len()).rev() {
                 index[axis] += 1;
@@ -159,45 +181,84 @@ impl Known {
                 index[axis] = 0;
             }
         }
-        Some(Known { dtype: self.dtype, dims, elems })
+        Some(Known {
+            dtype: self.dtype,
+            dims,
+            elems,
+        })
     }
 
     /// The tensor broadcast to `dims`, which it must fit.
     pub(crate) fn broadcast_to(&self, dims: &[usize]) -> Option<Self> {
         let lead = dims.len().checked_sub(self.dims.len())?;
-        let fits = self.dims.iter().zip(&dims[lead..]).all(|(&d, &o)| d == o || d == 1);
+        let fits = self
+            .dims
+            .iter()
+            .zip(&dims[lead..])
+            .all(|(&d, &o)| d == o || d == 1);
         if !fits {
             return None;
         }
         let own = self.dims.clone();
         self.remap(dims.to_vec(), |index| {
-            own.iter().zip(&index[lead..]).map(|(&d, &i)| if d == 1 { 0 } else { i }).collect()
+            own.iter()
+                .zip(&index[lead..])
+                .map(|(&d, &i)| if d == 1 { 0 } else { i })
+                .collect()
         })
     }
 
     /// Applies `f` to each element; unknown as soon as one result is.
-    pub(crate) fn map(&self, dtype: DType, mut f: impl FnMut(&Elem) -> Option<Elem>) -> Option<Self> {
+    pub(crate) fn map(
+        &self,
+        dtype: DType,
+        mut f: impl FnMut(&Elem) -> Option<Elem>,
+    ) -> Option<Self> {
         let elems = self.elems.iter().map(&mut f).collect::<Option<_>>()?;
-        Some(Known { dtype, dims: self.dims.clone(), elems })
+        Some(Known {
+            dtype,
+            dims: self.dims.clone(),
+            elems,
+        })
     }
 
     /// Applies `f` to each pair of broadcast elements.
-    pub(crate) fn zip(&self, other: &Known, dtype: DType, mut f: impl FnMut(&Elem, &Elem) -> Option<Elem>) -> Option<Self> {
+    pub(crate) fn zip(
+        &self,
+        other: &Known,
+        dtype: DType,
+        mut f: impl FnMut(&Elem, &Elem) -> Option<Elem>,
+    ) -> Option<Self> {
         let dims = broadcast(&self.dims, &other.dims)?;
         let (a, b) = (self.broadcast_to(&dims)?, other.broadcast_to(&dims)?);
-        let elems = a.elems.iter().zip(&b.elems).map(|(a, b)| f(a, b)).collect::<Option<_>>()?;
+        let elems = a
+            .elems
+            .iter()
+            .zip(&b.elems)
+            .map(|(a, b)| f(a, b))
+            .collect::<Option<_>>()?;
         Some(Known { dtype, dims, elems })
     }
 }
 
 fn words<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> Elem) -> Vec<Elem> {
-    data.as_chunks::<N>().0.iter().map(|&bytes| f(bytes)).collect()
+    data.as_chunks::<N>()
+        .0
+        .iter()
+        .map(|&bytes| f(bytes))
+        .collect()
 }
 
 /// Two shapes broadcast; `None` if they do not fit.
 pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
-    let at = |dims: &[usize], i: usize| if i < rank - dims.len() { 1 } else { dims[i + dims.len() - rank] };
+    let at = |dims: &[usize], i: usize| {
+        if i < rank - dims.len() {
+            1
+        } else {
+            dims[i + dims.len() - rank]
+        }
+    };
     (0..rank)
         .map(|i| match (at(a, i), at(b, i)) {
             (x, y) if x == y || y == 1 => Some(x),
@@ -230,7 +291,13 @@ pub(crate) enum Arith {
 }
 
 /// The result of `op` on two elements of `dtype`, if it can be told exactly.
-pub(crate) fn arith(op: Arith, dtype: DType, a: &Elem, b: &Elem, symbols: &SymbolTable) -> Option<Elem> {
+pub(crate) fn arith(
+    op: Arith,
+    dtype: DType,
+    a: &Elem,
+    b: &Elem,
+    symbols: &SymbolTable,
+) -> Option<Elem> {
     if !dtype.is_float() {
         return int_arith(op, dtype, a.int()?, b.int()?, symbols).map(Elem::Int);
     }
@@ -277,7 +344,13 @@ fn ratio(num: SymInt, den: i64) -> Option<Elem> {
     (den <= MAX_RATIO).then_some(Elem::Ratio(num, den))
 }
 
-fn int_arith(op: Arith, dtype: DType, a: &SymInt, b: &SymInt, symbols: &SymbolTable) -> Option<SymInt> {
+fn int_arith(
+    op: Arith,
+    dtype: DType,
+    a: &SymInt,
+    b: &SymInt,
+    symbols: &SymbolTable,
+) -> Option<SymInt> {
     if let (Some(a), Some(b)) = (a.as_const(), b.as_const()) {
         let value = match op {
             Arith::Add => a.checked_add(b)?,
@@ -332,8 +405,12 @@ pub(crate) fn round(how: Rounding, elem: &Elem) -> Option<Elem> {
         (Rounding::Ceil, Elem::Float(v)) => Some(Elem::Float(v.ceil())),
         (Rounding::Nearest, Elem::Float(v)) => Some(Elem::Float(v.round_ties_even())),
         (_, Elem::Ratio(_, 1)) => Some(elem.clone()),
-        (Rounding::Floor, Elem::Ratio(num, den)) => Some(Elem::Ratio(num.floor_div(&SymInt::constant(*den)), 1)),
-        (Rounding::Ceil, Elem::Ratio(num, den)) => Some(Elem::Ratio(num.ceil_div(&SymInt::constant(*den)), 1)),
+        (Rounding::Floor, Elem::Ratio(num, den)) => {
+            Some(Elem::Ratio(num.floor_div(&SymInt::constant(*den)), 1))
+        }
+        (Rounding::Ceil, Elem::Ratio(num, den)) => {
+            Some(Elem::Ratio(num.ceil_div(&SymInt::constant(*den)), 1))
+        }
         _ => None,
     }
 }
@@ -388,7 +465,13 @@ mod tests {
         (table, SymInt::symbol(n))
     }
 
-    fn float_chain(table: &SymbolTable, n: &SymInt, op: Arith, by: f64, how: Rounding) -> Option<String> {
+    fn float_chain(
+        table: &SymbolTable,
+        n: &SymInt,
+        op: Arith,
+        by: f64,
+        how: Rounding,
+    ) -> Option<String> {
         let x = cast(&Elem::Int(n.clone()), DType::I64, DType::F32, table)?;
         let y = arith(op, DType::F32, &x, &Elem::Float(by), table)?;
         let z = cast(&round(how, &y)?, DType::F32, DType::I64, table)?;
@@ -400,8 +483,14 @@ mod tests {
         let (table, n) = symbols();
         let chain = |op, by, how| float_chain(&table, &n, op, by, how);
         assert_eq!(chain(Arith::Mul, 2.0, Rounding::Floor).unwrap(), "2*N");
-        assert_eq!(chain(Arith::Mul, 0.5, Rounding::Floor).unwrap(), "floor(N/2)");
-        assert_eq!(chain(Arith::Div, 3.0, Rounding::Ceil).unwrap(), "floor((N + 2)/3)");
+        assert_eq!(
+            chain(Arith::Mul, 0.5, Rounding::Floor).unwrap(),
+            "floor(N/2)"
+        );
+        assert_eq!(
+            chain(Arith::Div, 3.0, Rounding::Ceil).unwrap(),
+            "floor((N + 2)/3)"
+        );
         // 0.7 is not exact in any float type, so the result could be off by one.
         assert_eq!(chain(Arith::Mul, f64::from(0.7f32), Rounding::Floor), None);
         assert_eq!(chain(Arith::Div, 0.0, Rounding::Floor), None);
@@ -410,13 +499,31 @@ mod tests {
     #[test]
     fn numbers_round_like_their_type_and_integers_never_wrap() {
         let (table, n) = symbols();
-        let third = arith(Arith::Div, DType::F32, &Elem::Float(1.0), &Elem::Float(3.0), &table);
+        let third = arith(
+            Arith::Div,
+            DType::F32,
+            &Elem::Float(1.0),
+            &Elem::Float(3.0),
+            &table,
+        );
         assert_eq!(third, Some(Elem::Float(f64::from(1.0f32 / 3.0))));
         let int = |v: i64| Elem::Int(v.into());
-        assert_eq!(arith(Arith::Add, DType::I64, &int(i64::MAX), &int(1), &table), None);
-        assert_eq!(arith(Arith::Div, DType::I64, &int(-7), &int(2), &table), Some(int(-3)));
-        assert_eq!(arith(Arith::Mod, DType::I64, &int(-7), &int(2), &table), Some(int(1)));
-        assert_eq!(arith(Arith::Div, DType::I64, &int(1), &int(0), &table), None);
+        assert_eq!(
+            arith(Arith::Add, DType::I64, &int(i64::MAX), &int(1), &table),
+            None
+        );
+        assert_eq!(
+            arith(Arith::Div, DType::I64, &int(-7), &int(2), &table),
+            Some(int(-3))
+        );
+        assert_eq!(
+            arith(Arith::Mod, DType::I64, &int(-7), &int(2), &table),
+            Some(int(1))
+        );
+        assert_eq!(
+            arith(Arith::Div, DType::I64, &int(1), &int(0), &table),
+            None
+        );
         let minus = Elem::Int(n.neg());
         assert_eq!(arith(Arith::Div, DType::I64, &minus, &int(2), &table), None);
         assert_eq!(cast(&int(300), DType::I64, DType::U8, &table), None);
@@ -427,11 +534,23 @@ mod tests {
         let row = Known::ints(DType::I64, vec![3], [1, 2, 3].map(SymInt::constant));
         let column = Known::ints(DType::I64, vec![2, 1], [10, 20].map(SymInt::constant));
         let (table, n) = symbols();
-        let sum = row.zip(&column, DType::I64, |a, b| arith(Arith::Add, DType::I64, a, b, &table)).unwrap();
+        let sum = row
+            .zip(&column, DType::I64, |a, b| {
+                arith(Arith::Add, DType::I64, a, b, &table)
+            })
+            .unwrap();
         assert_eq!(sum.dims, [2, 3]);
-        let values: Vec<i64> = sum.as_ints().unwrap().iter().map(|v| v.as_const().unwrap()).collect();
+        let values: Vec<i64> = sum
+            .as_ints()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_const().unwrap())
+            .collect();
         assert_eq!(values, [11, 12, 13, 21, 22, 23]);
-        assert_eq!(Known::from_constant(&sum.to_constant().unwrap()).unwrap(), sum);
+        assert_eq!(
+            Known::from_constant(&sum.to_constant().unwrap()).unwrap(),
+            sum
+        );
         assert!(Known::list(vec![n]).to_constant().is_none());
         assert_eq!(broadcast(&[2], &[3]), None);
     }

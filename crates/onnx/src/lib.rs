@@ -18,6 +18,7 @@
 
 mod attributes;
 mod contained;
+mod context;
 pub mod error;
 pub mod external;
 pub mod file;

@@ -57,7 +57,12 @@ pub(crate) fn label(proto: &NodeProto) -> String {
 /// The subgraphs among a node's attributes, with the attribute's name.
 pub(crate) fn subgraphs(proto: &NodeProto) -> impl Iterator<Item = (&str, &GraphProto)> {
     proto.attribute.iter().flat_map(|attribute| {
-        attribute.g.as_deref().into_iter().chain(&attribute.graphs).map(|graph| (attribute.name(), graph))
+        attribute
+            .g
+            .as_deref()
+            .into_iter()
+            .chain(&attribute.graphs)
+            .map(|graph| (attribute.name(), graph))
     })
 }
 
@@ -68,8 +73,20 @@ pub(crate) fn free_names<'a>(graph: &'a GraphProto, out: &mut Vec<&'a str>) {
     let mut own: std::collections::HashSet<&str> = std::collections::HashSet::new();
     own.extend(graph.input.iter().map(|value| value.name()));
     own.extend(graph.initializer.iter().map(|tensor| tensor.name()));
-    own.extend(graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref()).map(|t| t.name()));
-    own.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
+    own.extend(
+        graph
+            .sparse_initializer
+            .iter()
+            .filter_map(|sparse| sparse.values.as_ref())
+            .map(|t| t.name()),
+    );
+    own.extend(
+        graph
+            .node
+            .iter()
+            .flat_map(|node| &node.output)
+            .map(String::as_str),
+    );
     let mut used = Vec::new();
     for node in &graph.node {
         used.extend(node.input.iter().map(String::as_str));
@@ -78,5 +95,8 @@ pub(crate) fn free_names<'a>(graph: &'a GraphProto, out: &mut Vec<&'a str>) {
         }
     }
     used.extend(graph.output.iter().map(|value| value.name()));
-    out.extend(used.into_iter().filter(|name| !name.is_empty() && !own.contains(name)));
+    out.extend(
+        used.into_iter()
+            .filter(|name| !name.is_empty() && !own.contains(name)),
+    );
 }

@@ -38,7 +38,13 @@ pub(crate) fn sort(
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     let mut waiting: Vec<usize> = vec![0; nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
-        let mut names: Vec<&str> = node.proto.input.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<&str> = node
+            .proto
+            .input
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !n.is_empty())
+            .collect();
         for (_, graph) in subgraphs(&node.proto) {
             free_names(graph, &mut names);
         }
@@ -48,7 +54,11 @@ pub(crate) fn sort(
                 waiting[index] += 1;
             } else if !given.contains_key(name) && !outer(name) {
                 // Sorted, so that of several equally near names always the same one is suggested.
-                let mut known: Vec<&str> = producer.keys().copied().chain(given.keys().map(String::as_str)).collect();
+                let mut known: Vec<&str> = producer
+                    .keys()
+                    .copied()
+                    .chain(given.keys().map(String::as_str))
+                    .collect();
                 known.sort_unstable();
                 return Err(OnnxError::UndefinedInput {
                     node: node.label(),
@@ -60,8 +70,12 @@ pub(crate) fn sort(
         }
     }
 
-    let mut ready: BinaryHeap<Reverse<usize>> =
-        waiting.iter().enumerate().filter(|(_, count)| **count == 0).map(|(index, _)| Reverse(index)).collect();
+    let mut ready: BinaryHeap<Reverse<usize>> = waiting
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count == 0)
+        .map(|(index, _)| Reverse(index))
+        .collect();
     let mut order = Vec::with_capacity(nodes.len());
     while let Some(Reverse(index)) = ready.pop() {
         order.push(index);
@@ -78,7 +92,10 @@ pub(crate) fn sort(
         });
     }
     let mut slots: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-    Ok(order.into_iter().filter_map(|index| slots[index].take()).collect())
+    Ok(order
+        .into_iter()
+        .filter_map(|index| slots[index].take())
+        .collect())
 }
 
 /// One cycle among the nodes that never became ready, as labels, the first repeated at the end.
@@ -140,7 +157,10 @@ mod tests {
     }
 
     fn run(nodes: Vec<Node>) -> Result<Vec<String>, String> {
-        let given = HashMap::from([("in".to_owned(), "input"), ("weight".to_owned(), "initializer")]);
+        let given = HashMap::from([
+            ("in".to_owned(), "input"),
+            ("weight".to_owned(), "initializer"),
+        ]);
         sort(nodes, &given, &|name| name == "captured")
             .map(|nodes| nodes.iter().map(|n| n.proto.name().to_owned()).collect())
             .map_err(|error| error.to_string())
@@ -148,25 +168,56 @@ mod tests {
 
     #[test]
     fn good_order_is_kept_and_bad_order_is_mended() {
-        let good = vec![node("a", &["in"], &["x"]), node("b", &["in", ""], &["y"]), node("c", &["x", "y"], &["z"])];
+        let good = vec![
+            node("a", &["in"], &["x"]),
+            node("b", &["in", ""], &["y"]),
+            node("c", &["x", "y"], &["z"]),
+        ];
         assert_eq!(run(good).unwrap(), ["a", "b", "c"]);
-        let bad = vec![node("c", &["x", "y", "captured"], &["z"]), node("b", &["x"], &["y"]), node("a", &["weight"], &["x"])];
+        let bad = vec![
+            node("c", &["x", "y", "captured"], &["z"]),
+            node("b", &["x"], &["y"]),
+            node("a", &["weight"], &["x"]),
+        ];
         assert_eq!(run(bad).unwrap(), ["a", "b", "c"]);
-        let twice = vec![node("b", &["x", "x"], &["y"]), node("a", &["in"], &["x", ""])];
+        let twice = vec![
+            node("b", &["x", "x"], &["y"]),
+            node("a", &["in"], &["x", ""]),
+        ];
         assert_eq!(run(twice).unwrap(), ["a", "b"]);
     }
 
     #[test]
     fn broken_wiring_is_reported_by_name() {
         let error = run(vec![node("a", &["wieght"], &["x"])]).unwrap_err();
-        assert_eq!(error, "node 'a' (Op) reads 'wieght', which nothing defines; did you mean 'weight'?");
+        assert_eq!(
+            error,
+            "node 'a' (Op) reads 'wieght', which nothing defines; did you mean 'weight'?"
+        );
         let error = run(vec![node("a", &["in"], &["x"]), node("b", &["in"], &["x"])]).unwrap_err();
-        assert_eq!(error, "value 'x' is defined twice: by node 'a' and by node 'b'");
+        assert_eq!(
+            error,
+            "value 'x' is defined twice: by node 'a' and by node 'b'"
+        );
         let error = run(vec![node("a", &["in"], &["weight"])]).unwrap_err();
-        assert_eq!(error, "value 'weight' is defined twice: by an initializer and by node 'a'");
-        let error = run(vec![node("t", &["z"], &["t"]), node("a", &["z"], &["x"]), node("b", &["x"], &["z"])]).unwrap_err();
-        assert_eq!(error, "the graph has a cycle through these nodes: 'a' -> 'b' -> 'a'");
+        assert_eq!(
+            error,
+            "value 'weight' is defined twice: by an initializer and by node 'a'"
+        );
+        let error = run(vec![
+            node("t", &["z"], &["t"]),
+            node("a", &["z"], &["x"]),
+            node("b", &["x"], &["z"]),
+        ])
+        .unwrap_err();
+        assert_eq!(
+            error,
+            "the graph has a cycle through these nodes: 'a' -> 'b' -> 'a'"
+        );
         let error = run(vec![node("a", &["x"], &["x"])]).unwrap_err();
-        assert_eq!(error, "the graph has a cycle through these nodes: 'a' -> 'a'");
+        assert_eq!(
+            error,
+            "the graph has a cycle through these nodes: 'a' -> 'a'"
+        );
     }
 }

@@ -39,14 +39,22 @@ pub(crate) fn input_types(
         specs.push(tensor_type(input.r#type.as_ref(), fixed).map_err(refuse)?);
     }
 
-    let mut names = Names { known: HashMap::new(), whole: HashMap::new() };
-    let origin = |input: usize, axis: usize| SymbolOrigin::InputDim { input: input as u32, axis: axis as u32 };
+    let mut names = Names {
+        known: HashMap::new(),
+        whole: HashMap::new(),
+    };
+    let origin = |input: usize, axis: usize| SymbolOrigin::InputDim {
+        input: input as u32,
+        axis: axis as u32,
+    };
     let each = || {
         specs.iter().enumerate().flat_map(|(i, (_, dims))| {
-            dims.iter().enumerate().filter_map(move |(axis, dim)| match dim {
-                Dim::Named(text) => Some((i, axis, *text)),
-                _ => None,
-            })
+            dims.iter()
+                .enumerate()
+                .filter_map(move |(axis, dim)| match dim {
+                    Dim::Named(text) => Some((i, axis, *text)),
+                    _ => None,
+                })
         })
     };
     // Plain names first, so that expressions can refer to names that come later.
@@ -61,9 +69,14 @@ pub(crate) fn input_types(
         if let Some((name, factor)) = multiple(text)
             && !names.known.contains_key(&name)
         {
-            let symbol = Symbol { divisor: factor, ..Symbol::new(text, origin(i, axis)) };
+            let symbol = Symbol {
+                divisor: factor,
+                ..Symbol::new(text, origin(i, axis))
+            };
             let extent = SymInt::symbol(symbols.add(symbol));
-            names.known.insert(name, extent.floor_div(&SymInt::constant(factor)));
+            names
+                .known
+                .insert(name, extent.floor_div(&SymInt::constant(factor)));
             names.whole.insert(text.to_owned(), extent);
         }
     }
@@ -76,7 +89,8 @@ pub(crate) fn input_types(
                 Dim::Named(text) => match names.resolve(text, symbols) {
                     Some(extent) => extent,
                     None => {
-                        let extent = SymInt::symbol(symbols.add(Symbol::new(*text, origin(i, axis))));
+                        let extent =
+                            SymInt::symbol(symbols.add(Symbol::new(*text, origin(i, axis))));
                         names.whole.insert((*text).to_owned(), extent.clone());
                         extent
                     }
@@ -110,7 +124,9 @@ impl Names {
         for (_, symbol) in scratch.iter() {
             values.push(self.known.get(&symbol.name)?.clone());
         }
-        let extent = expression.substitute(&|id| values.get(id.index()).cloned()).simplify(symbols);
+        let extent = expression
+            .substitute(&|id| values.get(id.index()).cloned())
+            .simplify(symbols);
         extent.error().is_none().then_some(extent)
     }
 }
@@ -135,23 +151,41 @@ fn multiple(text: &str) -> Option<(String, i64)> {
 
 type Spec<'a> = (DType, Vec<Dim<'a>>);
 
-fn tensor_type<'a>(ty: Option<&'a TypeProto>, fixed: &BTreeMap<String, i64>) -> Result<Spec<'a>, String> {
+fn tensor_type<'a>(
+    ty: Option<&'a TypeProto>,
+    fixed: &BTreeMap<String, i64>,
+) -> Result<Spec<'a>, String> {
     let value = ty.and_then(|ty| ty.value.as_ref()).ok_or("has no type")?;
     let tensor = match value {
         TypeValue::TensorType(tensor) => tensor,
-        TypeValue::SequenceType(_) => return Err("is a sequence; only tensors are supported".into()),
+        TypeValue::SequenceType(_) => {
+            return Err("is a sequence; only tensors are supported".into());
+        }
         TypeValue::MapType(_) => return Err("is a map; only tensors are supported".into()),
-        TypeValue::OptionalType(_) => return Err("is an optional; only tensors are supported".into()),
-        TypeValue::SparseTensorType(_) => return Err("is a sparse tensor; only dense ones are supported".into()),
-        TypeValue::OpaqueType(_) => return Err("has an opaque type; only tensors are supported".into()),
+        TypeValue::OptionalType(_) => {
+            return Err("is an optional; only tensors are supported".into());
+        }
+        TypeValue::SparseTensorType(_) => {
+            return Err("is a sparse tensor; only dense ones are supported".into());
+        }
+        TypeValue::OpaqueType(_) => {
+            return Err("has an opaque type; only tensors are supported".into());
+        }
     };
-    let dtype = element_type(tensor.elem_type()).map_err(|reason| format!("is malformed: {reason}"))?;
+    let dtype =
+        element_type(tensor.elem_type()).map_err(|reason| format!("is malformed: {reason}"))?;
     if !dtype.is_computable() {
         return Err(format!("has element type {dtype}, which is not supported"));
     }
-    let shape = tensor.shape.as_ref().ok_or("has no declared rank; export the model with the rank of its inputs")?;
+    let shape = tensor
+        .shape
+        .as_ref()
+        .ok_or("has no declared rank; export the model with the rank of its inputs")?;
     if shape.dim.len() > MAX_RANK {
-        return Err(format!("has {} dims; at most {MAX_RANK} are supported", shape.dim.len()));
+        return Err(format!(
+            "has {} dims; at most {MAX_RANK} are supported",
+            shape.dim.len()
+        ));
     }
     let dims = shape
         .dim
@@ -160,7 +194,10 @@ fn tensor_type<'a>(ty: Option<&'a TypeProto>, fixed: &BTreeMap<String, i64>) -> 
             Some(DimValue::DimValue(value)) if *value >= 0 => Dim::Fixed(*value),
             Some(DimValue::DimParam(text)) => {
                 let text = text.trim();
-                let number = fixed.get(text).copied().or_else(|| text.parse().ok().filter(|value| *value >= 0));
+                let number = fixed
+                    .get(text)
+                    .copied()
+                    .or_else(|| text.parse().ok().filter(|value| *value >= 0));
                 match number {
                     Some(value) => Dim::Fixed(value),
                     None if NAMELESS.contains(&text) => Dim::Nameless,
@@ -193,7 +230,9 @@ pub(crate) mod tests {
             r#type: Some(TypeProto {
                 value: Some(TypeValue::TensorType(type_proto::Tensor {
                     elem_type: Some(dtype.onnx_code()),
-                    shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
+                    shape: Some(TensorShapeProto {
+                        dim: dims.iter().map(dim).collect(),
+                    }),
                 })),
                 ..Default::default()
             }),
@@ -202,28 +241,57 @@ pub(crate) mod tests {
     }
 
     fn types(inputs: &[(&str, &[&str])], fixed: &[(&str, i64)]) -> (String, SymbolTable) {
-        let inputs: Vec<_> = inputs.iter().map(|(name, dims)| input(name, DType::F32, dims)).collect();
-        let fixed = fixed.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|(name, dims)| input(name, DType::F32, dims))
+            .collect();
+        let fixed = fixed
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect();
         let mut symbols = SymbolTable::new();
         let types = input_types("g", &inputs, &fixed, &mut symbols).unwrap();
-        let text: Vec<String> = types.iter().map(|ty| ty.display(&symbols).to_string()).collect();
+        let text: Vec<String> = types
+            .iter()
+            .map(|ty| ty.display(&symbols).to_string())
+            .collect();
         (text.join(" "), symbols)
     }
 
     #[test]
     fn equal_names_share_a_symbol_and_nameless_dims_do_not() {
-        let (text, symbols) = types(&[("x", &["N", "3", "?", "?"]), ("y", &["N", "-1", "p.Dim.0"])], &[]);
+        let (text, symbols) = types(
+            &[("x", &["N", "3", "?", "?"]), ("y", &["N", "-1", "p.Dim.0"])],
+            &[],
+        );
         assert_eq!(text, "f32[N,3,x_2,x_3] f32[N,y_1,`p.Dim.0`]");
-        let origin = symbols.get(symbols.find("N").unwrap()).unwrap().origin.clone();
+        let origin = symbols
+            .get(symbols.find("N").unwrap())
+            .unwrap()
+            .origin
+            .clone();
         assert_eq!(origin, SymbolOrigin::InputDim { input: 0, axis: 0 });
         assert_eq!(symbols.len(), 5);
     }
 
     #[test]
     fn expressions_relate_axes_or_give_a_divisor() {
-        let (text, symbols) = types(&[("x", &["8*h", "8*h", "4*h"]), ("k", &["past + s", "past"]), ("q", &["s"])], &[]);
-        assert_eq!(text, "f32[`8*h`,`8*h`,floor(`8*h`/2)] f32[past + s,past] f32[s]");
-        assert_eq!(symbols.get(symbols.find("8*h").unwrap()).unwrap().divisor, 8);
+        let (text, symbols) = types(
+            &[
+                ("x", &["8*h", "8*h", "4*h"]),
+                ("k", &["past + s", "past"]),
+                ("q", &["s"]),
+            ],
+            &[],
+        );
+        assert_eq!(
+            text,
+            "f32[`8*h`,`8*h`,floor(`8*h`/2)] f32[past + s,past] f32[s]"
+        );
+        assert_eq!(
+            symbols.get(symbols.find("8*h").unwrap()).unwrap().divisor,
+            8
+        );
         let (text, _) = types(&[("x", &["a + b", "a + b", "floor(h / 2) + 1"])], &[]);
         assert_eq!(text, "f32[`a + b`,`a + b`,`floor(h / 2) + 1`]");
     }
@@ -238,11 +306,17 @@ pub(crate) mod tests {
     #[test]
     fn what_is_no_dense_tensor_is_refused_by_name() {
         let refuse = |input: ValueInfoProto| {
-            input_types("g", &[input], &BTreeMap::new(), &mut SymbolTable::new()).unwrap_err().to_string()
+            input_types("g", &[input], &BTreeMap::new(), &mut SymbolTable::new())
+                .unwrap_err()
+                .to_string()
         };
-        assert!(refuse(input("x", DType::String, &[])).contains("input 'x' has element type string"));
+        assert!(
+            refuse(input("x", DType::String, &[])).contains("input 'x' has element type string")
+        );
         let mut no_rank = input("x", DType::F32, &[]);
-        if let Some(TypeValue::TensorType(tensor)) = no_rank.r#type.as_mut().and_then(|ty| ty.value.as_mut()) {
+        if let Some(TypeValue::TensorType(tensor)) =
+            no_rank.r#type.as_mut().and_then(|ty| ty.value.as_mut())
+        {
             tensor.shape = None;
         }
         assert!(refuse(no_rank).contains("no declared rank"));

@@ -37,14 +37,19 @@ pub fn element_type(code: i32) -> Result<DType, String> {
 /// Converts a tensor of the model to a constant; external data is looked up in `external`.
 ///
 /// Strings, sparse tensors, chunked tensors (`segment`) and unknown element types are refused by name.
-pub fn constant(tensor: &TensorProto, external: &mut ExternalData) -> Result<Arc<Constant>, OnnxError> {
+pub fn constant(
+    tensor: &TensorProto,
+    external: &mut ExternalData,
+) -> Result<Arc<Constant>, OnnxError> {
     let refuse = |reason: String| OnnxError::tensor(tensor.name(), reason);
     let dtype = element_type(tensor.data_type()).map_err(refuse)?;
     if dtype == DType::String {
         return Err(refuse("string tensors are not supported".into()));
     }
     if tensor.segment.is_some() {
-        return Err(refuse("tensors stored in chunks ('segment') are not supported; save it whole".into()));
+        return Err(refuse(
+            "tensors stored in chunks ('segment') are not supported; save it whole".into(),
+        ));
     }
     let count = element_count(&tensor.dims).map_err(refuse)?;
     let expected = dtype
@@ -66,7 +71,10 @@ pub fn constant(tensor: &TensorProto, external: &mut ExternalData) -> Result<Arc
 /// The product of the dims, checked for sign, rank and overflow.
 pub(crate) fn element_count(dims: &[i64]) -> Result<u64, String> {
     if dims.len() > MAX_RANK {
-        return Err(format!("it has {} dims; at most {MAX_RANK} are supported", dims.len()));
+        return Err(format!(
+            "it has {} dims; at most {MAX_RANK} are supported",
+            dims.len()
+        ));
     }
     // Not the plain product: [2^40, 2^40, 0] must not pass or fail by the order of its dims.
     let mut count: u64 = 1;
@@ -74,7 +82,9 @@ pub(crate) fn element_count(dims: &[i64]) -> Result<u64, String> {
     for &dim in dims {
         let dim = u64::try_from(dim).map_err(|_| format!("its dims {dims:?} are negative"))?;
         empty |= dim == 0;
-        count = count.checked_mul(dim.max(1)).ok_or_else(|| format!("its dims {dims:?} are too large"))?;
+        count = count
+            .checked_mul(dim.max(1))
+            .ok_or_else(|| format!("its dims {dims:?} are too large"))?;
     }
     Ok(if empty { 0 } else { count })
 }
@@ -110,7 +120,9 @@ fn inline(tensor: &TensorProto, dtype: DType, count: u64, expected: u64) -> Resu
         if name == field {
             entries = len;
         } else if len > 0 {
-            return Err(format!("elements of type {dtype} belong into '{field}', but '{name}' is filled"));
+            return Err(format!(
+                "elements of type {dtype} belong into '{field}', but '{name}' is filled"
+            ));
         }
     }
     if let Some(raw) = &tensor.raw_data
@@ -145,11 +157,23 @@ fn inline(tensor: &TensorProto, dtype: DType, count: u64, expected: u64) -> Resu
     // From here on the allocation is bounded by the size of the file.
     let mut out = Vec::with_capacity(expected as usize);
     match field {
-        "float_data" => tensor.float_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        "double_data" => tensor.double_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        "int64_data" => tensor.int64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        "float_data" => tensor
+            .float_data
+            .iter()
+            .for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        "double_data" => tensor
+            .double_data
+            .iter()
+            .for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        "int64_data" => tensor
+            .int64_data
+            .iter()
+            .for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
         "uint64_data" if dtype == DType::U64 => {
-            tensor.uint64_data.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
+            tensor
+                .uint64_data
+                .iter()
+                .for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
         }
         "uint64_data" => {
             for &value in &tensor.uint64_data {
@@ -169,7 +193,12 @@ fn inline(tensor: &TensorProto, dtype: DType, count: u64, expected: u64) -> Resu
 /// Appends the element that `int32_data` stores as `value`: the number itself for integers, the bit pattern for
 /// narrow floats, a packed byte for types below eight bits.
 fn narrow(value: i32, dtype: DType, out: &mut Vec<u8>) -> Result<(), String> {
-    let fits = |low: i32, high: i32| (low..=high).contains(&value).then_some(()).ok_or_else(|| out_of_range(value, dtype));
+    let fits = |low: i32, high: i32| {
+        (low..=high)
+            .contains(&value)
+            .then_some(())
+            .ok_or_else(|| out_of_range(value, dtype))
+    };
     match dtype {
         DType::I32 => out.extend_from_slice(&value.to_le_bytes()),
         DType::I16 => {
@@ -212,9 +241,12 @@ pub fn read_tensor_file(path: &Path) -> Result<Arc<Constant>, OnnxError> {
         path: path.to_owned(),
         reason,
     };
-    let tensor = TensorProto::decode(bytes).map_err(|error| not(format!("it is no serialized tensor: {error}")))?;
+    let tensor = TensorProto::decode(bytes)
+        .map_err(|error| not(format!("it is no serialized tensor: {error}")))?;
     if tensor.data_type() == 0 {
-        return Err(not("it is no serialized tensor (it may hold a sequence or an optional)".into()));
+        return Err(not(
+            "it is no serialized tensor (it may hold a sequence or an optional)".into(),
+        ));
     }
     constant(&tensor, &mut ExternalData::none())
 }
@@ -265,17 +297,53 @@ mod tests {
             int32_data: values.to_vec(),
             ..tensor(dtype, dims)
         };
-        check(TensorProto { float_data: vec![1.0], ..tensor(DType::F32, &[]) }, &[0, 0, 0x80, 0x3f]);
-        check(TensorProto { double_data: vec![1.0], ..tensor(DType::F64, &[1]) }, &1f64.to_le_bytes());
-        check(TensorProto { int64_data: vec![-2], ..tensor(DType::I64, &[1]) }, &(-2i64).to_le_bytes());
-        check(TensorProto { uint64_data: vec![7], ..tensor(DType::U32, &[1]) }, &[7, 0, 0, 0]);
-        check(TensorProto { uint64_data: vec![7], ..tensor(DType::U64, &[1]) }, &[7, 0, 0, 0, 0, 0, 0, 0]);
         check(
-            TensorProto { float_data: vec![1.0, 0.0], ..tensor(DType::Complex64, &[1]) },
+            TensorProto {
+                float_data: vec![1.0],
+                ..tensor(DType::F32, &[])
+            },
+            &[0, 0, 0x80, 0x3f],
+        );
+        check(
+            TensorProto {
+                double_data: vec![1.0],
+                ..tensor(DType::F64, &[1])
+            },
+            &1f64.to_le_bytes(),
+        );
+        check(
+            TensorProto {
+                int64_data: vec![-2],
+                ..tensor(DType::I64, &[1])
+            },
+            &(-2i64).to_le_bytes(),
+        );
+        check(
+            TensorProto {
+                uint64_data: vec![7],
+                ..tensor(DType::U32, &[1])
+            },
+            &[7, 0, 0, 0],
+        );
+        check(
+            TensorProto {
+                uint64_data: vec![7],
+                ..tensor(DType::U64, &[1])
+            },
+            &[7, 0, 0, 0, 0, 0, 0, 0],
+        );
+        check(
+            TensorProto {
+                float_data: vec![1.0, 0.0],
+                ..tensor(DType::Complex64, &[1])
+            },
             &[0, 0, 0x80, 0x3f, 0, 0, 0, 0],
         );
         check(ints(DType::I32, &[1], &[-1]), &[255; 4]);
-        check(ints(DType::F16, &[2], &[0x3c00, 0x8000]), &[0, 0x3c, 0, 0x80]);
+        check(
+            ints(DType::F16, &[2], &[0x3c00, 0x8000]),
+            &[0, 0x3c, 0, 0x80],
+        );
         check(ints(DType::BF16, &[1], &[0x3f80]), &[0x80, 0x3f]);
         check(ints(DType::I16, &[1], &[-2]), &[0xfe, 0xff]);
         check(ints(DType::I8, &[2], &[-1, 127]), &[0xff, 0x7f]);
@@ -294,24 +362,87 @@ mod tests {
             ..tensor(dtype, dims)
         };
         let cases = [
-            (tensor(DType::F32, &[1 << 40]), "needs 1099511627776 entries in 'float_data', but there are 0"),
+            (
+                tensor(DType::F32, &[1 << 40]),
+                "needs 1099511627776 entries in 'float_data', but there are 0",
+            ),
             (tensor(DType::F32, &[-1]), "negative"),
             (tensor(DType::F32, &[i64::MAX, 3]), "too large"),
             (tensor(DType::F32, &[0, i64::MAX, i64::MAX]), "too large"),
             (tensor(DType::F32, &[i64::MAX]), "too large"),
             (tensor(DType::F32, &[1; 33]), "33 dims"),
-            (raw(DType::F32, &[2], 7), "needs 8 bytes, but 'raw_data' has 7"),
+            (
+                raw(DType::F32, &[2], 7),
+                "needs 8 bytes, but 'raw_data' has 7",
+            ),
             (raw(DType::U4, &[3], 1), "needs 2 bytes"),
-            (TensorProto { float_data: vec![0.0], ..raw(DType::F32, &[1], 4) }, "both 'raw_data' and 'float_data'"),
-            (TensorProto { int64_data: vec![0], ..tensor(DType::I32, &[1]) }, "belong into 'int32_data'"),
-            (TensorProto { int32_data: vec![300], ..tensor(DType::U8, &[1]) }, "the value 300 does not fit"),
-            (TensorProto { int32_data: vec![2], ..tensor(DType::Bool, &[1]) }, "does not fit"),
-            (TensorProto { uint64_data: vec![1 << 32], ..tensor(DType::U32, &[1]) }, "does not fit"),
-            (TensorProto { data_type: Some(99), ..tensor(DType::F32, &[1]) }, "code 99 is unknown"),
-            (TensorProto { data_type: None, ..tensor(DType::F32, &[1]) }, "not set"),
-            (tensor(DType::String, &[1]), "string tensors are not supported"),
-            (TensorProto { segment: Some(Default::default()), ..raw(DType::F32, &[1], 4) }, "chunks"),
-            (TensorProto { data_location: Some(1), ..raw(DType::F32, &[1], 4) }, "external data and data of its own"),
+            (
+                TensorProto {
+                    float_data: vec![0.0],
+                    ..raw(DType::F32, &[1], 4)
+                },
+                "both 'raw_data' and 'float_data'",
+            ),
+            (
+                TensorProto {
+                    int64_data: vec![0],
+                    ..tensor(DType::I32, &[1])
+                },
+                "belong into 'int32_data'",
+            ),
+            (
+                TensorProto {
+                    int32_data: vec![300],
+                    ..tensor(DType::U8, &[1])
+                },
+                "the value 300 does not fit",
+            ),
+            (
+                TensorProto {
+                    int32_data: vec![2],
+                    ..tensor(DType::Bool, &[1])
+                },
+                "does not fit",
+            ),
+            (
+                TensorProto {
+                    uint64_data: vec![1 << 32],
+                    ..tensor(DType::U32, &[1])
+                },
+                "does not fit",
+            ),
+            (
+                TensorProto {
+                    data_type: Some(99),
+                    ..tensor(DType::F32, &[1])
+                },
+                "code 99 is unknown",
+            ),
+            (
+                TensorProto {
+                    data_type: None,
+                    ..tensor(DType::F32, &[1])
+                },
+                "not set",
+            ),
+            (
+                tensor(DType::String, &[1]),
+                "string tensors are not supported",
+            ),
+            (
+                TensorProto {
+                    segment: Some(Default::default()),
+                    ..raw(DType::F32, &[1], 4)
+                },
+                "chunks",
+            ),
+            (
+                TensorProto {
+                    data_location: Some(1),
+                    ..raw(DType::F32, &[1], 4)
+                },
+                "external data and data of its own",
+            ),
         ];
         for (tensor, reason) in cases {
             let error = decode(&tensor).unwrap_err();
@@ -323,7 +454,10 @@ mod tests {
     #[test]
     fn raw_data_is_not_copied() {
         let bytes = Bytes::from(vec![7u8; 64]);
-        let proto = TensorProto { raw_data: Some(bytes.slice(1..33)), ..tensor(DType::F32, &[8]) };
+        let proto = TensorProto {
+            raw_data: Some(bytes.slice(1..33)),
+            ..tensor(DType::F32, &[8])
+        };
         assert_eq!(decode(&proto).unwrap().data().as_ptr(), bytes[1..].as_ptr());
     }
 

@@ -1,8 +1,8 @@
 //! Which versions of the standard are read.
 //!
 //! A model states the version of the file format (IR version) and, for each operator domain, the version of the
-//! operator set its nodes were written for. IR versions 3 to 14 are read. Operators of the default domain `ai.onnx`
-//! are read from opset 7 on; there, broadcasting and inference-only normalisation took the form they still have.
+//! operator set its nodes were written for. IR versions 3 to 14 are read, and opsets 6 to 28 of the default domain
+//! `ai.onnx`.
 //! Imports of other domains are only a problem if a node uses one, and then the node is reported.
 
 use crate::error::OnnxError;
@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 pub const IR_VERSIONS: RangeInclusive<i64> = 3..=14;
 
 /// Versions of the default operator set that are read.
-pub const OPSETS: RangeInclusive<i64> = 7..=28;
+pub const OPSETS: RangeInclusive<i64> = 6..=28;
 
 /// The operator sets that a model or function imports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,9 @@ impl Opsets {
 
     /// All imports: domain (empty for the default one) and version, by domain.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0.iter().map(|(domain, version)| (domain.as_str(), *version))
+        self.0
+            .iter()
+            .map(|(domain, version)| (domain.as_str(), *version))
     }
 }
 
@@ -107,7 +109,8 @@ mod tests {
 
     #[test]
     fn foreign_domains_are_free_and_the_default_one_has_two_names() {
-        let opsets = Opsets::new(&[import("ai.onnx", 17), import("com.example", 999)], "g").unwrap();
+        let opsets =
+            Opsets::new(&[import("ai.onnx", 17), import("com.example", 999)], "g").unwrap();
         assert_eq!(opsets.version(""), Some(17));
         assert_eq!(opsets.version("com.example"), Some(999));
         assert_eq!(opsets.version("absent"), None);
@@ -116,12 +119,19 @@ mod tests {
 
     #[test]
     fn versions_outside_the_range_are_refused_with_the_range() {
-        for version in [-1, 0, 6, 29, i64::MAX] {
-            let error = Opsets::new(&[import("", version)], "g").unwrap_err().to_string();
-            assert!(error.contains("opsets 7 to 28 are read"), "{error}");
+        for version in [-1, 0, 5, 29, i64::MAX] {
+            let error = Opsets::new(&[import("", version)], "g")
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("opsets 6 to 28 are read"), "{error}");
         }
-        let error = Opsets::new(&[import("", 17), import("ai.onnx", 18)], "g").unwrap_err().to_string();
-        assert!(error.contains("two versions of the operator domain 'ai.onnx': 17 and 18"), "{error}");
+        let error = Opsets::new(&[import("", 17), import("ai.onnx", 18)], "g")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("two versions of the operator domain 'ai.onnx': 17 and 18"),
+            "{error}"
+        );
         assert!(check_ir(3).is_ok() && check_ir(14).is_ok());
         assert!(check_ir(2).is_err() && check_ir(15).is_err());
     }

@@ -4,7 +4,8 @@
 //! ThresholdedRelu. Defaults of attributes never changed since opset 6. Relu and PRelu take integers since opsets 14
 //! and 9.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::expr::Reg;
 use bespoke_ir::{BinaryOp, DType, ExprBuilder, UnaryOp};
 
@@ -64,12 +65,21 @@ pub(super) fn leaky_relu(cx: &mut Cx<'_>) -> Done {
 /// `x < 0 ? slope·x : x` with a slope that broadcasts.
 pub(super) fn prelu(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 2)?;
+    cx.attrs.ignore(&["consumed_inputs"]);
     let dtype = cx.dtype(0)?;
     if cx.dtype(1)? != dtype {
-        return invalid(format!("its operands have different element types, {dtype} and {}", cx.dtype(1)?));
+        return invalid(format!(
+            "its operands have different element types, {dtype} and {}",
+            cx.dtype(1)?
+        ));
     }
-    let values = [cx.value(0)?, cx.value(1)?];
-    let y = cx.map("", &values, |b, r| {
+    let (x, mut slope) = (cx.value(0)?, cx.value(1)?);
+    let (rank, slopes) = (cx.rank(0)?, cx.dims(1)?);
+    if cx.opset < 7 && slopes.len() == 1 && slopes[0].as_const() != Some(1) && rank > 1 {
+        // Opset 6: one slope a channel.
+        slope = cx.along_axis("slopes", slope, 1, rank)?;
+    }
+    let y = cx.map("", &[x, slope], |b, r| {
         let scaled = b.binary(BinaryOp::Mul, r[1], r[0]);
         below_zero(b, r[0], dtype, scaled)
     })?;
@@ -223,8 +233,14 @@ pub(super) fn shrink(cx: &mut Cx<'_>) -> Done {
         let x = b.cast(compute, r[0]);
         let (low, high) = (b.number(compute, -lambd), b.number(compute, lambd));
         let (bias, zero) = (b.number(compute, bias), b.number(compute, 0.0));
-        let (below, above) = (b.binary(BinaryOp::Lt, x, low), b.binary(BinaryOp::Gt, x, high));
-        let (plus, minus) = (b.binary(BinaryOp::Add, x, bias), b.binary(BinaryOp::Sub, x, bias));
+        let (below, above) = (
+            b.binary(BinaryOp::Lt, x, low),
+            b.binary(BinaryOp::Gt, x, high),
+        );
+        let (plus, minus) = (
+            b.binary(BinaryOp::Add, x, bias),
+            b.binary(BinaryOp::Sub, x, bias),
+        );
         let upper = b.select(above, minus, zero);
         let result = b.select(below, plus, upper);
         b.cast(dtype, result)
@@ -261,18 +277,39 @@ mod tests {
 
     #[test]
     fn every_function_imports_and_unknown_attributes_are_reported() {
-        for op in ["Celu", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Selu", "Shrink", "Softplus"] {
+        for op in [
+            "Celu",
+            "Elu",
+            "HardSigmoid",
+            "HardSwish",
+            "LeakyRelu",
+            "Mish",
+            "Relu",
+            "Selu",
+            "Shrink",
+            "Softplus",
+        ] {
             expr(22, op, &[]);
         }
         let model = Model::new(14).input("x", DType::F32, &["2"]);
-        let error = model.node("Relu", &["x"], &["y"], &[attr("slope", 1.0f32)]).error("y");
-        assert!(error.contains("attribute 'slope' is not known for this operator and opset"), "{error}");
+        let error = model
+            .node("Relu", &["x"], &["y"], &[attr("slope", 1.0f32)])
+            .error("y");
+        assert!(
+            error.contains("attribute 'slope' is not known for this operator and opset"),
+            "{error}"
+        );
     }
 
     #[test]
     fn prelu_broadcasts_its_slope() {
-        let model = Model::new(16).input("x", DType::F32, &["N", "3", "H"]).input("s", DType::F32, &["3", "1"]);
+        let model = Model::new(16)
+            .input("x", DType::F32, &["N", "3", "H"])
+            .input("s", DType::F32, &["3", "1"]);
         let graph = model.node("PRelu", &["x", "s"], &["y"], &[]).graph("y");
-        assert!(graph.contains("select(lt(x0, 0.0:f32), mul(x1, x0), x0)) : f32[N,3,H]"), "{graph}");
+        assert!(
+            graph.contains("select(lt(x0, 0.0:f32), mul(x1, x0), x0)) : f32[N,3,H]"),
+            "{graph}"
+        );
     }
 }

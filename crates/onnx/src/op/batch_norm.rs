@@ -2,36 +2,51 @@
 //!
 //! `y = (x − mean) · scale / √(var + ε) + bias`, per channel (axis 1). The factor and the shift depend on constants
 //! alone, so they are nodes of their own that folding turns into constants. Statistics may have another type than the
-//! data since opset 15; the arithmetic is `f32` at least. Training mode is not supported; before opset 14 it shows in
-//! extra outputs. `spatial = 0` (opset 7) has statistics for each element.
+//! data since opset 15; the arithmetic is `f32` at least. Training mode is not supported; between opsets 7 and 13 it
+//! shows in extra outputs. `spatial = 0` (opset 7) has statistics for each element.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use bespoke_ir::{BinaryOp, DType, UnaryOp};
 
 /// BatchNormalization.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(5, 5)?;
-    cx.attrs.ignore(&["momentum", "is_test", "consumed_inputs"]);
+    cx.attrs.ignore(&["momentum", "consumed_inputs"]);
     let epsilon = f64::from(cx.attrs.float("epsilon")?.unwrap_or(1e-5));
     let spatial = cx.opset >= 9 || cx.attrs.flag("spatial", true)?;
-    if cx.opset >= 14 && cx.attrs.flag("training_mode", false)? {
+    let training = match cx.opset {
+        ..7 => !cx.attrs.flag("is_test", false)?,
+        14.. => cx.attrs.flag("training_mode", false)?,
+        _ => false,
+    };
+    if training {
         return unsupported("training mode is not supported; export the model for inference");
     }
     if (1..cx.output_count()).any(|i| cx.wants(i)) {
-        return unsupported("its statistics are wanted as outputs, which is training; export the model for inference");
+        return unsupported(
+            "its statistics are wanted as outputs, which is training; export the model for inference",
+        );
     }
     let (ty, rank) = (cx.dtype(0)?, cx.rank(0)?);
     if !ty.is_float() || rank < 2 {
         return invalid(format!("it does not take a tensor of {ty} of rank {rank}"));
     }
     let channels = cx.dims(0)?[1].clone();
-    let compute = if ty == DType::F64 { DType::F64 } else { DType::F32 };
+    let compute = if ty == DType::F64 {
+        DType::F64
+    } else {
+        DType::F32
+    };
     let mut statistics = Vec::with_capacity(4);
     for (i, name) in [(1, "scale"), (2, "bias"), (3, "mean"), (4, "var")] {
         let dims = cx.dims(i)?;
         if spatial {
             if dims.len() != 1 {
-                return invalid(format!("its input {i} ({name}) has rank {}, not 1", dims.len()));
+                return invalid(format!(
+                    "its input {i} ({name}) has rank {}, not 1",
+                    dims.len()
+                ));
             }
             cx.require_equal(&format!("{name} and the channels"), &dims[0], &channels)?;
         }
@@ -50,7 +65,10 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
         b.binary(BinaryOp::Sub, bias, moved)
     })?;
     let (factor, shift) = if spatial {
-        (cx.along_axis("factors", factor, 1, rank)?, cx.along_axis("shifts", shift, 1, rank)?)
+        (
+            cx.along_axis("factors", factor, 1, rank)?,
+            cx.along_axis("shifts", shift, 1, rank)?,
+        )
     } else {
         (factor, shift)
     };
@@ -81,7 +99,12 @@ mod tests {
     #[test]
     fn factor_and_shift() {
         let inputs = ["x", "s", "b", "m", "v"];
-        let half = model(15, DType::F16).node("BatchNormalization", &inputs, &["y"], &[attr("epsilon", 0.5f32)]);
+        let half = model(15, DType::F16).node(
+            "BatchNormalization",
+            &inputs,
+            &["y"],
+            &[attr("epsilon", 0.5f32)],
+        );
         insta::assert_snapshot!(half.graph("y"), @r"
         graph g(x: f16[N,3,H], s: f16[3], b: f16[3], m: f16[3], v: f16[3]) {
           %0 = map(s, v) expr=(div(f32(x0), sqrt(add(f32(x1), 0.5:f32)))) : f32[3]  ; BatchNormalization_y/factor
@@ -92,8 +115,17 @@ mod tests {
           return %4
         }
         ");
-        let training = model(15, DType::F32).node("BatchNormalization", &inputs, &["y"], &[attr("training_mode", 1i64)]);
-        assert!(training.error("y").contains("training mode is not supported"));
+        let training = model(15, DType::F32).node(
+            "BatchNormalization",
+            &inputs,
+            &["y"],
+            &[attr("training_mode", 1i64)],
+        );
+        assert!(
+            training
+                .error("y")
+                .contains("training mode is not supported")
+        );
         let outputs = model(9, DType::F32).node("BatchNormalization", &inputs, &["y", "mean"], &[]);
         assert!(outputs.error("y").contains("which is training"));
     }

@@ -1,13 +1,15 @@
 //! Elementwise functions of two broadcast operands.
 //!
 //! ONNX: Add, And, BitShift, BitwiseAnd, BitwiseOr, BitwiseXor, Div, Mod, Mul, Or, Pow, Sub, Xor. Broadcasting is
-//! multidirectional since opset 7; the versions since differ in element types only, but for Pow, whose exponent may be
-//! of another type since opset 12, and Mod, which takes floats without `fmod` since opset 28.
+//! multidirectional since opset 7; before, the second operand is placed along the first by `broadcast` and `axis`. The
+//! versions since differ in element types only, but for Pow, whose exponent may be of another type since opset 12, and
+//! Mod, which takes floats without `fmod` since opset 28.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::known::{Arith, Elem, arith, round_to};
 use bespoke_ir::op::Map;
-use bespoke_ir::{BinaryOp, DType, Expr};
+use bespoke_ir::{BinaryOp, DType, Expr, SymInt, ValueId};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
@@ -33,14 +35,21 @@ const TABLE: &[(&str, BinaryOp, Option<Arith>, Takes)] = &[
 fn common(cx: &Cx<'_>) -> Done<DType> {
     let (a, b) = (cx.dtype(0)?, cx.dtype(1)?);
     if a != b {
-        return invalid(format!("its operands have different element types, {a} and {b}"));
+        return invalid(format!(
+            "its operands have different element types, {a} and {b}"
+        ));
     }
     Ok(a)
 }
 
 /// Computes on known operands; true if that gave the result.
 fn fold(cx: &mut Cx<'_>, op: Arith, dtype: DType) -> bool {
-    let (Some(a), Some(b)) = (cx.known(0), cx.known(1)) else { return false };
+    if cx.opset < 7 {
+        return false;
+    }
+    let (Some(a), Some(b)) = (cx.known(0), cx.known(1)) else {
+        return false;
+    };
     let result = a.zip(&b, dtype, |x, y| arith(op, dtype, x, y, cx.symbols()));
     match result {
         Some(known) => {
@@ -74,8 +83,33 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     emit(cx, op, dtype)
 }
 
+/// The second operand, placed along the first as opset 6 asks for: its axes stand at `axis`, by default at the end.
+pub(super) fn second_operand(cx: &mut Cx<'_>) -> Done<ValueId> {
+    let value = cx.value(1)?;
+    if cx.opset >= 7 {
+        return Ok(value);
+    }
+    cx.attrs.ignore(&["consumed_inputs"]);
+    let broadcast = cx.attrs.flag("broadcast", false)?;
+    let (rank, mut dims) = (cx.rank(0)?, cx.dims(1)?);
+    let Some(axis) = cx.attrs.int("axis")? else {
+        return Ok(value);
+    };
+    let axis = cx.axis(axis, rank)?;
+    let Some(trailing) = rank.checked_sub(axis + dims.len()) else {
+        return invalid(format!(
+            "its second operand of rank {} does not fit at axis {axis}",
+            dims.len()
+        ));
+    };
+    if broadcast {
+        dims.extend(vec![SymInt::constant(1); trailing]);
+    }
+    cx.reshape("aligned", value, dims)
+}
+
 fn emit(cx: &mut Cx<'_>, op: BinaryOp, dtype: DType) -> Done {
-    let (a, b) = (cx.value(0)?, cx.value(1)?);
+    let (a, b) = (cx.value(0)?, second_operand(cx)?);
     let y = cx.emit("", Map::new(Expr::binary(op, dtype)), &[a, b])?;
     cx.set(0, y);
     Ok(())
@@ -101,7 +135,14 @@ pub(super) fn modulo(cx: &mut Cx<'_>) -> Done {
 /// BitShift: attribute `direction`, `LEFT` or `RIGHT`; unsigned operands.
 pub(super) fn shift(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 2)?;
-    let op = cx.attrs.choice("direction", None, &[("LEFT", Some(BinaryOp::Shl)), ("RIGHT", Some(BinaryOp::Shr))])?;
+    let op = cx.attrs.choice(
+        "direction",
+        None,
+        &[
+            ("LEFT", Some(BinaryOp::Shl)),
+            ("RIGHT", Some(BinaryOp::Shr)),
+        ],
+    )?;
     let Some(op) = op else {
         return invalid("attribute 'direction' is required");
     };
@@ -117,10 +158,13 @@ pub(super) fn pow(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 2)?;
     let (base, exponent) = (cx.dtype(0)?, cx.dtype(1)?);
     if !(base.is_float() || base.is_int()) || !(exponent.is_float() || exponent.is_int()) {
-        return invalid(format!("it does not take operands of types {base} and {exponent}"));
+        return invalid(format!(
+            "it does not take operands of types {base} and {exponent}"
+        ));
     }
     if let (Some(a), Some(b)) = (cx.known(0), cx.known(1))
         && base.is_float()
+        && cx.opset >= 7
         && let Some(result) = a.zip(&b, base, |x, y| match (x, y.number()?) {
             (Elem::Float(x), y) => Some(Elem::Float(round_to(base, x.powf(y)))),
             (Elem::Ratio(..), 1.0) => Some(x.clone()),
@@ -143,7 +187,7 @@ pub(super) fn pow(cx: &mut Cx<'_>) -> Done {
     if !compute.is_computable() {
         return unsupported(format!("powers of {compute} are not supported"));
     }
-    let (a, b) = (cx.value(0)?, cx.value(1)?);
+    let (a, b) = (cx.value(0)?, second_operand(cx)?);
     let y = cx.map("", &[a, b], |e, r| {
         let (a, b) = (e.cast(compute, r[0]), e.cast(compute, r[1]));
         let power = e.binary(BinaryOp::Pow, a, b);
@@ -195,16 +239,56 @@ mod tests {
           return %0, %1, %2, %3
         }
         ");
-        let model = Model::new(15).input("x", DType::F16, &["3"]).node("Mod", &["x", "x"], &["y"], &[]);
+        let model =
+            Model::new(15)
+                .input("x", DType::F16, &["3"])
+                .node("Mod", &["x", "x"], &["y"], &[]);
         assert!(model.error("y").contains("'fmod' must be 1"));
     }
 
     #[test]
+    fn opset_6_places_the_second_operand_at_an_axis() {
+        let model = Model::new(6)
+            .input("x", DType::F32, &["N", "3", "H"])
+            .input("b", DType::F32, &["3"]);
+        let at = [attr("broadcast", 1i64), attr("axis", 1i64)];
+        let graph = model
+            .clone()
+            .node("Add", &["x", "b"], &["y"], &at)
+            .graph("y");
+        assert!(
+            graph.contains("reshape(b) dims=[3,1]") && graph.contains(": f32[N,3,H]"),
+            "{graph}"
+        );
+        let far = [attr("broadcast", 1i64), attr("axis", 3i64)];
+        assert!(
+            model
+                .node("Add", &["x", "b"], &["y"], &far)
+                .error("y")
+                .contains("axis 3 is outside")
+        );
+    }
+
+    #[test]
     fn types_are_checked() {
-        let model = Model::new(14).input("x", DType::F32, &["3"]).input("i", DType::I32, &["3"]);
-        let error = model.clone().node("Add", &["x", "i"], &["y"], &[]).error("y");
-        assert_eq!(error, "node 'Add_y' (Add): its operands have different element types, f32 and i32");
-        assert!(model.clone().node("And", &["x", "x"], &["y"], &[]).error("y").contains("does not take operands"));
+        let model = Model::new(14)
+            .input("x", DType::F32, &["3"])
+            .input("i", DType::I32, &["3"]);
+        let error = model
+            .clone()
+            .node("Add", &["x", "i"], &["y"], &[])
+            .error("y");
+        assert_eq!(
+            error,
+            "node 'Add_y' (Add): its operands have different element types, f32 and i32"
+        );
+        assert!(
+            model
+                .clone()
+                .node("And", &["x", "x"], &["y"], &[])
+                .error("y")
+                .contains("does not take operands")
+        );
         let error = model.node("Add", &["x"], &["y"], &[]).error("y");
         assert_eq!(error, "node 'Add_y' (Add): it has 1 inputs, but takes 2");
     }

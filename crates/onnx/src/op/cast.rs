@@ -3,7 +3,8 @@
 //! Versions add element types; 19 adds `saturate`, 24 `round_mode`, which concern 8-bit floats alone. Types that
 //! nothing computes with yet (strings, 8-bit and 4-bit floats, 4-bit integers) are refused by name.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::known;
 use crate::tensor::element_type;
 use bespoke_ir::op::Map;
@@ -35,7 +36,9 @@ fn convert(cx: &mut Cx<'_>, to: DType) -> Done {
     }
     for ty in [from, to] {
         if !ty.is_computable() {
-            return unsupported(format!("conversion from {from} to {to}: nothing computes with {ty} yet"));
+            return unsupported(format!(
+                "conversion from {from} to {to}: nothing computes with {ty} yet"
+            ));
         }
     }
     if let Some(input) = cx.known(0)
@@ -79,16 +82,36 @@ mod tests {
             .node("Cast", &["n"], &["f"], &[attr("to", 1i64)])
             .node("Cast", &["f"], &["i"], &[attr("to", 6i64)]);
         let graph = model.graph("i f");
-        assert!(graph.contains("host_ints() elements=[N] : i32[]"), "{graph}");
+        assert!(
+            graph.contains("host_ints() elements=[N] : i32[]"),
+            "{graph}"
+        );
         assert!(graph.contains("expr=(f32(x0)) : f32[]"), "{graph}");
     }
 
     #[test]
     fn types_without_arithmetic_are_refused_by_name() {
         let model = Model::new(19).input("x", DType::F32, &["N"]);
-        let error = model.clone().node("Cast", &["x"], &["y"], &[attr("to", 17i64)]).error("y");
-        assert!(error.contains("nothing computes with f8e4m3fn yet"), "{error}");
-        assert!(model.clone().node("Cast", &["x"], &["y"], &[attr("to", 99i64)]).error("y").contains("code 99 is unknown"));
-        assert!(model.node("Cast", &["x"], &["y"], &[]).error("y").contains("'to' is required"));
+        let error = model
+            .clone()
+            .node("Cast", &["x"], &["y"], &[attr("to", 17i64)])
+            .error("y");
+        assert!(
+            error.contains("nothing computes with f8e4m3fn yet"),
+            "{error}"
+        );
+        assert!(
+            model
+                .clone()
+                .node("Cast", &["x"], &["y"], &[attr("to", 99i64)])
+                .error("y")
+                .contains("code 99 is unknown")
+        );
+        assert!(
+            model
+                .node("Cast", &["x"], &["y"], &[])
+                .error("y")
+                .contains("'to' is required")
+        );
     }
 }

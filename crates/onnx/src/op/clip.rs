@@ -3,7 +3,8 @@
 //! Opset 6 has the limits as attributes, 11 as optional inputs; 12 adds integers. The upper limit wins where the lower
 //! one is above it.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::{BinaryOp, Scalar};
 
 /// Imports Clip. Constant limits become literals of the expression.
@@ -64,7 +65,10 @@ fn bound(cx: &Cx<'_>, i: usize) -> Done<Option<Limit>> {
     }
     let (dtype, ty) = (cx.dtype(0)?, cx.ty(i)?);
     if ty.dtype != dtype {
-        return invalid(format!("its limits have element type {}, its data {dtype}", ty.dtype));
+        return invalid(format!(
+            "its limits have element type {}, its data {dtype}",
+            ty.dtype
+        ));
     }
     if ty.elements().as_const() != Some(1) {
         return invalid(format!("its input {i} must be a scalar"));
@@ -85,25 +89,61 @@ mod tests {
     #[test]
     fn limits_may_be_attributes_constants_or_computed() {
         let model = Model::new(9).input("x", DType::F32, &["N"]);
-        let graph = model.node("Clip", &["x"], &["y"], &[attr("min", 0f32), attr("max", 6f32)]).graph("y");
-        assert!(graph.contains("expr=(min(max(x0, 0.0:f32), 6.0:f32))"), "{graph}");
+        let graph = model
+            .node(
+                "Clip",
+                &["x"],
+                &["y"],
+                &[attr("min", 0f32), attr("max", 6f32)],
+            )
+            .graph("y");
+        assert!(
+            graph.contains("expr=(min(max(x0, 0.0:f32), 6.0:f32))"),
+            "{graph}"
+        );
 
         let model = Model::new(13)
             .input("x", DType::F32, &["N"])
             .input("high", DType::F32, &[])
             .initializer(floats("low", &[], &[-1.0]));
-        let graph = model.clone().node("Clip", &["x", "low", "high"], &["y"], &[]).graph("y");
-        assert!(graph.contains("map(x, high) expr=(min(max(x0, -1.0:f32), x1))"), "{graph}");
-        let graph = model.clone().node("Clip", &["x", "", "high"], &["y"], &[]).graph("y");
+        let graph = model
+            .clone()
+            .node("Clip", &["x", "low", "high"], &["y"], &[])
+            .graph("y");
+        assert!(
+            graph.contains("map(x, high) expr=(min(max(x0, -1.0:f32), x1))"),
+            "{graph}"
+        );
+        let graph = model
+            .clone()
+            .node("Clip", &["x", "", "high"], &["y"], &[])
+            .graph("y");
         assert!(graph.contains("map(x, high) expr=(min(x0, x1))"), "{graph}");
-        let graph = model.node("Clip", &["x"], &["t"], &[]).node("Neg", &["t"], &["y"], &[]).graph("y");
+        let graph = model
+            .node("Clip", &["x"], &["t"], &[])
+            .node("Neg", &["t"], &["y"], &[])
+            .graph("y");
         assert!(graph.contains("map(x) expr=(neg(x0))"), "{graph}");
     }
 
     #[test]
     fn limits_are_scalars_of_the_same_type() {
-        let model = Model::new(13).input("x", DType::F32, &["N"]).input("l", DType::F32, &["2"]).input("i", DType::I32, &[]);
-        assert!(model.clone().node("Clip", &["x", "l"], &["y"], &[]).error("y").contains("must be a scalar"));
-        assert!(model.node("Clip", &["x", "i"], &["y"], &[]).error("y").contains("limits have element type i32"));
+        let model = Model::new(13)
+            .input("x", DType::F32, &["N"])
+            .input("l", DType::F32, &["2"])
+            .input("i", DType::I32, &[]);
+        assert!(
+            model
+                .clone()
+                .node("Clip", &["x", "l"], &["y"], &[])
+                .error("y")
+                .contains("must be a scalar")
+        );
+        assert!(
+            model
+                .node("Clip", &["x", "i"], &["y"], &[])
+                .error("y")
+                .contains("limits have element type i32")
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Comparisons of two broadcast operands. ONNX: Equal, Greater, GreaterOrEqual, Less, LessOrEqual.
 //!
-//! The versions differ in element types only. Comparisons of shapes are decided at import where the symbols' ranges
+//! Versions since 7 differ in element types only; opset 6 places the second operand as arithmetic does there.
+//! Comparisons of shapes are decided at import where the symbols' ranges
 //! allow it.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::Elem;
 use bespoke_ir::op::Map;
 use bespoke_ir::{BinaryOp, DType, Expr, SymInt, SymbolTable};
@@ -24,19 +26,23 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     };
     let (a, b) = (cx.dtype(0)?, cx.dtype(1)?);
     if a != b {
-        return invalid(format!("its operands have different element types, {a} and {b}"));
+        return invalid(format!(
+            "its operands have different element types, {a} and {b}"
+        ));
     }
     if a == DType::Bool && op != BinaryOp::Eq {
         return invalid("booleans have no order");
     }
-    if let (Some(x), Some(y)) = (cx.known(0), cx.known(1)) {
+    if cx.opset >= 7
+        && let (Some(x), Some(y)) = (cx.known(0), cx.known(1))
+    {
         let decided = x.zip(&y, DType::Bool, |x, y| decide(op, x, y, cx.symbols()));
         if let Some(known) = decided {
             cx.set_known(0, known);
             return Ok(());
         }
     }
-    let (x, y) = (cx.value(0)?, cx.value(1)?);
+    let (x, y) = (cx.value(0)?, super::binary::second_operand(cx)?);
     let result = cx.emit("", Map::new(Expr::binary(op, a)), &[x, y])?;
     cx.set(0, result);
     Ok(())
@@ -87,8 +93,15 @@ mod tests {
 
     #[test]
     fn data_is_compared_on_the_device() {
-        let model = Model::new(16).input("x", DType::I64, &["N"]).input("y", DType::I64, &["1"]);
-        let graph = model.node("LessOrEqual", &["x", "y"], &["z"], &[]).graph("z");
-        assert!(graph.contains("map(x, y) expr=(le(x0, x1)) : bool[N]"), "{graph}");
+        let model = Model::new(16)
+            .input("x", DType::I64, &["N"])
+            .input("y", DType::I64, &["1"]);
+        let graph = model
+            .node("LessOrEqual", &["x", "y"], &["z"], &[])
+            .graph("z");
+        assert!(
+            graph.contains("map(x, y) expr=(le(x0, x1)) : bool[N]"),
+            "{graph}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Tensors one after the other along an axis. ONNX: Concat (4, 11, 13). `axis` may be negative since opset 11.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::{Known, MAX_ELEMENTS};
 use bespoke_ir::op::Concat;
 use std::rc::Rc;
@@ -36,7 +37,12 @@ fn fold(parts: &[Rc<Known>], axis: usize) -> Option<Known> {
     for part in parts {
         let fits = part.dtype == first.dtype
             && part.dims.len() == dims.len()
-            && part.dims.iter().zip(&dims).enumerate().all(|(i, (a, b))| i == axis || a == b);
+            && part
+                .dims
+                .iter()
+                .zip(&dims)
+                .enumerate()
+                .all(|(i, (a, b))| i == axis || a == b);
         if !fits {
             return None;
         }
@@ -54,7 +60,11 @@ fn fold(parts: &[Rc<Known>], axis: usize) -> Option<Known> {
             elems.extend_from_slice(part.elems.get(block * run..(block + 1) * run)?);
         }
     }
-    Some(Known { dtype: first.dtype, dims, elems })
+    Some(Known {
+        dtype: first.dtype,
+        dims,
+        elems,
+    })
 }
 
 #[cfg(test)]
@@ -64,10 +74,24 @@ mod tests {
 
     #[test]
     fn extents_add_up() {
-        let model = Model::new(13).input("x", DType::F32, &["N", "3"]).input("y", DType::F32, &["N", "W"]);
-        let graph = model.clone().node("Concat", &["x", "y", "x"], &["z"], &[attr("axis", -1i64)]).graph("z");
-        assert!(graph.contains("concat(x, y, x) axis=1 : f32[N,W + 6]"), "{graph}");
-        assert!(model.node("Concat", &["x", "y"], &["z"], &[]).error("z").contains("'axis' is required"));
+        let model =
+            Model::new(13)
+                .input("x", DType::F32, &["N", "3"])
+                .input("y", DType::F32, &["N", "W"]);
+        let graph = model
+            .clone()
+            .node("Concat", &["x", "y", "x"], &["z"], &[attr("axis", -1i64)])
+            .graph("z");
+        assert!(
+            graph.contains("concat(x, y, x) axis=1 : f32[N,W + 6]"),
+            "{graph}"
+        );
+        assert!(
+            model
+                .node("Concat", &["x", "y"], &["z"], &[])
+                .error("z")
+                .contains("'axis' is required")
+        );
     }
 
     #[test]

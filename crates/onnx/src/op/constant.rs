@@ -2,7 +2,8 @@
 //!
 //! Constant takes its value from exactly one attribute; opset 12 added the forms for numbers and lists of them.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::known::{Elem, Known, MAX_ELEMENTS};
 use bespoke_ir::op::Map;
 use bespoke_ir::{Constant, DType, ExprBuilder, Scalar, SymInt};
@@ -28,11 +29,17 @@ pub(super) fn constant(cx: &mut Cx<'_>) -> Done {
         forms.push(little(DType::I64, vec![], value.to_le_bytes().to_vec())?);
     }
     if let Some(values) = cx.attrs.floats("value_floats")? {
-        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let data = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         forms.push(little(DType::F32, vec![values.len() as i64], data)?);
     }
     if let Some(values) = cx.attrs.ints("value_ints")? {
-        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let data = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         forms.push(little(DType::I64, vec![values.len() as i64], data)?);
     }
     match forms.pop() {
@@ -49,13 +56,25 @@ pub(super) fn constant(cx: &mut Cx<'_>) -> Done {
 pub(super) fn of_shape(cx: &mut Cx<'_>) -> Done {
     cx.inputs(1, 1)?;
     let value = match cx.tensor_attribute("value")? {
-        None => Known { dtype: DType::F32, dims: vec![1], elems: vec![Elem::Float(0.0)] },
+        None => Known {
+            dtype: DType::F32,
+            dims: vec![1],
+            elems: vec![Elem::Float(0.0)],
+        },
         Some(tensor) if tensor.elements() != 1 => {
-            return invalid(format!("attribute 'value' must have one element, but has {}", tensor.elements()));
+            return invalid(format!(
+                "attribute 'value' must have one element, but has {}",
+                tensor.elements()
+            ));
         }
         Some(tensor) => match Known::from_constant(&tensor) {
             Some(known) => known,
-            None => return unsupported(format!("values of type {} are not supported", tensor.dtype())),
+            None => {
+                return unsupported(format!(
+                    "values of type {} are not supported",
+                    tensor.dtype()
+                ));
+            }
         },
     };
     let dims = cx.host_ints(0, "the shape")?;
@@ -63,12 +82,23 @@ pub(super) fn of_shape(cx: &mut Cx<'_>) -> Done {
         cx.require(|infer| infer.require_at_least("an extent of the shape", dim, 0))?;
     }
     let count = SymInt::product(&dims).as_const();
-    if let (Some(count), Some(fixed)) = (count, dims.iter().map(SymInt::as_const).collect::<Option<Vec<i64>>>())
-        && count <= MAX_ELEMENTS as i64
+    if let (Some(count), Some(fixed)) = (
+        count,
+        dims.iter()
+            .map(SymInt::as_const)
+            .collect::<Option<Vec<i64>>>(),
+    ) && count <= MAX_ELEMENTS as i64
     {
         let elems = vec![value.elems[0].clone(); count as usize];
         let dims = fixed.iter().map(|&d| d as usize).collect();
-        cx.set_known(0, Known { dtype: value.dtype, dims, elems });
+        cx.set_known(
+            0,
+            Known {
+                dtype: value.dtype,
+                dims,
+                elems,
+            },
+        );
         return Ok(());
     }
     let scalar = match &value.elems[0] {
@@ -91,15 +121,40 @@ mod tests {
     #[test]
     fn every_form_of_constant() {
         let model = Model::new(13)
-            .node("Constant", &[], &["a"], &[attr("value", floats("", &[2], &[1.0, 2.0]))])
+            .node(
+                "Constant",
+                &[],
+                &["a"],
+                &[attr("value", floats("", &[2], &[1.0, 2.0]))],
+            )
             .node("Constant", &[], &["b"], &[attr("value_float", 0.5f32)])
             .node("Constant", &[], &["c"], &[attr("value_int", 7i64)])
-            .node("Constant", &[], &["d"], &[attr("value_floats", &[1.0f32, 2.0])])
-            .node("Constant", &[], &["e"], &[attr("value_ints", &[1i64, 2, 3])]);
+            .node(
+                "Constant",
+                &[],
+                &["d"],
+                &[attr("value_floats", &[1.0f32, 2.0])],
+            )
+            .node(
+                "Constant",
+                &[],
+                &["e"],
+                &[attr("value_ints", &[1i64, 2, 3])],
+            );
         insta::assert_snapshot!(model.output_type("a b c d e"), @"f32[2] f32[] i64[] f32[2] i64[3]");
-        let twice = Model::new(13).node("Constant", &[], &["a"], &[attr("value_int", 7i64), attr("value_float", 1f32)]);
+        let twice = Model::new(13).node(
+            "Constant",
+            &[],
+            &["a"],
+            &[attr("value_int", 7i64), attr("value_float", 1f32)],
+        );
         assert!(twice.error("a").contains("more than one attribute"));
-        assert!(Model::new(13).node("Constant", &[], &["a"], &[]).error("a").contains("no attribute"));
+        assert!(
+            Model::new(13)
+                .node("Constant", &[], &["a"], &[])
+                .error("a")
+                .contains("no attribute")
+        );
         let text = Model::new(13).node("Constant", &[], &["a"], &[attr("value_string", "x")]);
         assert!(text.error("a").contains("'value_string' are not supported"));
     }
@@ -109,15 +164,34 @@ mod tests {
         let model = Model::new(13)
             .input("x", DType::F32, &["N", "3"])
             .node("Shape", &["x"], &["s"], &[])
-            .node("ConstantOfShape", &["s"], &["y"], &[attr("value", ints("", &[1], &[5]))]);
-        assert!(model.graph("y").contains("map() expr=(5:i64) shape=[N,3] : i64[N,3]"));
+            .node(
+                "ConstantOfShape",
+                &["s"],
+                &["y"],
+                &[attr("value", ints("", &[1], &[5]))],
+            );
+        assert!(
+            model
+                .graph("y")
+                .contains("map() expr=(5:i64) shape=[N,3] : i64[N,3]")
+        );
         let bomb = Model::new(13)
             .initializer(ints("s", &[3], &[1 << 30, 1 << 30, 1 << 20]))
             .node("ConstantOfShape", &["s"], &["y"], &[]);
         assert!(bomb.error("y").contains("larger than any memory"));
-        let negative = Model::new(13).initializer(ints("s", &[1], &[-1])).node("ConstantOfShape", &["s"], &["y"], &[]);
+        let negative = Model::new(13).initializer(ints("s", &[1], &[-1])).node(
+            "ConstantOfShape",
+            &["s"],
+            &["y"],
+            &[],
+        );
         assert!(negative.error("y").contains("less than 0"));
-        let scalar = Model::new(13).initializer(ints("s", &[0], &[])).node("ConstantOfShape", &["s"], &["y"], &[]);
+        let scalar = Model::new(13).initializer(ints("s", &[0], &[])).node(
+            "ConstantOfShape",
+            &["s"],
+            &["y"],
+            &[],
+        );
         assert_eq!(scalar.output_type("y"), "f32[]");
     }
 }

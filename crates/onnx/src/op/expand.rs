@@ -1,6 +1,7 @@
 //! Broadcast to a given shape, in both directions. ONNX: Expand (8, 13).
 
-use crate::importer::{Cx, Done};
+use crate::context::Cx;
+use crate::importer::Done;
 use bespoke_ir::SymInt;
 use bespoke_ir::op::Expand;
 
@@ -11,7 +12,10 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     for dim in &dims {
         cx.require(|infer| infer.require_at_least("an extent of the shape", dim, 0))?;
     }
-    let fixed: Option<Vec<usize>> = dims.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
+    let fixed: Option<Vec<usize>> = dims
+        .iter()
+        .map(|d| d.as_const().and_then(|d| usize::try_from(d).ok()))
+        .collect();
     if let (Some(known), Some(fixed)) = (cx.known(0), fixed)
         && let Some(target) = crate::known::broadcast(&known.dims, &fixed)
         && let Some(result) = known.broadcast_to(&target)
@@ -23,7 +27,10 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let lead = input.len().checked_sub(dims.len());
     let one = |dim: &SymInt| dim.as_const() == Some(1);
     if let Some(lead) = lead
-        && dims.iter().zip(&input[lead..]).all(|(want, have)| one(want) || want == have)
+        && dims
+            .iter()
+            .zip(&input[lead..])
+            .all(|(want, have)| one(want) || want == have)
     {
         return cx.forward(0, 0);
     }
@@ -40,13 +47,31 @@ mod tests {
 
     #[test]
     fn both_directions() {
-        let model = Model::new(13).input("x", DType::F32, &["N", "1", "3"]).initializer(ints("s", &[2], &[4, 1]));
-        let graph = model.clone().node("Expand", &["x", "s"], &["y"], &[]).graph("y");
-        assert!(graph.contains("expand(x) dims=[4,1] : f32[N,4,3]"), "{graph}");
-        let model = model.initializer(ints("t", &[2], &[1, 3])).node("Expand", &["x", "t"], &["t1"], &[]);
+        let model = Model::new(13)
+            .input("x", DType::F32, &["N", "1", "3"])
+            .initializer(ints("s", &[2], &[4, 1]));
+        let graph = model
+            .clone()
+            .node("Expand", &["x", "s"], &["y"], &[])
+            .graph("y");
+        assert!(
+            graph.contains("expand(x) dims=[4,1] : f32[N,4,3]"),
+            "{graph}"
+        );
+        let model =
+            model
+                .initializer(ints("t", &[2], &[1, 3]))
+                .node("Expand", &["x", "t"], &["t1"], &[]);
         let graph = model.node("Neg", &["t1"], &["y"], &[]).graph("y");
         assert!(graph.contains("map(x) expr=(neg(x0))"), "{graph}");
-        let wrong = Model::new(13).input("x", DType::F32, &["2"]).initializer(ints("s", &[1], &[3]));
-        assert!(wrong.node("Expand", &["x", "s"], &["y"], &[]).error("y").contains("do not broadcast"));
+        let wrong = Model::new(13)
+            .input("x", DType::F32, &["2"])
+            .initializer(ints("s", &[1], &[3]));
+        assert!(
+            wrong
+                .node("Expand", &["x", "s"], &["y"], &[])
+                .error("y")
+                .contains("do not broadcast")
+        );
     }
 }

@@ -3,7 +3,8 @@
 //! `axis` is 1 by default, lies in 0..=rank, and may be negative since opset 11.
 
 use super::reshape::finish;
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 
 /// Flatten.
@@ -12,9 +13,15 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let dims = cx.dims(0)?;
     let rank = dims.len() as i64;
     let axis = cx.attrs.int("axis")?.unwrap_or(1);
-    let at = if axis < 0 && cx.opset >= 11 { axis.saturating_add(rank) } else { axis };
+    let at = if axis < 0 && cx.opset >= 11 {
+        axis.saturating_add(rank)
+    } else {
+        axis
+    };
     if !(0..=rank).contains(&at) {
-        return invalid(format!("attribute 'axis' is {axis}, outside a tensor of rank {rank}"));
+        return invalid(format!(
+            "attribute 'axis' is {axis}, outside a tensor of rank {rank}"
+        ));
     }
     let (before, after) = dims.split_at(at as usize);
     finish(cx, vec![SymInt::product(before), SymInt::product(after)])
@@ -35,7 +42,15 @@ mod tests {
         assert_eq!(flatten(13, 0).output_type("y"), "f32[1,3*N*H]");
         assert_eq!(flatten(13, 3).output_type("y"), "f32[3*N*H,1]");
         assert_eq!(flatten(13, -1).output_type("y"), "f32[3*N,H]");
-        assert!(flatten(13, 4).error("y").contains("outside a tensor of rank 3"));
-        assert!(flatten(9, -1).error("y").contains("outside a tensor of rank 3"));
+        assert!(
+            flatten(13, 4)
+                .error("y")
+                .contains("outside a tensor of rank 3")
+        );
+        assert!(
+            flatten(9, -1)
+                .error("y")
+                .contains("outside a tensor of rank 3")
+        );
     }
 }

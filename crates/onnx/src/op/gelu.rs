@@ -1,12 +1,15 @@
 //! ONNX: Gelu (20). `approximate` is `none` (x·Φ(x) by the error function) or `tanh` (Hendrycks and Gimpel 2016).
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::{BinaryOp, UnaryOp};
 
 /// Gelu.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(1, 1)?;
-    let tanh = cx.attrs.choice("approximate", false, &[("none", false), ("tanh", true)])?;
+    let tanh = cx
+        .attrs
+        .choice("approximate", false, &[("none", false), ("tanh", true)])?;
     let dtype = cx.dtype(0)?;
     if !dtype.is_float() {
         return invalid(format!("it does not take operands of type {dtype}"));
@@ -56,6 +59,10 @@ mod tests {
         }
         ");
         assert!(gelu("tanh").graph("y").contains("tanh("));
-        assert!(gelu("fast").error("y").contains("must be one of none, tanh"));
+        assert!(
+            gelu("fast")
+                .error("y")
+                .contains("must be one of none, tanh")
+        );
     }
 }

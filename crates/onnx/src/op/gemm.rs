@@ -1,20 +1,31 @@
 //! `alpha·A'·B' + beta·C`. ONNX: Gemm (7, 9, 11, 13). `C` is optional since opset 11 and broadcasts to the product.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::op::MatMul;
 use bespoke_ir::{BinaryOp, DType};
 
 /// Gemm.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 3)?;
+    if cx.opset < 7 {
+        cx.attrs.ignore(&["broadcast"]);
+    }
     let alpha = f64::from(cx.attrs.float("alpha")?.unwrap_or(1.0));
     let beta = f64::from(cx.attrs.float("beta")?.unwrap_or(1.0));
-    let transpose = |name: &'static str| -> Done<bool> { Ok(cx.attrs.int(name)?.unwrap_or(0) != 0) };
-    let op = MatMul { transpose_a: transpose("transA")?, transpose_b: transpose("transB")? };
+    let transpose =
+        |name: &'static str| -> Done<bool> { Ok(cx.attrs.int(name)?.unwrap_or(0) != 0) };
+    let op = MatMul {
+        transpose_a: transpose("transA")?,
+        transpose_b: transpose("transB")?,
+    };
     let dtype = cx.dtype(0)?;
     for i in 0..3 {
         if cx.has(i) && cx.dtype(i)? != dtype {
-            return invalid(format!("its operands have different element types, {dtype} and {}", cx.dtype(i)?));
+            return invalid(format!(
+                "its operands have different element types, {dtype} and {}",
+                cx.dtype(i)?
+            ));
         }
     }
     for i in 0..2 {
@@ -78,13 +89,32 @@ mod tests {
             .input("b", DType::F32, &["5", "4"])
             .input("c", DType::F32, &["5"]);
         let transpose = attr("transB", 1i64);
-        let plain = model.clone().node("Gemm", &["a", "b"], &["y"], &[transpose.clone()]).graph("y");
-        assert!(plain.contains("matmul(a, b) transpose_b : f32[N,5]  ; Gemm_y"), "{plain}");
+        let plain = model
+            .clone()
+            .node(
+                "Gemm",
+                &["a", "b"],
+                &["y"],
+                std::slice::from_ref(&transpose),
+            )
+            .graph("y");
+        assert!(
+            plain.contains("matmul(a, b) transpose_b : f32[N,5]  ; Gemm_y"),
+            "{plain}"
+        );
         let all = [transpose.clone(), attr("alpha", 0.5f32), attr("beta", 2f32)];
-        let scaled = model.clone().node("Gemm", &["a", "b", "c"], &["y"], &all).graph("y");
-        assert!(scaled.contains("expr=(add(mul(0.5:f32, x0), mul(2.0:f32, x1)))"), "{scaled}");
+        let scaled = model
+            .clone()
+            .node("Gemm", &["a", "b", "c"], &["y"], &all)
+            .graph("y");
+        assert!(
+            scaled.contains("expr=(add(mul(0.5:f32, x0), mul(2.0:f32, x1)))"),
+            "{scaled}"
+        );
         let model = model.input("d", DType::F32, &["3", "1", "5"]);
-        let error = model.node("Gemm", &["a", "b", "d"], &["y"], &[transpose]).error("y");
+        let error = model
+            .node("Gemm", &["a", "b", "d"], &["y"], &[transpose])
+            .error("y");
         assert!(error.contains("more extents than the product"), "{error}");
     }
 }

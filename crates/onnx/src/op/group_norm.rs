@@ -5,7 +5,8 @@
 
 use super::conv::add_bias;
 use super::instance_norm::scale_channels;
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 use bespoke_ir::op::Normalize;
 
@@ -21,16 +22,31 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     };
     let dims = cx.dims(0)?;
     if dims.len() < 2 || groups < 1 {
-        return invalid(format!("it cannot make {groups} groups of a tensor of rank {}", dims.len()));
+        return invalid(format!(
+            "it cannot make {groups} groups of a tensor of rank {}",
+            dims.len()
+        ));
     }
     let groups = SymInt::constant(groups);
     let share = cx.simplify(&dims[1].floor_div(&groups));
-    cx.require_equal("the channels and the channels in all groups", &dims[1], &(&share * &groups))?;
+    cx.require_equal(
+        "the channels and the channels in all groups",
+        &dims[1],
+        &(&share * &groups),
+    )?;
     let inner = SymInt::product(std::iter::once(&share).chain(&dims[2..]));
     let x = cx.value(0)?;
     let (scale, bias) = (cx.value(1)?, cx.value(2)?);
     let grouped = cx.reshape("groups", x, vec![dims[0].clone(), groups, inner])?;
-    let normal = cx.emit("normalize", Normalize { axes: vec![2], epsilon, center: true }, &[grouped])?;
+    let normal = cx.emit(
+        "normalize",
+        Normalize {
+            axes: vec![2],
+            epsilon,
+            center: true,
+        },
+        &[grouped],
+    )?;
     let y = if cx.opset >= 21 {
         let normal = cx.reshape("channels", normal, dims)?;
         let scaled = scale_channels(cx, normal, scale)?;
@@ -54,7 +70,12 @@ mod tests {
             .input("x", DType::F32, &["N", "6", "H"])
             .input("s", DType::F32, &[count])
             .input("b", DType::F32, &[count])
-            .node("GroupNormalization", &["x", "s", "b"], &["y"], &[attr("num_groups", 2i64)])
+            .node(
+                "GroupNormalization",
+                &["x", "s", "b"],
+                &["y"],
+                &[attr("num_groups", 2i64)],
+            )
     }
 
     #[test]
@@ -72,7 +93,15 @@ mod tests {
         }
         ");
         assert_eq!(model(18, "2").output_type("y"), "f32[N,6,H]");
-        assert!(model(21, "2").error("y").contains("the scale and the channels differ: 2 and 6"));
-        assert!(model(18, "6").error("y").contains("the scale and the channels differ: 6 and 2"));
+        assert!(
+            model(21, "2")
+                .error("y")
+                .contains("the scale and the channels differ: 2 and 6")
+        );
+        assert!(
+            model(18, "6")
+                .error("y")
+                .contains("the scale and the channels differ: 6 and 2")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The input itself. ONNX: Identity. No node is built.
 
-use crate::importer::{Cx, Done};
+use crate::context::Cx;
+use crate::importer::Done;
 
 /// Identity.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {

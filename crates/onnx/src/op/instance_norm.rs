@@ -1,7 +1,8 @@
 //! Normalisation of each channel of each sample. ONNX: InstanceNormalization (6, 22).
 
 use super::conv::add_bias;
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::op::{Map, Normalize};
 use bespoke_ir::{BinaryOp, Expr, ValueId};
 
@@ -12,11 +13,21 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let epsilon = f64::from(cx.attrs.float("epsilon")?.unwrap_or(1e-5));
     let rank = cx.rank(0)?;
     if rank < 3 {
-        return invalid(format!("its data has rank {rank}, but must have at least 3"));
+        return invalid(format!(
+            "its data has rank {rank}, but must have at least 3"
+        ));
     }
     let x = cx.value(0)?;
     let (scale, bias) = (cx.value(1)?, cx.value(2)?);
-    let normal = cx.emit("normalize", Normalize { axes: (2..rank).collect(), epsilon, center: true }, &[x])?;
+    let normal = cx.emit(
+        "normalize",
+        Normalize {
+            axes: (2..rank).collect(),
+            epsilon,
+            center: true,
+        },
+        &[x],
+    )?;
     let scaled = scale_channels(cx, normal, scale)?;
     let y = add_bias(cx, scaled, bias)?;
     cx.set(0, y);
@@ -29,11 +40,18 @@ pub(super) fn scale_channels(cx: &mut Cx<'_>, x: ValueId, scale: ValueId) -> Don
     let channels = cx.value_ty(x).dims[1].clone();
     let ty = cx.value_ty(scale).clone();
     if ty.rank() != 1 || ty.dtype != dtype {
-        return invalid(format!("its scale is {}{:?}, but must be a list of {dtype}", ty.dtype, ty.dims));
+        return invalid(format!(
+            "its scale is {}{:?}, but must be a list of {dtype}",
+            ty.dtype, ty.dims
+        ));
     }
     cx.require_equal("the scale and the channels", &ty.dims[0], &channels)?;
     let scale = cx.along_axis("scales", scale, 1, rank)?;
-    cx.emit("scale", Map::new(Expr::binary(BinaryOp::Mul, dtype)), &[x, scale])
+    cx.emit(
+        "scale",
+        Map::new(Expr::binary(BinaryOp::Mul, dtype)),
+        &[x, scale],
+    )
 }
 
 #[cfg(test)]

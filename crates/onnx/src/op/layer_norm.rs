@@ -3,7 +3,8 @@
 //! Statistics are computed in `f32` at least, whatever `stash_type` asks for. The optional outputs Mean and InvStdDev
 //! are computed where they are wanted.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::op::{Normalize, Reduce};
 use bespoke_ir::{BinaryOp, DType, UnaryOp, ValueId};
@@ -18,12 +19,23 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let dtype = cx.dtype(0)?;
     for i in 1..3 {
         if cx.has(i) && cx.dtype(i)? != dtype {
-            return invalid(format!("its operands have different element types, {dtype} and {}", cx.dtype(i)?));
+            return invalid(format!(
+                "its operands have different element types, {dtype} and {}",
+                cx.dtype(i)?
+            ));
         }
     }
     let axes: Vec<usize> = (axis..rank).collect();
     let x = cx.value(0)?;
-    let mut operands = vec![cx.emit("normalize", Normalize { axes: axes.clone(), epsilon, center: true }, &[x])?];
+    let mut operands = vec![cx.emit(
+        "normalize",
+        Normalize {
+            axes: axes.clone(),
+            epsilon,
+            center: true,
+        },
+        &[x],
+    )?];
     operands.push(cx.value(1)?);
     operands.extend(cx.optional(2)?);
     let y = cx.map("", &operands, |b, r| {
@@ -44,8 +56,16 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
 }
 
 fn statistics(cx: &mut Cx<'_>, x: ValueId, axes: Vec<usize>, epsilon: f64) -> Done {
-    let compute = if cx.value_ty(x).dtype == DType::F64 { DType::F64 } else { DType::F32 };
-    let mean_of = Reduce { kind: ReduceKind::Mean, axes, keep_dims: true };
+    let compute = if cx.value_ty(x).dtype == DType::F64 {
+        DType::F64
+    } else {
+        DType::F32
+    };
+    let mean_of = Reduce {
+        kind: ReduceKind::Mean,
+        axes,
+        keep_dims: true,
+    };
     let wide = cx.cast("wide", x, compute)?;
     let mean = cx.emit("mean", mean_of.clone(), &[wide])?;
     if cx.wants(2) {
@@ -83,10 +103,19 @@ mod tests {
           return %1
         }
         ");
-        let all = model.clone().node("LayerNormalization", &["x", "s"], &["y", "m", "i"], &[]);
+        let all = model
+            .clone()
+            .node("LayerNormalization", &["x", "s"], &["y", "m", "i"], &[]);
         assert_eq!(all.output_type("y m i"), "f16[N,S,8] f32[N,S,1] f32[N,S,1]");
         let wide = model.input("t", DType::F16, &["7", "8"]);
-        let error = wide.node("LayerNormalization", &["x", "t"], &["y"], &[attr("axis", -1i64)]).error("y");
+        let error = wide
+            .node(
+                "LayerNormalization",
+                &["x", "t"],
+                &["y"],
+                &[attr("axis", -1i64)],
+            )
+            .error("y");
         assert!(error.contains("does not fit"), "{error}");
     }
 }

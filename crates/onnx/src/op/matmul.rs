@@ -4,7 +4,8 @@
 //! `Σ (a − za)(b − zb) = Σ ab − za·Σ b − zb·Σ a + K·za·zb`. The corrections are sums over rows and columns; those over
 //! a constant operand are constant.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::known::Known;
 use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::op::{HostInts, MatMul, Reduce};
@@ -15,7 +16,9 @@ pub(super) fn matmul(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 2)?;
     let (a, b) = (cx.dtype(0)?, cx.dtype(1)?);
     if a != b {
-        return invalid(format!("its operands have different element types, {a} and {b}"));
+        return invalid(format!(
+            "its operands have different element types, {a} and {b}"
+        ));
     }
     let operands = [cx.value(0)?, cx.value(1)?];
     let y = cx.emit("", MatMul::default(), &operands)?;
@@ -30,7 +33,10 @@ fn zero_point(cx: &mut Cx<'_>, input: usize, operand: usize) -> Done<Option<Valu
     }
     let (ty, data) = (cx.ty(input)?, cx.dtype(operand)?);
     if ty.dtype != data {
-        return invalid(format!("a zero point has element type {}, its operand {data}", ty.dtype));
+        return invalid(format!(
+            "a zero point has element type {}, its operand {data}",
+            ty.dtype
+        ));
     }
     let all_zero = |known: &Known| known.elems.iter().all(|elem| elem.number() == Some(0.0));
     if cx.known(input).is_some_and(|known| all_zero(&known)) {
@@ -39,9 +45,15 @@ fn zero_point(cx: &mut Cx<'_>, input: usize, operand: usize) -> Done<Option<Valu
     let value = cx.value(input)?;
     let value = cx.cast(&format!("zero_point_{operand}"), value, DType::I32)?;
     let value = match (ty.rank(), operand) {
-        _ if ty.elements().as_const() == Some(1) => cx.reshape(&format!("scalar_{operand}"), value, vec![])?,
+        _ if ty.elements().as_const() == Some(1) => {
+            cx.reshape(&format!("scalar_{operand}"), value, vec![])?
+        }
         // One a row of the first operand; one a column of the second stands where it must already.
-        (1, 0) => cx.reshape("column", value, vec![ty.dims[0].clone(), SymInt::constant(1)])?,
+        (1, 0) => cx.reshape(
+            "column",
+            value,
+            vec![ty.dims[0].clone(), SymInt::constant(1)],
+        )?,
         _ => value,
     };
     Ok(Some(value))
@@ -52,7 +64,10 @@ pub(super) fn integer(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 4)?;
     for i in 0..2 {
         if !matches!(cx.dtype(i)?, DType::I8 | DType::U8) {
-            return invalid(format!("its operands must be 8-bit integers, but input {i} is {}", cx.dtype(i)?));
+            return invalid(format!(
+                "its operands must be 8-bit integers, but input {i} is {}",
+                cx.dtype(i)?
+            ));
         }
     }
     let (a, b) = (cx.value(0)?, cx.value(1)?);
@@ -64,13 +79,23 @@ pub(super) fn integer(cx: &mut Cx<'_>) -> Done {
         return Ok(());
     }
     if dims_a.len() < 2 || dims_b.len() < 2 {
-        return unsupported("zero points with operands of rank 1 are not supported; reshape the operands to matrices");
+        return unsupported(
+            "zero points with operands of rank 1 are not supported; reshape the operands to matrices",
+        );
     }
     let product = cx.emit("product", MatMul::default(), &[a, b])?;
     let mut operands = vec![product];
     let sum = |cx: &mut Cx<'_>, name: &str, value: ValueId, axis: usize| -> Done<ValueId> {
         let wide = cx.cast(&format!("wide_{name}"), value, DType::I32)?;
-        cx.emit(&format!("sums_{name}"), Reduce { kind: ReduceKind::Sum, axes: vec![axis], keep_dims: true }, &[wide])
+        cx.emit(
+            &format!("sums_{name}"),
+            Reduce {
+                kind: ReduceKind::Sum,
+                axes: vec![axis],
+                keep_dims: true,
+            },
+            &[wide],
+        )
     };
     if let Some(za) = za {
         operands.extend([za, sum(cx, "b", b, dims_b.len() - 2)?]);
@@ -82,7 +107,15 @@ pub(super) fn integer(cx: &mut Cx<'_>) -> Done {
         let inner = dims_a[dims_a.len() - 1].clone();
         let k = match inner.as_const() {
             Some(_) => cx.constant("k", &Known::ints(DType::I32, vec![], [inner]))?,
-            None => cx.emit("k", HostInts { dtype: DType::I32, dims: vec![], elements: vec![inner] }, &[])?,
+            None => cx.emit(
+                "k",
+                HostInts {
+                    dtype: DType::I32,
+                    dims: vec![],
+                    elements: vec![inner],
+                },
+                &[],
+            )?,
         };
         operands.push(k);
     }
@@ -110,9 +143,22 @@ mod tests {
 
     #[test]
     fn products() {
-        let model = Model::new(13).input("a", DType::F16, &["N", "8", "4"]).input("b", DType::F16, &["4", "5"]);
-        assert_eq!(model.clone().node("MatMul", &["a", "b"], &["y"], &[]).output_type("y"), "f16[N,8,5]");
-        assert!(model.node("MatMul", &["b", "a"], &["y"], &[]).error("y").contains("inner extents differ: 5 and 8"));
+        let model = Model::new(13)
+            .input("a", DType::F16, &["N", "8", "4"])
+            .input("b", DType::F16, &["4", "5"]);
+        assert_eq!(
+            model
+                .clone()
+                .node("MatMul", &["a", "b"], &["y"], &[])
+                .output_type("y"),
+            "f16[N,8,5]"
+        );
+        assert!(
+            model
+                .node("MatMul", &["b", "a"], &["y"], &[])
+                .error("y")
+                .contains("inner extents differ: 5 and 8")
+        );
     }
 
     #[test]
@@ -123,9 +169,18 @@ mod tests {
             .initializer(narrow("b", DType::I8, &[4, 2], &[1, 2, 3, 4, 5, 6, 7, 8]))
             .initializer(narrow("zero", DType::I8, &[], &[0]))
             .initializer(narrow("zb", DType::I8, &[2], &[1, 2]));
-        let plain = model.clone().node("MatMulInteger", &["a", "b", "", "zero"], &["y"], &[]).graph("y");
-        assert!(plain.contains("matmul(a, b: i8[4,2]) : i32[N,2]"), "{plain}");
-        let one = model.clone().node("MatMulInteger", &["a", "b", "za", "zero"], &["y"], &[]).graph("y");
+        let plain = model
+            .clone()
+            .node("MatMulInteger", &["a", "b", "", "zero"], &["y"], &[])
+            .graph("y");
+        assert!(
+            plain.contains("matmul(a, b: i8[4,2]) : i32[N,2]"),
+            "{plain}"
+        );
+        let one = model
+            .clone()
+            .node("MatMulInteger", &["a", "b", "za", "zero"], &["y"], &[])
+            .graph("y");
         insta::assert_snapshot!(one, @r"
         graph g(a: u8[N,4], za: u8[]) {
           %0 = map(za) expr=(i32(x0)) : i32[]  ; MatMulInteger_y/zero_point_0
@@ -136,7 +191,9 @@ mod tests {
           return %4
         }
         ");
-        let both = model.node("MatMulInteger", &["a", "b", "za", "zb"], &["y"], &[]).graph("y");
+        let both = model
+            .node("MatMulInteger", &["a", "b", "za", "zb"], &["y"], &[])
+            .graph("y");
         assert!(both.contains("expr=(add(sub(sub(x0, mul(x1, x2)), mul(x3, x4)), mul(mul(x1, x3), x5))) : i32[N,2]"), "{both}");
     }
 }

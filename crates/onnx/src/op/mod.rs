@@ -4,7 +4,8 @@
 //! operator share one importer, which asks for the opset where versions differ; each file lists those differences.
 //! To add an operator, write its file and add a line to [`OPERATORS`].
 
-use crate::importer::{Cx, Done};
+use crate::context::Cx;
+use crate::importer::Done;
 
 mod activation;
 mod arg_reduce;
@@ -218,7 +219,13 @@ mod tests {
     fn the_table_is_sorted_and_versions_are_respected() {
         assert!(OPERATORS.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)));
         assert!(find("", "Gelu", 20).is_ok());
-        assert_eq!(find("", "Gelu", 19).unwrap_err(), "the operator exists since opset 20");
-        assert_eq!(find("com.example", "Gelu", 20).unwrap_err(), "the operator is not supported");
+        assert_eq!(
+            find("", "Gelu", 19).unwrap_err(),
+            "the operator exists since opset 20"
+        );
+        assert_eq!(
+            find("com.example", "Gelu", 20).unwrap_err(),
+            "the operator is not supported"
+        );
     }
 }

@@ -5,7 +5,8 @@
 //! `f32`, whatever `precision` (opset 23) allows to be less. Types below eight bits and 8-bit floats are refused by
 //! name.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::tensor::element_type;
 use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::op::{Expand, Gather, Map, Reduce};
@@ -30,11 +31,22 @@ fn parameter(cx: &mut Cx<'_>, i: usize, name: &str) -> Done<ValueId> {
     if own.is_empty() {
         return Ok(value);
     }
-    let axis = if cx.opset >= 13 { cx.attrs.int("axis")?.unwrap_or(1) } else { 1 };
-    let block = if cx.opset >= 21 { cx.attrs.int("block_size")?.unwrap_or(0) } else { 0 };
+    let axis = if cx.opset >= 13 {
+        cx.attrs.int("axis")?.unwrap_or(1)
+    } else {
+        1
+    };
+    let block = if cx.opset >= 21 {
+        cx.attrs.int("block_size")?.unwrap_or(0)
+    } else {
+        0
+    };
     if block == 0 {
         if own.len() != 1 {
-            return invalid(format!("its {name} has rank {}, but must be a scalar or a list", own.len()));
+            return invalid(format!(
+                "its {name} has rank {}, but must be a scalar or a list",
+                own.len()
+            ));
         }
         if own[0].as_const() == Some(1) {
             return cx.reshape(name, value, vec![]);
@@ -43,19 +55,34 @@ fn parameter(cx: &mut Cx<'_>, i: usize, name: &str) -> Done<ValueId> {
             return invalid(format!("its {name} must be a scalar before opset 13"));
         }
         let axis = cx.axis(axis, dims.len())?;
-        cx.require_equal(&format!("its {name} and the extent of the axis"), &own[0], &dims[axis])?;
+        cx.require_equal(
+            &format!("its {name} and the extent of the axis"),
+            &own[0],
+            &dims[axis],
+        )?;
         return cx.along_axis(name, value, axis, dims.len());
     }
     let axis = cx.axis(axis, dims.len())?;
     if own.len() != dims.len() || block < 1 {
-        return invalid(format!("its {name} has rank {} for blocks of {block} in a tensor of rank {}", own.len(), dims.len()));
+        return invalid(format!(
+            "its {name} has rank {} for blocks of {block} in a tensor of rank {}",
+            own.len(),
+            dims.len()
+        ));
     }
     let size = SymInt::constant(block);
     for (other, (have, want)) in own.iter().zip(&dims).enumerate() {
-        let want = if other == axis { want.ceil_div(&size) } else { want.clone() };
+        let want = if other == axis {
+            want.ceil_div(&size)
+        } else {
+            want.clone()
+        };
         cx.require_equal(&format!("its {name} and the blocks"), have, &want)?;
     }
-    if dims[axis].as_const().is_some_and(|extent| extent % block == 0) {
+    if dims[axis]
+        .as_const()
+        .is_some_and(|extent| extent % block == 0)
+    {
         // Every element of the parameter stands for a whole block.
         let mut apart = own.clone();
         apart.insert(axis + 1, SymInt::constant(1));
@@ -69,7 +96,11 @@ fn parameter(cx: &mut Cx<'_>, i: usize, name: &str) -> Done<ValueId> {
     let place = b.coord(0);
     let size = b.number(DType::I64, block as f64);
     let place = b.binary(BinaryOp::Div, place, size);
-    let places = cx.emit(&format!("{name}_places"), Map::over(b.finish(place), vec![dims[axis].clone()]), &[])?;
+    let places = cx.emit(
+        &format!("{name}_places"),
+        Map::over(b.finish(place), vec![dims[axis].clone()]),
+        &[],
+    )?;
     cx.emit(name, Gather { axis }, &[value, places])
 }
 
@@ -81,8 +112,11 @@ fn output_dtype(cx: &Cx<'_>, opset: i64) -> Done<Option<DType>> {
     match cx.attrs.int("output_dtype")?.unwrap_or(0) {
         0 => Ok(None),
         code => {
-            let code = i32::try_from(code).map_err(|_| format!("attribute 'output_dtype' is {code}"))?;
-            Ok(Some(element_type(code).map_err(|reason| format!("attribute 'output_dtype': {reason}"))?))
+            let code =
+                i32::try_from(code).map_err(|_| format!("attribute 'output_dtype' is {code}"))?;
+            Ok(Some(element_type(code).map_err(|reason| {
+                format!("attribute 'output_dtype': {reason}")
+            })?))
         }
     }
 }
@@ -110,7 +144,10 @@ pub(super) fn quantize(cx: &mut Cx<'_>) -> Done {
     let wanted = output_dtype(cx, 21)?;
     let target = match (cx.has(2), wanted) {
         (true, Some(wanted)) if cx.dtype(2)? != wanted => {
-            return invalid(format!("'output_dtype' is {wanted}, but the zero point is {}", cx.dtype(2)?));
+            return invalid(format!(
+                "'output_dtype' is {wanted}, but the zero point is {}",
+                cx.dtype(2)?
+            ));
         }
         (true, _) => cx.dtype(2)?,
         (false, wanted) => wanted.unwrap_or(DType::U8),
@@ -153,7 +190,10 @@ pub(super) fn dequantize(cx: &mut Cx<'_>) -> Done {
         return unsupported(format!("dequantisation to {target} is not supported"));
     }
     if cx.has(2) && cx.dtype(2)? != source {
-        return invalid(format!("its zero point has element type {}, its data {source}", cx.dtype(2)?));
+        return invalid(format!(
+            "its zero point has element type {}, its data {source}",
+            cx.dtype(2)?
+        ));
     }
     let x = cx.value(0)?;
     let mut operands = vec![x, parameter(cx, 1, "scale")?];
@@ -178,11 +218,18 @@ pub(super) fn dequantize(cx: &mut Cx<'_>) -> Done {
 pub(super) fn dynamic(cx: &mut Cx<'_>) -> Done {
     cx.inputs(1, 1)?;
     if cx.dtype(0)? != DType::F32 {
-        return invalid(format!("it does not take operands of type {}", cx.dtype(0)?));
+        return invalid(format!(
+            "it does not take operands of type {}",
+            cx.dtype(0)?
+        ));
     }
     let x = cx.value(0)?;
     let axes: Vec<usize> = (0..cx.rank(0)?).collect();
-    let over = |kind| Reduce { kind, axes: axes.clone(), keep_dims: false };
+    let over = |kind| Reduce {
+        kind,
+        axes: axes.clone(),
+        keep_dims: false,
+    };
     let low = cx.emit("min", over(ReduceKind::Min), &[x])?;
     let high = cx.emit("max", over(ReduceKind::Max), &[x])?;
     let scale = cx.map("scale", &[low, high], |b, r| {
@@ -238,23 +285,45 @@ mod tests {
 
     #[test]
     fn one_scale_one_an_axis_one_a_block() {
-        let graph = model(13, &[]).node("QuantizeLinear", &["x", "s", "z"], &["y"], &[]).graph("y");
+        let graph = model(13, &[])
+            .node("QuantizeLinear", &["x", "s", "z"], &["y"], &[])
+            .graph("y");
         insta::assert_snapshot!(graph, @r"
         graph g(x: f32[N,6], q: i8[N,6], s: f32[], z: i8[]) {
           %0 = map(x, s, z) expr=(i8(min(max(add(round(div(x0, x1)), f32(x2)), -128.0:f32), 127.0:f32))) : i8[N,6]  ; QuantizeLinear_y
           return %0
         }
         ");
-        let graph = model(13, &["6"]).node("DequantizeLinear", &["q", "s", "z"], &["y"], &[]).graph("y");
-        assert!(graph.contains("map(q, s, z) expr=(mul(f32(sub(i32(x0), i32(x2))), x1)) : f32[N,6]"), "{graph}");
-        let graph = model(13, &["N"]).node("DequantizeLinear", &["q", "s"], &["y"], &[attr("axis", 0i64)]).graph("y");
+        let graph = model(13, &["6"])
+            .node("DequantizeLinear", &["q", "s", "z"], &["y"], &[])
+            .graph("y");
+        assert!(
+            graph.contains("map(q, s, z) expr=(mul(f32(sub(i32(x0), i32(x2))), x1)) : f32[N,6]"),
+            "{graph}"
+        );
+        let graph = model(13, &["N"])
+            .node(
+                "DequantizeLinear",
+                &["q", "s"],
+                &["y"],
+                &[attr("axis", 0i64)],
+            )
+            .graph("y");
         assert!(graph.contains("reshape(s) dims=[N,1]"), "{graph}");
         let blocks = |size: i64| [attr("block_size", size), attr("axis", -1i64)];
-        let even = model(21, &["N", "3"]).node("DequantizeLinear", &["q", "s"], &["y"], &blocks(2)).graph("y");
-        assert!(even.contains("expand(") && even.contains("f32[N,3,2]"), "{even}");
-        let odd = model(21, &["N", "2"]).node("DequantizeLinear", &["q", "s"], &["y"], &blocks(4)).graph("y");
+        let even = model(21, &["N", "3"])
+            .node("DequantizeLinear", &["q", "s"], &["y"], &blocks(2))
+            .graph("y");
+        assert!(
+            even.contains("expand(") && even.contains("f32[N,3,2]"),
+            "{even}"
+        );
+        let odd = model(21, &["N", "2"])
+            .node("DequantizeLinear", &["q", "s"], &["y"], &blocks(4))
+            .graph("y");
         assert!(odd.contains("gather(s, "), "{odd}");
-        let wrong = model(21, &["N", "2"]).node("DequantizeLinear", &["q", "s"], &["y"], &blocks(2));
+        let wrong =
+            model(21, &["N", "2"]).node("DequantizeLinear", &["q", "s"], &["y"], &blocks(2));
         assert!(wrong.error("y").contains("the blocks differ: 2 and 3"));
     }
 
@@ -262,10 +331,24 @@ mod tests {
     fn types() {
         let default = model(10, &[]).node("QuantizeLinear", &["x", "s"], &["y"], &[]);
         assert_eq!(default.output_type("y"), "u8[N,6]");
-        let wide = model(21, &[]).node("QuantizeLinear", &["x", "s"], &["y"], &[attr("output_dtype", 5i64)]);
+        let wide = model(21, &[]).node(
+            "QuantizeLinear",
+            &["x", "s"],
+            &["y"],
+            &[attr("output_dtype", 5i64)],
+        );
         assert_eq!(wide.output_type("y"), "i16[N,6]");
-        let narrow = model(21, &[]).node("QuantizeLinear", &["x", "s"], &["y"], &[attr("output_dtype", 22i64)]);
-        assert!(narrow.error("y").contains("quantisation to i4 is not supported"));
+        let narrow = model(21, &[]).node(
+            "QuantizeLinear",
+            &["x", "s"],
+            &["y"],
+            &[attr("output_dtype", 22i64)],
+        );
+        assert!(
+            narrow
+                .error("y")
+                .contains("quantisation to i4 is not supported")
+        );
         let dynamic = model(11, &[]).node("DynamicQuantizeLinear", &["x"], &["y", "a", "b"], &[]);
         assert_eq!(dynamic.output_type("y a b"), "u8[N,6] f32[] u8[]");
     }

@@ -3,7 +3,8 @@
 //! `n = max(⌈(limit − start) / delta⌉, 0)` numbers `start + i·delta`. The three must be known on the host, since they
 //! decide the extent of the result; integers may depend on shapes, floats must be constant.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use crate::known::{Elem, Known, MAX_ELEMENTS, round_to};
 use bespoke_ir::op::{HostInts, Map};
 use bespoke_ir::{BinaryOp, DType, ExprBuilder, SymInt};
@@ -15,15 +16,25 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let dtype = cx.dtype(0)?;
     for i in 1..3 {
         if cx.dtype(i)? != dtype {
-            return invalid(format!("its inputs have different element types, {dtype} and {}", cx.dtype(i)?));
+            return invalid(format!(
+                "its inputs have different element types, {dtype} and {}",
+                cx.dtype(i)?
+            ));
         }
     }
-    if dtype.is_float() { floats(cx, dtype) } else { ints(cx, dtype) }
+    if dtype.is_float() {
+        floats(cx, dtype)
+    } else {
+        ints(cx, dtype)
+    }
 }
 
 fn floats(cx: &mut Cx<'_>, dtype: DType) -> Done {
     let mut scalars = [0.0; 3];
-    for (i, what) in ["the start", "the limit", "the step"].into_iter().enumerate() {
+    for (i, what) in ["the start", "the limit", "the step"]
+        .into_iter()
+        .enumerate()
+    {
         match cx.const_numbers(i, what)?[..] {
             [value] => scalars[i] = value,
             _ => return invalid(format!("{what} must be a scalar")),
@@ -31,16 +42,25 @@ fn floats(cx: &mut Cx<'_>, dtype: DType) -> Done {
     }
     let [start, limit, delta] = scalars;
     let count = ((limit - start) / delta).ceil().max(0.0);
-    if delta == 0.0 || !(count < 2f64.powi(48)) {
-        return invalid(format!("the range from {start} to {limit} by {delta} has no end"));
+    if delta == 0.0 || count.is_nan() || count >= 2f64.powi(48) {
+        return invalid(format!(
+            "the range from {start} to {limit} by {delta} has no end"
+        ));
     }
     let mut b = ExprBuilder::new(&[]);
     let i = b.coord(0);
     let i = b.cast(dtype, i);
-    let (start, delta) = (b.number(dtype, round_to(dtype, start)), b.number(dtype, round_to(dtype, delta)));
+    let (start, delta) = (
+        b.number(dtype, round_to(dtype, start)),
+        b.number(dtype, round_to(dtype, delta)),
+    );
     let scaled = b.binary(BinaryOp::Mul, i, delta);
     let value = b.binary(BinaryOp::Add, start, scaled);
-    let y = cx.emit("", Map::over(b.finish(value), vec![SymInt::constant(count as i64)]), &[])?;
+    let y = cx.emit(
+        "",
+        Map::over(b.finish(value), vec![SymInt::constant(count as i64)]),
+        &[],
+    )?;
     cx.set(0, y);
     Ok(())
 }
@@ -59,14 +79,27 @@ fn ints(cx: &mut Cx<'_>, dtype: DType) -> Done {
     if let Some(n) = count.as_const()
         && n <= MAX_ELEMENTS as i64
     {
-        let elems = (0..n).map(|i| Elem::Int(cx.simplify(&(&start + &delta * i)))).collect();
-        cx.set_known(0, Known { dtype, dims: vec![n as usize], elems });
+        let elems = (0..n)
+            .map(|i| Elem::Int(cx.simplify(&(&start + &delta * i))))
+            .collect();
+        cx.set_known(
+            0,
+            Known {
+                dtype,
+                dims: vec![n as usize],
+                elems,
+            },
+        );
         return Ok(());
     }
     let mut operands = Vec::new();
     let mut scalar = |cx: &mut Cx<'_>, name: &str, value: &SymInt| -> Done {
         if value.as_const().is_none() {
-            let op = HostInts { dtype: DType::I64, dims: vec![], elements: vec![value.clone()] };
+            let op = HostInts {
+                dtype: DType::I64,
+                dims: vec![],
+                elements: vec![value.clone()],
+            };
             operands.push(cx.emit(name, op, &[])?);
         }
         Ok(())
@@ -109,8 +142,14 @@ mod tests {
             .initializer(ints("one", &[], &[1]))
             .node("Size", &["x"], &["n"], &[])
             .node("Add", &["n", "n"], &["m"], &[]);
-        let graph = model.clone().node("Range", &["zero", "n", "one"], &["y"], &[]).graph("y");
-        assert!(graph.contains("map() expr=(i0) shape=[S] : i64[S]"), "{graph}");
+        let graph = model
+            .clone()
+            .node("Range", &["zero", "n", "one"], &["y"], &[])
+            .graph("y");
+        assert!(
+            graph.contains("map() expr=(i0) shape=[S] : i64[S]"),
+            "{graph}"
+        );
         insta::assert_snapshot!(model.clone().node("Range", &["n", "m", "one"], &["y"], &[]).graph("y"), @r"
         graph g(x: f32[S]) {
           %0 = host_ints() elements=[S] : i64[]  ; Range_y/start
@@ -118,7 +157,12 @@ mod tests {
           return %1
         }
         ");
-        assert!(model.node("Range", &["one", "n", "zero"], &["y"], &[]).error("y").contains("its step is 0"));
+        assert!(
+            model
+                .node("Range", &["one", "n", "zero"], &["y"], &[])
+                .error("y")
+                .contains("its step is 0")
+        );
     }
 
     #[test]
@@ -127,10 +171,27 @@ mod tests {
             .initializer(floats("a", &[], &[1.0]))
             .initializer(floats("b", &[], &[2.0]))
             .initializer(floats("c", &[], &[0.3]));
-        assert_eq!(model.clone().node("Range", &["a", "b", "c"], &["y"], &[]).output_type("y"), "f32[4]");
-        assert_eq!(model.clone().node("Range", &["b", "a", "c"], &["y"], &[]).output_type("y"), "f32[0]");
+        assert_eq!(
+            model
+                .clone()
+                .node("Range", &["a", "b", "c"], &["y"], &[])
+                .output_type("y"),
+            "f32[4]"
+        );
+        assert_eq!(
+            model
+                .clone()
+                .node("Range", &["b", "a", "c"], &["y"], &[])
+                .output_type("y"),
+            "f32[0]"
+        );
         let model = model.initializer(floats("z", &[], &[0.0]));
-        assert!(model.node("Range", &["a", "b", "z"], &["y"], &[]).error("y").contains("has no end"));
+        assert!(
+            model
+                .node("Range", &["a", "b", "z"], &["y"], &[])
+                .error("y")
+                .contains("has no end")
+        );
     }
 
     #[test]
@@ -145,8 +206,17 @@ mod tests {
             .input("x", DType::I64, &["K"])
             .initializer(ints("zero", &[], &[0]))
             .initializer(ints("one", &[], &[1]))
-            .node("ReduceMax", &["x"], &["n"], &[crate::op::testing::attr("keepdims", 0i64)])
+            .node(
+                "ReduceMax",
+                &["x"],
+                &["n"],
+                &[crate::op::testing::attr("keepdims", 0i64)],
+            )
             .node("Range", &["zero", "n", "one"], &["y"], &[]);
-        assert!(model.error("y").contains("the limit (input 1) is computed from the data"));
+        assert!(
+            model
+                .error("y")
+                .contains("the limit (input 1) is computed from the data")
+        );
     }
 }

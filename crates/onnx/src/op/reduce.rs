@@ -4,7 +4,8 @@
 //! The axes are an attribute before opset 18 (ReduceSum: 13) and an optional input since. Without axes all are reduced,
 //! unless `noop_with_empty_axes` says none. Opset 20 lets ReduceMax and ReduceMin take booleans.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::{Arith, Known, arith};
 use bespoke_ir::DType;
 use bespoke_ir::op::Reduce;
@@ -36,7 +37,14 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     } else {
         cx.inputs(1, 2)?;
         let noop = cx.attrs.flag("noop_with_empty_axes", false)?;
-        (if cx.has(1) { Some(cx.const_ints(1, "the axes")?) } else { None }, noop)
+        (
+            if cx.has(1) {
+                Some(cx.const_ints(1, "the axes")?)
+            } else {
+                None
+            },
+            noop,
+        )
     };
     let rank = cx.rank(0)?;
     let mut axes = cx.axes(&axes.unwrap_or_default(), rank)?;
@@ -45,7 +53,9 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     }
     let dtype = cx.dtype(0)?;
     if let Some(op) = folding
-        && let Some(result) = cx.known(0).and_then(|known| fold(cx, &known, op, &axes, keep_dims))
+        && let Some(result) = cx
+            .known(0)
+            .and_then(|known| fold(cx, &known, op, &axes, keep_dims))
     {
         cx.set_known(0, result);
         return Ok(());
@@ -56,7 +66,15 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
             return invalid("it does not take booleans");
         }
         let wide = cx.cast("wide", x, DType::I32)?;
-        let reduced = cx.emit("reduce", Reduce { kind, axes, keep_dims }, &[wide])?;
+        let reduced = cx.emit(
+            "reduce",
+            Reduce {
+                kind,
+                axes,
+                keep_dims,
+            },
+            &[wide],
+        )?;
         let y = cx.cast("", reduced, DType::Bool)?;
         cx.set(0, y);
         return Ok(());
@@ -69,7 +87,15 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     if axes.is_empty() && plain {
         return cx.forward(0, 0);
     }
-    let y = cx.emit("", Reduce { kind, axes, keep_dims }, &[x])?;
+    let y = cx.emit(
+        "",
+        Reduce {
+            kind,
+            axes,
+            keep_dims,
+        },
+        &[x],
+    )?;
     cx.set(0, y);
     Ok(())
 }
@@ -88,8 +114,16 @@ fn fold(cx: &Cx<'_>, known: &Known, op: Arith, axes: &[usize], keep_dims: bool) 
     for elem in elems {
         result = arith(op, known.dtype, &result, elem, cx.symbols())?;
     }
-    let dims = if keep_dims { vec![1; known.dims.len()] } else { Vec::new() };
-    Some(Known { dtype: known.dtype, dims, elems: vec![result] })
+    let dims = if keep_dims {
+        vec![1; known.dims.len()]
+    } else {
+        Vec::new()
+    };
+    Some(Known {
+        dtype: known.dtype,
+        dims,
+        elems: vec![result],
+    })
 }
 
 #[cfg(test)]
@@ -101,28 +135,71 @@ mod tests {
     fn axes_as_attribute_or_input() {
         let old = Model::new(13).input("x", DType::F32, &["N", "C", "H"]);
         let attributes = [attr("axes", &[-1i64, 1]), attr("keepdims", 0i64)];
-        let graph = old.clone().node("ReduceMean", &["x"], &["y"], &attributes).graph("y");
-        assert!(graph.contains("reduce(x) kind=mean axes=[1,2] : f32[N]"), "{graph}");
-        assert_eq!(old.node("ReduceMax", &["x"], &["y"], &[]).output_type("y"), "f32[1,1,1]");
+        let graph = old
+            .clone()
+            .node("ReduceMean", &["x"], &["y"], &attributes)
+            .graph("y");
+        assert!(
+            graph.contains("reduce(x) kind=mean axes=[1,2] : f32[N]"),
+            "{graph}"
+        );
+        assert_eq!(
+            old.node("ReduceMax", &["x"], &["y"], &[]).output_type("y"),
+            "f32[1,1,1]"
+        );
 
-        let new = Model::new(18).input("x", DType::F32, &["N", "C"]).initializer(ints("a", &[1], &[1]));
-        assert_eq!(new.clone().node("ReduceL2", &["x", "a"], &["y"], &[]).output_type("y"), "f32[N,1]");
+        let new = Model::new(18)
+            .input("x", DType::F32, &["N", "C"])
+            .initializer(ints("a", &[1], &[1]));
+        assert_eq!(
+            new.clone()
+                .node("ReduceL2", &["x", "a"], &["y"], &[])
+                .output_type("y"),
+            "f32[N,1]"
+        );
         let none = [attr("noop_with_empty_axes", 1i64)];
-        let graph = new.clone().node("ReduceL1", &["x"], &["y"], &none).graph("y");
-        assert!(graph.contains("reduce(x) kind=l1 axes=[] keep_dims"), "{graph}");
-        let graph = new.node("ReduceSum", &["x"], &["s"], &none).node("Neg", &["s"], &["y"], &[]).graph("y");
+        let graph = new
+            .clone()
+            .node("ReduceL1", &["x"], &["y"], &none)
+            .graph("y");
+        assert!(
+            graph.contains("reduce(x) kind=l1 axes=[] keep_dims"),
+            "{graph}"
+        );
+        let graph = new
+            .node("ReduceSum", &["x"], &["s"], &none)
+            .node("Neg", &["s"], &["y"], &[])
+            .graph("y");
         assert!(graph.contains("map(x) expr=(neg(x0))"), "{graph}");
     }
 
     #[test]
     fn every_kind_imports() {
         for (name, kind, _) in TABLE {
-            let model = Model::new(18).input("x", DType::F32, &["N", "C"]).node(name, &["x"], &["y"], &[]);
-            assert!(model.graph("y").contains(&format!("kind={} axes=[0,1] keep_dims", kind.name())));
+            let model =
+                Model::new(18)
+                    .input("x", DType::F32, &["N", "C"])
+                    .node(name, &["x"], &["y"], &[]);
+            assert!(
+                model
+                    .graph("y")
+                    .contains(&format!("kind={} axes=[0,1] keep_dims", kind.name()))
+            );
         }
         let bools = Model::new(20).input("x", DType::Bool, &["N"]);
-        assert_eq!(bools.clone().node("ReduceMax", &["x"], &["y"], &[]).output_type("y"), "bool[1]");
-        assert!(bools.node("ReduceSum", &["x"], &["y"], &[]).error("y").contains("does not take booleans"));
+        assert_eq!(
+            bools
+                .clone()
+                .node("ReduceMax", &["x"], &["y"], &[])
+                .output_type("y"),
+            "bool[1]"
+        );
+        assert!(
+            bools
+                .node("ReduceSum", &["x"], &["y"], &[])
+                .error("y")
+                .contains("does not take booleans")
+        );
     }
 
     #[test]

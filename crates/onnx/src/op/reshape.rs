@@ -3,7 +3,8 @@
 //! The target is an input since opset 5. In it, −1 once stands for what is left over and 0 for the input's extent at
 //! that place, unless `allowzero` (opset 14) makes 0 mean 0.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 
 /// Reshape.
@@ -11,7 +12,12 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.attrs.ignore(&["consumed_inputs"]);
     let wanted: Vec<SymInt> = if cx.opset < 5 {
         cx.inputs(1, 1)?;
-        cx.attrs.ints("shape")?.unwrap_or_default().iter().map(|&d| d.into()).collect()
+        cx.attrs
+            .ints("shape")?
+            .unwrap_or_default()
+            .iter()
+            .map(|&d| d.into())
+            .collect()
     } else {
         cx.inputs(2, 2)?;
         cx.host_ints(1, "the shape")?
@@ -24,7 +30,10 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
 
 /// Sets output 0 to input 0 under `dims`; known elements stay known.
 pub(super) fn finish(cx: &mut Cx<'_>, dims: Vec<SymInt>) -> Done {
-    let fixed: Option<Vec<usize>> = dims.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
+    let fixed: Option<Vec<usize>> = dims
+        .iter()
+        .map(|d| d.as_const().and_then(|d| usize::try_from(d).ok()))
+        .collect();
     if let (Some(known), Some(fixed)) = (cx.known(0), fixed)
         && let Some(result) = known.with_dims(fixed)
     {
@@ -40,25 +49,36 @@ pub(super) fn finish(cx: &mut Cx<'_>, dims: Vec<SymInt>) -> Done {
     Ok(())
 }
 
-fn target(cx: &mut Cx<'_>, input: &[SymInt], wanted: &[SymInt], allow_zero: bool) -> Done<Vec<SymInt>> {
+fn target(
+    cx: &mut Cx<'_>,
+    input: &[SymInt],
+    wanted: &[SymInt],
+    allow_zero: bool,
+) -> Done<Vec<SymInt>> {
     let mut dims = Vec::with_capacity(wanted.len());
     let mut rest = None;
     for (i, want) in wanted.iter().enumerate() {
         dims.push(match want.as_const() {
             Some(0) if !allow_zero => match input.get(i) {
                 Some(extent) => extent.clone(),
-                None => return invalid(format!("its shape has a 0 at place {i}, where the data has no axis")),
+                None => {
+                    return invalid(format!(
+                        "its shape has a 0 at place {i}, where the data has no axis"
+                    ));
+                }
             },
             Some(-1) if rest.is_some() => return invalid("its shape has more than one -1"),
             Some(-1) => {
                 rest = Some(i);
                 SymInt::constant(1)
             }
-            Some(value) if value < 0 => return invalid(format!("its shape has the extent {value}")),
+            Some(value) if value < 0 => {
+                return invalid(format!("its shape has the extent {value}"));
+            }
             Some(_) => want.clone(),
+            // A symbolic extent stands for itself. Should an input's value turn out to be -1 or 0 at run time, these
+            // would have their special meaning, so -1 is excluded by a guard and 0 by the element count.
             None => {
-                // A symbolic extent stands for itself. Should it turn out to be -1 or 0 at run time, these would have
-                // their special meaning, so that is excluded.
                 cx.require(|infer| infer.require_at_least("an extent of the shape", want, 0))?;
                 want.clone()
             }
@@ -70,13 +90,15 @@ fn target(cx: &mut Cx<'_>, input: &[SymInt], wanted: &[SymInt], allow_zero: bool
         }
         let (mut above, mut below): (Vec<SymInt>, Vec<SymInt>) = (input.to_vec(), dims.clone());
         // Extents that stand on both sides cancel, even if they turn out to be 0.
-        below.retain(|extent| match above.iter().position(|other| other == extent) {
-            Some(at) => {
-                above.remove(at);
-                false
-            }
-            None => true,
-        });
+        below.retain(
+            |extent| match above.iter().position(|other| other == extent) {
+                Some(at) => {
+                    above.remove(at);
+                    false
+                }
+                None => true,
+            },
+        );
         let (above, below) = (SymInt::product(&above), SymInt::product(&below));
         if below.as_const() == Some(0) {
             return invalid("what -1 stands for cannot be told, as another extent is 0");
@@ -95,25 +117,65 @@ mod tests {
         Model::new(14)
             .input("x", DType::F32, dims)
             .initializer(ints("s", &[shape.len() as i64], shape))
-            .node("Reshape", &["x", "s"], &["y"], &[attr("allowzero", allow_zero)])
+            .node(
+                "Reshape",
+                &["x", "s"],
+                &["y"],
+                &[attr("allowzero", allow_zero)],
+            )
     }
 
     #[test]
     fn zero_and_minus_one() {
-        assert_eq!(reshape(&["N", "4", "6"], &[0, 2, -1], 0).output_type("y"), "f32[N,2,12]");
-        assert_eq!(reshape(&["N", "S", "64"], &[-1, 64], 0).output_type("y"), "f32[N*S,64]");
-        assert_eq!(reshape(&["N", "S", "12"], &[0, 0, 4, -1], 0).output_type("y"), "f32[N,S,4,3]");
-        assert_eq!(reshape(&["N", "W"], &[0, 2, -1], 0).output_type("y"), "f32[N,2,floor(W/2)]");
-        assert_eq!(reshape(&["0", "4"], &[4, 0], 1).output_type("y"), "f32[4,0]");
+        assert_eq!(
+            reshape(&["N", "4", "6"], &[0, 2, -1], 0).output_type("y"),
+            "f32[N,2,12]"
+        );
+        assert_eq!(
+            reshape(&["N", "S", "64"], &[-1, 64], 0).output_type("y"),
+            "f32[N*S,64]"
+        );
+        assert_eq!(
+            reshape(&["N", "S", "12"], &[0, 0, 4, -1], 0).output_type("y"),
+            "f32[N,S,4,3]"
+        );
+        assert_eq!(
+            reshape(&["N", "W"], &[0, 2, -1], 0).output_type("y"),
+            "f32[N,2,floor(W/2)]"
+        );
+        assert_eq!(
+            reshape(&["0", "4"], &[4, 0], 1).output_type("y"),
+            "f32[4,0]"
+        );
     }
 
     #[test]
     fn impossible_shapes_are_refused() {
-        assert!(reshape(&["2", "3"], &[4, 2], 0).error("y").contains("element counts differ: 6 and 8"));
-        assert!(reshape(&["2", "3"], &[-1, -1], 0).error("y").contains("more than one -1"));
-        assert!(reshape(&["2", "3"], &[-2, 3], 0).error("y").contains("the extent -2"));
-        assert!(reshape(&["6"], &[2, 0], 0).error("y").contains("a 0 at place 1"));
-        assert!(reshape(&["0"], &[0, -1], 1).error("y").contains("both 0 and -1"));
+        assert!(
+            reshape(&["2", "3"], &[4, 2], 0)
+                .error("y")
+                .contains("element counts differ: 6 and 8")
+        );
+        assert!(
+            reshape(&["2", "3"], &[-1, -1], 0)
+                .error("y")
+                .contains("more than one -1")
+        );
+        assert!(
+            reshape(&["2", "3"], &[-2, 3], 0)
+                .error("y")
+                .contains("the extent -2")
+        );
+        assert!(
+            reshape(&["6"], &[2, 0], 0)
+                .error("y")
+                .contains("a 0 at place 1")
+        );
+        assert!(
+            reshape(&["0"], &[0, -1], 1)
+                .error("y")
+                .contains("both 0 and -1")
+        );
     }
 
     #[test]
@@ -154,6 +216,10 @@ mod tests {
             .input("x", DType::F32, &["N"])
             .input("s", DType::I64, &["K"])
             .node("Reshape", &["x", "s"], &["y"], &[]);
-        assert!(computed.error("y").contains("the shape (input 1) is computed from the data"));
+        assert!(
+            computed
+                .error("y")
+                .contains("the shape (input 1) is computed from the data")
+        );
     }
 }

@@ -5,7 +5,8 @@
 //! `tf_half_pixel_for_nn`; 18 adds `antialias`, `axes` and `keep_aspect_ratio_policy`; 19 `half_pixel_symmetric`.
 //! Scales, sizes and the region of interest must be known on the host.
 
-use crate::importer::{Cx, Done, invalid, unsupported};
+use crate::context::Cx;
+use crate::importer::{Done, invalid, unsupported};
 use bespoke_ir::SymInt;
 use bespoke_ir::op::Resize;
 use bespoke_ir::op::resize::{CoordinateMode, Interpolation, NearestMode};
@@ -26,20 +27,36 @@ pub(super) fn upsample(cx: &mut Cx<'_>) -> Done {
         cx.inputs(2, 2)?;
         scales(cx, 1)?
     };
-    let interpolation = if linear { Interpolation::Linear } else { Interpolation::Nearest(NearestMode::Floor) };
+    let interpolation = if linear {
+        Interpolation::Linear
+    } else {
+        Interpolation::Nearest(NearestMode::Floor)
+    };
     by_scales(cx, scales, interpolation)
 }
 
 fn linear_mode(cx: &Cx<'_>) -> Done<bool> {
-    Ok(cx.attrs.choice("mode", false, &[("nearest", false), ("linear", true), ("bilinear", true)])?)
+    Ok(cx.attrs.choice(
+        "mode",
+        false,
+        &[("nearest", false), ("linear", true), ("bilinear", true)],
+    )?)
 }
 
 fn by_scales(cx: &mut Cx<'_>, scales: Vec<f32>, interpolation: Interpolation) -> Done {
     let dims = cx.dims(0)?;
     if scales.len() != dims.len() {
-        return invalid(format!("it has {} scales for a tensor of rank {}", scales.len(), dims.len()));
+        return invalid(format!(
+            "it has {} scales for a tensor of rank {}",
+            scales.len(),
+            dims.len()
+        ));
     }
-    let target = dims.iter().zip(&scales).map(|(d, &s)| scaled(cx, d, s)).collect::<Done<Vec<_>>>()?;
+    let target = dims
+        .iter()
+        .zip(&scales)
+        .map(|(d, &s)| scaled(cx, d, s))
+        .collect::<Done<Vec<_>>>()?;
     finish(
         cx,
         Resize {
@@ -55,7 +72,11 @@ fn by_scales(cx: &mut Cx<'_>, scales: Vec<f32>, interpolation: Interpolation) ->
 
 /// Constant scales, all positive.
 fn scales(cx: &Cx<'_>, input: usize) -> Done<Vec<f32>> {
-    let scales: Vec<f32> = cx.const_numbers(input, "the scales")?.into_iter().map(|s| s as f32).collect();
+    let scales: Vec<f32> = cx
+        .const_numbers(input, "the scales")?
+        .into_iter()
+        .map(|s| s as f32)
+        .collect();
     match scales.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
         Some(scale) => invalid(format!("its scale {scale} is not positive")),
         None => Ok(scales),
@@ -76,7 +97,9 @@ fn scaled(cx: &Cx<'_>, extent: &SymInt, scale: f32) -> Done<SymInt> {
         return Ok(SymInt::constant(result as i64));
     }
     let Some((num, den)) = fraction(scale) else {
-        return unsupported(format!("the scale {scale} of an axis of symbolic extent is not supported"));
+        return unsupported(format!(
+            "the scale {scale} of an axis of symbolic extent is not supported"
+        ));
     };
     Ok(cx.simplify(&(extent * num).floor_div(&SymInt::constant(den))))
 }
@@ -98,7 +121,9 @@ fn fraction(scale: f32) -> Option<(i64, i64)> {
 }
 
 fn finish(cx: &mut Cx<'_>, op: Resize) -> Done {
-    let same = op.dims == cx.dims(0)? && op.scales.iter().all(|s| s.is_none_or(|s| s == 1.0)) && op.crop.is_none();
+    let same = op.dims == cx.dims(0)?
+        && op.scales.iter().all(|s| s.is_none_or(|s| s == 1.0))
+        && op.crop.is_none();
     // Half a pixel is lost even at scale 1 in this mode.
     if same && op.coordinates != CoordinateMode::TfHalfPixelForNn {
         return cx.forward(0, 0);
@@ -120,25 +145,40 @@ pub(super) fn resize(cx: &mut Cx<'_>) -> Done {
         cx.inputs(2, 2)?;
         let linear = linear_mode(cx)?;
         let scales = scales(cx, 1)?;
-        let nearest = match (scales.iter().any(|&s| s < 1.0), scales.iter().any(|&s| s > 1.0)) {
+        let nearest = match (
+            scales.iter().any(|&s| s < 1.0),
+            scales.iter().any(|&s| s > 1.0),
+        ) {
             (true, true) if !linear => {
-                return unsupported("opset 10 nearest resampling that shrinks one axis and stretches another");
+                return unsupported(
+                    "opset 10 nearest resampling that shrinks one axis and stretches another",
+                );
             }
             (true, _) => NearestMode::Ceil,
             (false, _) => NearestMode::Floor,
         };
-        let interpolation = if linear { Interpolation::Linear } else { Interpolation::Nearest(nearest) };
+        let interpolation = if linear {
+            Interpolation::Linear
+        } else {
+            Interpolation::Nearest(nearest)
+        };
         return by_scales(cx, scales, interpolation);
     }
     cx.inputs(1, 4)?;
     let dims = cx.dims(0)?;
     let rank = dims.len();
     let options = options(cx)?;
-    let axes: Vec<usize> = match if cx.opset >= 18 { cx.attrs.ints("axes")? } else { None } {
+    let axes: Vec<usize> = match if cx.opset >= 18 {
+        cx.attrs.ints("axes")?
+    } else {
+        None
+    } {
         None => (0..rank).collect(),
         Some(list) => {
             cx.axes(list, rank)?;
-            list.iter().map(|&axis| cx.axis(axis, rank)).collect::<Done<_>>()?
+            list.iter()
+                .map(|&axis| cx.axis(axis, rank))
+                .collect::<Done<_>>()?
         }
     };
     let mut op = Resize {
@@ -158,10 +198,17 @@ pub(super) fn resize(cx: &mut Cx<'_>) -> Done {
         (true, false) => {
             let scales = scales(cx, 2)?;
             if scales.len() != axes.len() {
-                return invalid(format!("it has {} scales for {} axes", scales.len(), axes.len()));
+                return invalid(format!(
+                    "it has {} scales for {} axes",
+                    scales.len(),
+                    axes.len()
+                ));
             }
             for (&axis, &scale) in axes.iter().zip(&scales) {
-                let part = op.crop.as_ref().map_or(1.0, |(region, _)| region[axis].1 - region[axis].0);
+                let part = op
+                    .crop
+                    .as_ref()
+                    .map_or(1.0, |(region, _)| region[axis].1 - region[axis].0);
                 op.dims[axis] = scaled(cx, &dims[axis], scale * part)?;
                 op.scales[axis] = Some(scale);
             }
@@ -169,7 +216,11 @@ pub(super) fn resize(cx: &mut Cx<'_>) -> Done {
         (false, true) => {
             let sizes = cx.host_ints(3, "the sizes")?;
             if sizes.len() != axes.len() {
-                return invalid(format!("it has {} sizes for {} axes", sizes.len(), axes.len()));
+                return invalid(format!(
+                    "it has {} sizes for {} axes",
+                    sizes.len(),
+                    axes.len()
+                ));
             }
             for size in &sizes {
                 cx.require(|infer| infer.require_at_least("a size", size, 0))?;
@@ -211,7 +262,11 @@ enum Mode {
 }
 
 fn options(cx: &Cx<'_>) -> Done<Options> {
-    let mode = [("nearest", Mode::Nearest), ("linear", Mode::Linear), ("cubic", Mode::Cubic)];
+    let mode = [
+        ("nearest", Mode::Nearest),
+        ("linear", Mode::Linear),
+        ("cubic", Mode::Cubic),
+    ];
     let mode = cx.attrs.choice("mode", Mode::Nearest, &mode)?;
     let nearest = [
         ("round_prefer_floor", NearestMode::RoundPreferFloor),
@@ -219,7 +274,9 @@ fn options(cx: &Cx<'_>) -> Done<Options> {
         ("floor", NearestMode::Floor),
         ("ceil", NearestMode::Ceil),
     ];
-    let nearest = cx.attrs.choice("nearest_mode", NearestMode::RoundPreferFloor, &nearest)?;
+    let nearest = cx
+        .attrs
+        .choice("nearest_mode", NearestMode::RoundPreferFloor, &nearest)?;
     let mut coordinates = vec![
         ("half_pixel", Some(CoordinateMode::HalfPixel)),
         ("pytorch_half_pixel", Some(CoordinateMode::PytorchHalfPixel)),
@@ -228,29 +285,51 @@ fn options(cx: &Cx<'_>) -> Done<Options> {
         ("tf_crop_and_resize", None),
     ];
     if cx.opset < 13 {
-        coordinates.push(("tf_half_pixel_for_nn", Some(CoordinateMode::TfHalfPixelForNn)));
+        coordinates.push((
+            "tf_half_pixel_for_nn",
+            Some(CoordinateMode::TfHalfPixelForNn),
+        ));
     }
     if cx.opset >= 19 {
-        coordinates.push(("half_pixel_symmetric", Some(CoordinateMode::HalfPixelSymmetric)));
+        coordinates.push((
+            "half_pixel_symmetric",
+            Some(CoordinateMode::HalfPixelSymmetric),
+        ));
     }
     let name = "coordinate_transformation_mode";
-    let coordinates = cx.attrs.choice(name, Some(CoordinateMode::HalfPixel), &coordinates)?;
+    let coordinates = cx
+        .attrs
+        .choice(name, Some(CoordinateMode::HalfPixel), &coordinates)?;
     let coefficient = f64::from(cx.attrs.float("cubic_coeff_a")?.unwrap_or(-0.75));
     let exclude_outside = cx.attrs.flag("exclude_outside", false)?;
     let extrapolation = cx.attrs.float("extrapolation_value")?.unwrap_or(0.0);
     let (mut antialias, mut policy) = (false, Policy::Stretch);
     if cx.opset >= 18 {
         antialias = cx.attrs.flag("antialias", false)?;
-        let policies =
-            [("stretch", Policy::Stretch), ("not_larger", Policy::NotLarger), ("not_smaller", Policy::NotSmaller)];
-        policy = cx.attrs.choice("keep_aspect_ratio_policy", Policy::Stretch, &policies)?;
+        let policies = [
+            ("stretch", Policy::Stretch),
+            ("not_larger", Policy::NotLarger),
+            ("not_smaller", Policy::NotSmaller),
+        ];
+        policy = cx
+            .attrs
+            .choice("keep_aspect_ratio_policy", Policy::Stretch, &policies)?;
     }
     let interpolation = match mode {
         Mode::Nearest => Interpolation::Nearest(nearest),
         Mode::Linear => Interpolation::Linear,
-        Mode::Cubic => Interpolation::Cubic { coefficient, exclude_outside },
+        Mode::Cubic => Interpolation::Cubic {
+            coefficient,
+            exclude_outside,
+        },
     };
-    Ok(Options { interpolation, coordinates, antialias, policy, extrapolation })
+    Ok(Options {
+        interpolation,
+        coordinates,
+        antialias,
+        policy,
+        extrapolation,
+    })
 }
 
 /// The region of interest of every axis: starts, then ends, for `axes`; the whole of the others.
@@ -260,7 +339,11 @@ fn region(cx: &Cx<'_>, axes: &[usize], rank: usize) -> Done<Vec<(f32, f32)>> {
     }
     let list = cx.const_numbers(1, "the region of interest")?;
     if list.len() != 2 * axes.len() {
-        return invalid(format!("the region of interest has {} numbers for {} axes", list.len(), axes.len()));
+        return invalid(format!(
+            "the region of interest has {} numbers for {} axes",
+            list.len(),
+            axes.len()
+        ));
     }
     let mut region = vec![(0.0, 1.0); rank];
     for (i, &axis) in axes.iter().enumerate() {
@@ -270,11 +353,19 @@ fn region(cx: &Cx<'_>, axes: &[usize], rank: usize) -> Done<Vec<(f32, f32)>> {
 }
 
 /// Sizes that keep the aspect ratio: one scale for all axes, the smallest or largest that a size asks for.
-fn keep_aspect(op: &mut Resize, policy: Policy, dims: &[SymInt], axes: &[usize], sizes: &[SymInt]) -> Done {
+fn keep_aspect(
+    op: &mut Resize,
+    policy: Policy,
+    dims: &[SymInt],
+    axes: &[usize],
+    sizes: &[SymInt],
+) -> Done {
     let mut scale: Option<f32> = None;
     for (&axis, size) in axes.iter().zip(sizes) {
         let (Some(size), Some(extent)) = (size.as_const(), dims[axis].as_const()) else {
-            return unsupported("'keep_aspect_ratio_policy' with symbolic extents is not supported");
+            return unsupported(
+                "'keep_aspect_ratio_policy' with symbolic extents is not supported",
+            );
         };
         if extent == 0 {
             return invalid("'keep_aspect_ratio_policy' with an empty axis has no scale");
@@ -322,19 +413,45 @@ mod tests {
           return %0
         }
         ");
-        let sizes = [attr("axes", &[2i64, 3]), attr("mode", "linear"), attr("antialias", 1i64)];
+        let sizes = [
+            attr("axes", &[2i64, 3]),
+            attr("mode", "linear"),
+            attr("antialias", 1i64),
+        ];
         let graph = node(18, &["x", "", "", "sizes"], &sizes).graph("y");
-        assert!(graph.contains("dims=[N,3,7,8] scales=[_,_,_,_] mode=linear coordinates=HalfPixel antialias"), "{graph}");
+        assert!(
+            graph.contains(
+                "dims=[N,3,7,8] scales=[_,_,_,_] mode=linear coordinates=HalfPixel antialias"
+            ),
+            "{graph}"
+        );
         let half = [attr("axes", &[-2i64, -1])];
-        assert_eq!(node(18, &["x", "", "two"], &half).output_type("y"), "f32[N,3,floor(H/2),6]");
-        assert!(node(13, &["x"], &[]).error("y").contains("neither scales nor sizes"));
+        assert_eq!(
+            node(18, &["x", "", "two"], &half).output_type("y"),
+            "f32[N,3,floor(H/2),6]"
+        );
+        assert!(
+            node(13, &["x"], &[])
+                .error("y")
+                .contains("neither scales nor sizes")
+        );
     }
 
     #[test]
     fn every_option() {
-        let with = |opset: i64, name: &str, value: &str| node(opset, &["x", "", "scales"], &[attr(name, value)]).import("y");
-        for mode in ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"] {
-            assert!(with(11, "coordinate_transformation_mode", mode).is_ok(), "{mode}");
+        let with = |opset: i64, name: &str, value: &str| {
+            node(opset, &["x", "", "scales"], &[attr(name, value)]).import("y")
+        };
+        for mode in [
+            "half_pixel",
+            "pytorch_half_pixel",
+            "align_corners",
+            "asymmetric",
+        ] {
+            assert!(
+                with(11, "coordinate_transformation_mode", mode).is_ok(),
+                "{mode}"
+            );
         }
         assert!(with(12, "coordinate_transformation_mode", "tf_half_pixel_for_nn").is_ok());
         assert!(with(13, "coordinate_transformation_mode", "tf_half_pixel_for_nn").is_err());
@@ -345,8 +462,15 @@ mod tests {
             .input("x", DType::F32, &["4", "4"])
             .initializer(floats("roi", &[4], &[0.25, 0.0, 0.75, 1.0]))
             .initializer(ints("sizes", &[2], &[3, 3]));
-        let attributes = [attr("coordinate_transformation_mode", "tf_crop_and_resize"), attr("extrapolation_value", 9f32)];
-        assert!(crop.node("Resize", &["x", "roi", "", "sizes"], &["y"], &attributes).graph("y").contains("crop"));
+        let attributes = [
+            attr("coordinate_transformation_mode", "tf_crop_and_resize"),
+            attr("extrapolation_value", 9f32),
+        ];
+        assert!(
+            crop.node("Resize", &["x", "roi", "", "sizes"], &["y"], &attributes)
+                .graph("y")
+                .contains("crop")
+        );
     }
 
     #[test]
@@ -355,7 +479,12 @@ mod tests {
             Model::new(18)
                 .input("x", DType::F32, &["10", "20"])
                 .initializer(ints("sizes", &[2], &[5, 30]))
-                .node("Resize", &["x", "", "", "sizes"], &["y"], &[attr("keep_aspect_ratio_policy", policy)])
+                .node(
+                    "Resize",
+                    &["x", "", "", "sizes"],
+                    &["y"],
+                    &[attr("keep_aspect_ratio_policy", policy)],
+                )
                 .output_type("y")
         };
         assert_eq!(keep("not_larger"), "f32[5,10]");
@@ -367,11 +496,35 @@ mod tests {
     fn older_operators() {
         let old = Model::new(7).input("x", DType::F32, &["N", "3", "H", "10"]);
         let scales = attr("scales", &[1f32, 1.0, 2.0, 3.0]);
-        assert_eq!(old.node("Upsample", &["x"], &["y"], &[scales]).output_type("y"), "f32[N,3,2*H,30]");
-        let nine = model(9).node("Upsample", &["x", "scales"], &["y"], &[attr("mode", "linear")]).graph("y");
-        assert!(nine.contains("mode=linear coordinates=Asymmetric"), "{nine}");
-        let ten = model(10).node("Resize", &["x", "scales"], &["y"], &[]).graph("y");
-        assert!(ten.contains("mode=nearest:Floor coordinates=Asymmetric"), "{ten}");
-        assert!(model(10).node("Upsample", &["x", "scales"], &["y"], &[]).error("y").contains("removed in opset 10"));
+        assert_eq!(
+            old.node("Upsample", &["x"], &["y"], &[scales])
+                .output_type("y"),
+            "f32[N,3,2*H,30]"
+        );
+        let nine = model(9)
+            .node(
+                "Upsample",
+                &["x", "scales"],
+                &["y"],
+                &[attr("mode", "linear")],
+            )
+            .graph("y");
+        assert!(
+            nine.contains("mode=linear coordinates=Asymmetric"),
+            "{nine}"
+        );
+        let ten = model(10)
+            .node("Resize", &["x", "scales"], &["y"], &[])
+            .graph("y");
+        assert!(
+            ten.contains("mode=nearest:Floor coordinates=Asymmetric"),
+            "{ten}"
+        );
+        assert!(
+            model(10)
+                .node("Upsample", &["x", "scales"], &["y"], &[])
+                .error("y")
+                .contains("removed in opset 10")
+        );
     }
 }

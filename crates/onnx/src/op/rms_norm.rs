@@ -2,7 +2,8 @@
 //!
 //! The result has the type of the scale, which may differ from the data's.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::BinaryOp;
 use bespoke_ir::op::Normalize;
 
@@ -19,7 +20,15 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     }
     let x = cx.value(0)?;
     let scale = cx.value(1)?;
-    let normal = cx.emit("normalize", Normalize { axes: (axis..rank).collect(), epsilon, center: false }, &[x])?;
+    let normal = cx.emit(
+        "normalize",
+        Normalize {
+            axes: (axis..rank).collect(),
+            epsilon,
+            center: false,
+        },
+        &[x],
+    )?;
     let y = cx.map("", &[normal, scale], |b, r| {
         let normal = b.cast(result, r[0]);
         b.binary(BinaryOp::Mul, normal, r[1])
@@ -38,9 +47,17 @@ mod tests {
 
     #[test]
     fn the_scale_decides_the_type() {
-        let model = Model::new(23).input("x", DType::F32, &["N", "8"]).input("s", DType::F16, &["8"]);
-        let graph = model.node("RMSNormalization", &["x", "s"], &["y"], &[]).graph("y");
+        let model =
+            Model::new(23)
+                .input("x", DType::F32, &["N", "8"])
+                .input("s", DType::F16, &["8"]);
+        let graph = model
+            .node("RMSNormalization", &["x", "s"], &["y"], &[])
+            .graph("y");
         assert!(graph.contains("normalize(x) axes=[1]"), "{graph}");
-        assert!(graph.contains("expr=(mul(f16(x0), x1)) : f16[N,8]"), "{graph}");
+        assert!(
+            graph.contains("expr=(mul(f16(x0), x1)) : f16[N,8]"),
+            "{graph}"
+        );
     }
 }

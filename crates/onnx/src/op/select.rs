@@ -1,6 +1,7 @@
 //! Choice between two operands, element by element. ONNX: Where (opset 9, 16; they differ in element types only).
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::{Known, broadcast};
 use bespoke_ir::DType;
 
@@ -8,11 +9,16 @@ use bespoke_ir::DType;
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(3, 3)?;
     if cx.dtype(0)? != DType::Bool {
-        return invalid(format!("its condition has element type {}, not bool", cx.dtype(0)?));
+        return invalid(format!(
+            "its condition has element type {}, not bool",
+            cx.dtype(0)?
+        ));
     }
     let (a, b) = (cx.dtype(1)?, cx.dtype(2)?);
     if a != b {
-        return invalid(format!("its operands have different element types, {a} and {b}"));
+        return invalid(format!(
+            "its operands have different element types, {a} and {b}"
+        ));
     }
     if let Some(known) = fold(cx) {
         cx.set_known(0, known);
@@ -27,13 +33,25 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
 fn fold(cx: &Cx<'_>) -> Option<Known> {
     let (c, a, b) = (cx.known(0)?, cx.known(1)?, cx.known(2)?);
     let dims = broadcast(&broadcast(&c.dims, &a.dims)?, &b.dims)?;
-    let (c, a, b) = (c.broadcast_to(&dims)?, a.broadcast_to(&dims)?, b.broadcast_to(&dims)?);
+    let (c, a, b) = (
+        c.broadcast_to(&dims)?,
+        a.broadcast_to(&dims)?,
+        b.broadcast_to(&dims)?,
+    );
     let mut elems = Vec::with_capacity(c.elems.len());
     for (i, condition) in c.elems.iter().enumerate() {
-        let chosen = if condition.int()?.as_const()? != 0 { &a } else { &b };
+        let chosen = if condition.int()?.as_const()? != 0 {
+            &a
+        } else {
+            &b
+        };
         elems.push(chosen.elems.get(i)?.clone());
     }
-    Some(Known { dtype: a.dtype, dims, elems })
+    Some(Known {
+        dtype: a.dtype,
+        dims,
+        elems,
+    })
 }
 
 #[cfg(test)]
@@ -47,7 +65,12 @@ mod tests {
             .input("c", DType::Bool, &["N", "1"])
             .input("x", DType::F16, &["3"])
             .input("y", DType::F16, &[]);
-        let graph = model.node("Where", &["c", "x", "y"], &["z"], &[]).graph("z");
-        assert!(graph.contains("map(c, x, y) expr=(select(x0, x1, x2)) : f16[N,3]"), "{graph}");
+        let graph = model
+            .node("Where", &["c", "x", "y"], &["z"], &[])
+            .graph("z");
+        assert!(
+            graph.contains("map(c, x, y) expr=(select(x0, x1, x2)) : f16[N,3]"),
+            "{graph}"
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Both fold: the result is known on the host. Opset 15 gives Shape the attributes `start` and `end`.
 
-use crate::importer::{Cx, Done};
+use crate::context::Cx;
+use crate::importer::Done;
 use crate::known::Known;
 use bespoke_ir::{DType, SymInt};
 
@@ -14,10 +15,23 @@ pub(super) fn shape(cx: &mut Cx<'_>) -> Done {
     let (start, end) = if cx.opset < 15 {
         (0, rank)
     } else {
-        let at = |value: i64| if value < 0 { value.saturating_add(rank) } else { value }.clamp(0, rank);
-        (at(cx.attrs.int("start")?.unwrap_or(0)), at(cx.attrs.int("end")?.unwrap_or(rank)))
+        let at = |value: i64| {
+            if value < 0 {
+                value.saturating_add(rank)
+            } else {
+                value
+            }
+            .clamp(0, rank)
+        };
+        (
+            at(cx.attrs.int("start")?.unwrap_or(0)),
+            at(cx.attrs.int("end")?.unwrap_or(rank)),
+        )
     };
-    let list = dims.get(start as usize..end as usize).unwrap_or_default().to_vec();
+    let list = dims
+        .get(start as usize..end as usize)
+        .unwrap_or_default()
+        .to_vec();
     cx.set_known(0, Known::list(list));
     Ok(())
 }
@@ -39,7 +53,14 @@ mod tests {
     fn start_and_end_are_clamped() {
         let of = |start: i64, end: i64| {
             let model = Model::new(15).input("x", DType::F32, &["N", "3", "H"]);
-            let graph = model.node("Shape", &["x"], &["s"], &[attr("start", start), attr("end", end)]).graph("s");
+            let graph = model
+                .node(
+                    "Shape",
+                    &["x"],
+                    &["s"],
+                    &[attr("start", start), attr("end", end)],
+                )
+                .graph("s");
             graph.lines().nth(1).unwrap().trim().to_owned()
         };
         assert_eq!(of(0, 9), "%0 = host_ints() elements=[N,3,H] : i64[3]  ; s");

@@ -3,7 +3,10 @@
 use crate::external::ExternalData;
 use crate::import::{ImportOptions, import_model};
 use crate::proto::attribute_proto::AttributeType;
-use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+use crate::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto,
+};
 use crate::signature::tests::input;
 use bespoke_ir::{DType, Graph};
 
@@ -20,7 +23,7 @@ pub(crate) enum Attr<'a> {
     Ints(&'a [i64]),
     Floats(&'a [f32]),
     Text(&'a str),
-    Tensor(TensorProto),
+    Tensor(Box<TensorProto>),
 }
 
 impl From<i64> for Attr<'_> {
@@ -55,13 +58,16 @@ impl<'a, const N: usize> From<&'a [f32; N]> for Attr<'a> {
 
 impl From<TensorProto> for Attr<'_> {
     fn from(value: TensorProto) -> Self {
-        Attr::Tensor(value)
+        Attr::Tensor(Box::new(value))
     }
 }
 
 /// An attribute.
 pub(crate) fn attr<'a>(name: &str, value: impl Into<Attr<'a>>) -> AttributeProto {
-    let mut a = AttributeProto { name: Some(name.into()), ..Default::default() };
+    let mut a = AttributeProto {
+        name: Some(name.into()),
+        ..Default::default()
+    };
     let ty = match value.into() {
         Attr::Int(v) => {
             a.i = Some(v);
@@ -84,7 +90,7 @@ pub(crate) fn attr<'a>(name: &str, value: impl Into<Attr<'a>>) -> AttributeProto
             AttributeType::String
         }
         Attr::Tensor(v) => {
-            a.t = Some(Box::new(v));
+            a.t = Some(v);
             AttributeType::Tensor
         }
     };
@@ -131,8 +137,14 @@ impl Model {
         Model {
             proto: ModelProto {
                 ir_version: Some(10),
-                opset_import: vec![OperatorSetIdProto { domain: None, version: Some(opset) }],
-                graph: Some(GraphProto { name: Some("g".into()), ..Default::default() }),
+                opset_import: vec![OperatorSetIdProto {
+                    domain: None,
+                    version: Some(opset),
+                }],
+                graph: Some(GraphProto {
+                    name: Some("g".into()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             },
         }
@@ -155,7 +167,13 @@ impl Model {
     }
 
     /// Adds a node, named after its operator and first output.
-    pub(crate) fn node(mut self, op: &str, input: &[&str], output: &[&str], attributes: &[AttributeProto]) -> Self {
+    pub(crate) fn node(
+        mut self,
+        op: &str,
+        input: &[&str],
+        output: &[&str],
+        attributes: &[AttributeProto],
+    ) -> Self {
         self.graph_mut().node.push(NodeProto {
             name: Some(format!("{op}_{}", output.first().unwrap_or(&""))),
             op_type: Some(op.into()),
@@ -171,7 +189,10 @@ impl Model {
     pub(crate) fn import(mut self, outputs: &str) -> Result<Graph, String> {
         self.graph_mut().output = outputs
             .split_whitespace()
-            .map(|name| ValueInfoProto { name: Some(name.into()), ..Default::default() })
+            .map(|name| ValueInfoProto {
+                name: Some(name.into()),
+                ..Default::default()
+            })
             .collect();
         let imported = import_model(self.proto, ExternalData::none(), &ImportOptions::default());
         let graph = imported.map_err(|error| error.to_string())?.graph;
@@ -197,9 +218,14 @@ impl Model {
 
     /// The type of the only output, as text.
     pub(crate) fn output_type(self, output: &str) -> String {
-        let graph = self.import(output).unwrap_or_else(|error| panic!("{error}"));
-        let types: Vec<String> =
-            graph.outputs().iter().map(|&value| graph.ty(value).display(&graph.symbols).to_string()).collect();
+        let graph = self
+            .import(output)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let types: Vec<String> = graph
+            .outputs()
+            .iter()
+            .map(|&value| graph.ty(value).display(&graph.symbols).to_string())
+            .collect();
         types.join(" ")
     }
 }

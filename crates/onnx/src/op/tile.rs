@@ -2,7 +2,8 @@
 //!
 //! `[d]` repeated `r` times is `[1, d]` broadcast to `[r, d]` and read as `[r·d]`.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 use bespoke_ir::op::Expand;
 
@@ -12,7 +13,11 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let dims = cx.dims(0)?;
     let repeats = cx.host_ints(1, "the repeats")?;
     if repeats.len() != dims.len() {
-        return invalid(format!("it has {} repeats for a tensor of rank {}", repeats.len(), dims.len()));
+        return invalid(format!(
+            "it has {} repeats for a tensor of rank {}",
+            repeats.len(),
+            dims.len()
+        ));
     }
     for repeat in &repeats {
         cx.require(|infer| infer.require_at_least("a repeat", repeat, 0))?;
@@ -20,11 +25,25 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     if repeats.iter().all(|repeat| repeat.as_const() == Some(1)) {
         return cx.forward(0, 0);
     }
-    let counts: Option<Vec<usize>> = repeats.iter().map(|r| r.as_const().and_then(|r| usize::try_from(r).ok())).collect();
+    let counts: Option<Vec<usize>> = repeats
+        .iter()
+        .map(|r| r.as_const().and_then(|r| usize::try_from(r).ok()))
+        .collect();
     if let (Some(known), Some(counts)) = (cx.known(0), counts) {
-        let target: Option<Vec<usize>> = known.dims.iter().zip(&counts).map(|(&d, &r)| d.checked_mul(r)).collect();
+        let target: Option<Vec<usize>> = known
+            .dims
+            .iter()
+            .zip(&counts)
+            .map(|(&d, &r)| d.checked_mul(r))
+            .collect();
         let own = known.dims.clone();
-        let wrap = |index: &[usize]| index.iter().zip(&own).map(|(&i, &d)| i % d.max(1)).collect();
+        let wrap = |index: &[usize]| {
+            index
+                .iter()
+                .zip(&own)
+                .map(|(&i, &d)| i % d.max(1))
+                .collect()
+        };
         if let Some(result) = target.and_then(|target| known.remap(target, wrap)) {
             cx.set_known(0, result);
             return Ok(());
@@ -56,7 +75,9 @@ mod tests {
 
     #[test]
     fn reshape_broadcast_reshape() {
-        let model = Model::new(13).input("x", DType::F32, &["N", "3"]).initializer(ints("r", &[2], &[2, 1]));
+        let model = Model::new(13)
+            .input("x", DType::F32, &["N", "3"])
+            .initializer(ints("r", &[2], &[2, 1]));
         insta::assert_snapshot!(model.clone().node("Tile", &["x", "r"], &["y"], &[]).graph("y"), @r"
         graph g(x: f32[N,3]) {
           %0 = reshape(x) dims=[1,N,3] : f32[1,N,3]  ; Tile_y/apart
@@ -66,12 +87,24 @@ mod tests {
         }
         ");
         let model = model.initializer(ints("s", &[1], &[2]));
-        assert!(model.node("Tile", &["x", "s"], &["y"], &[]).error("y").contains("1 repeats for a tensor of rank 2"));
+        assert!(
+            model
+                .node("Tile", &["x", "s"], &["y"], &[])
+                .error("y")
+                .contains("1 repeats for a tensor of rank 2")
+        );
     }
 
     #[test]
     fn known_tensors_repeat_on_the_host() {
-        let model = Model::new(13).initializer(ints("x", &[2], &[1, 2])).initializer(ints("r", &[1], &[2]));
-        assert!(model.node("Tile", &["x", "r"], &["y"], &[]).graph("y").contains("[1,2,1,2]"));
+        let model = Model::new(13)
+            .initializer(ints("x", &[2], &[1, 2]))
+            .initializer(ints("r", &[1], &[2]));
+        assert!(
+            model
+                .node("Tile", &["x", "r"], &["y"], &[])
+                .graph("y")
+                .contains("[1,2,1,2]")
+        );
     }
 }

@@ -3,7 +3,8 @@
 //! `k` is an attribute before opset 10 and an input since, known on the host. Opset 11 adds `largest` and `sorted`;
 //! results are always sorted, which the standard allows.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 use bespoke_ir::op::TopK;
 
@@ -40,12 +41,25 @@ mod tests {
 
     #[test]
     fn values_and_positions() {
-        let model = Model::new(11).input("x", DType::F32, &["N", "S"]).initializer(ints("k", &[1], &[3]));
-        let node = model.clone().node("TopK", &["x", "k"], &["v", "i"], &[attr("largest", 0i64)]);
+        let model = Model::new(11)
+            .input("x", DType::F32, &["N", "S"])
+            .initializer(ints("k", &[1], &[3]));
+        let node = model
+            .clone()
+            .node("TopK", &["x", "k"], &["v", "i"], &[attr("largest", 0i64)]);
         assert_eq!(node.clone().output_type("v i"), "f32[N,3] i64[N,3]");
         assert!(node.graph("i").contains("topk(x) axis=1 k=3 :"));
         let old = Model::new(9).input("x", DType::F32, &["4", "5"]);
-        assert!(old.clone().node("TopK", &["x"], &["v", "i"], &[attr("k", 6i64)]).error("v").contains("less than 0"));
-        assert!(old.node("TopK", &["x"], &["v", "i"], &[]).error("v").contains("'k' is required"));
+        assert!(
+            old.clone()
+                .node("TopK", &["x"], &["v", "i"], &[attr("k", 6i64)])
+                .error("v")
+                .contains("less than 0")
+        );
+        assert!(
+            old.node("TopK", &["x"], &["v", "i"], &[])
+                .error("v")
+                .contains("'k' is required")
+        );
     }
 }

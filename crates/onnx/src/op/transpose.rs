@@ -1,6 +1,7 @@
 //! Permuted axes. ONNX: Transpose (1, 13, …). Without `perm` the axes are reversed.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::op::Transpose;
 
 /// Transpose.
@@ -11,11 +12,16 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
         None => (0..rank).rev().collect(),
         Some(perm) => {
             // Negative axes are outside the standard, but some exporters write them.
-            let perm = perm.iter().map(|&axis| cx.axis(axis, rank)).collect::<Done<Vec<_>>>()?;
+            let perm = perm
+                .iter()
+                .map(|&axis| cx.axis(axis, rank))
+                .collect::<Done<Vec<_>>>()?;
             let mut sorted = perm.clone();
             sorted.sort_unstable();
             if !sorted.iter().copied().eq(0..rank) {
-                return invalid(format!("attribute 'perm' {perm:?} is no permutation of {rank} axes"));
+                return invalid(format!(
+                    "attribute 'perm' {perm:?} is no permutation of {rank} axes"
+                ));
             }
             perm
         }
@@ -51,8 +57,18 @@ mod tests {
     #[test]
     fn permutations() {
         let model = Model::new(13).input("x", DType::F32, &["N", "3", "H"]);
-        assert_eq!(model.clone().node("Transpose", &["x"], &["y"], &[]).output_type("y"), "f32[H,3,N]");
-        let perm = |perm: &[i64; 3]| model.clone().node("Transpose", &["x"], &["y"], &[attr("perm", perm)]);
+        assert_eq!(
+            model
+                .clone()
+                .node("Transpose", &["x"], &["y"], &[])
+                .output_type("y"),
+            "f32[H,3,N]"
+        );
+        let perm = |perm: &[i64; 3]| {
+            model
+                .clone()
+                .node("Transpose", &["x"], &["y"], &[attr("perm", perm)])
+        };
         assert_eq!(perm(&[0, 2, 1]).output_type("y"), "f32[N,H,3]");
         assert!(perm(&[0, 0, 1]).error("y").contains("no permutation"));
         assert!(perm(&[0, 1, 3]).error("y").contains("axis 3 is outside"));

@@ -2,7 +2,8 @@
 //!
 //! Element (i, j) of the last two axes stays if `j − i ≥ k` (`upper = 1`, the default) or `j − i ≤ k`.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::{BinaryOp, DType};
 
 /// Trilu. `k` may be computed on the device.
@@ -11,7 +12,9 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let upper = cx.attrs.flag("upper", true)?;
     let (dtype, rank) = (cx.dtype(0)?, cx.rank(0)?);
     if rank < 2 {
-        return invalid(format!("its input has rank {rank}, but must be a matrix or a batch of them"));
+        return invalid(format!(
+            "its input has rank {rank}, but must be a matrix or a batch of them"
+        ));
     }
     let mut values = vec![cx.value(0)?];
     let mut constant = Some(0);
@@ -20,7 +23,9 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
         if ty.dtype != DType::I64 || ty.elements().as_const() != Some(1) || ty.rank() > rank {
             return invalid("its input 1 (k) must be one int64");
         }
-        constant = cx.known(1).and_then(|known| known.elems.first()?.int()?.as_const());
+        constant = cx
+            .known(1)
+            .and_then(|known| known.elems.first()?.int()?.as_const());
         if constant.is_none() {
             values.push(cx.value(1)?);
         }
@@ -47,12 +52,29 @@ mod tests {
 
     #[test]
     fn both_triangles() {
-        let model = Model::new(14).input("x", DType::F32, &["N", "S", "S"]).initializer(ints("k", &[], &[-1]));
-        let graph = model.clone().node("Trilu", &["x", "k"], &["y"], &[attr("upper", 0i64)]).graph("y");
-        assert!(graph.contains("expr=(select(le(sub(i2, i1), -1:i64), x0, 0.0:f32)) : f32[N,S,S]"), "{graph}");
-        let graph = model.input("q", DType::I64, &["1"]).node("Trilu", &["x", "q"], &["y"], &[]).graph("y");
-        assert!(graph.contains("map(x, q) expr=(select(ge(sub(i2, i1), x1), x0, 0.0:f32))"), "{graph}");
-        let vector = Model::new(14).input("x", DType::F32, &["N"]).node("Trilu", &["x"], &["y"], &[]);
+        let model = Model::new(14)
+            .input("x", DType::F32, &["N", "S", "S"])
+            .initializer(ints("k", &[], &[-1]));
+        let graph = model
+            .clone()
+            .node("Trilu", &["x", "k"], &["y"], &[attr("upper", 0i64)])
+            .graph("y");
+        assert!(
+            graph.contains("expr=(select(le(sub(i2, i1), -1:i64), x0, 0.0:f32)) : f32[N,S,S]"),
+            "{graph}"
+        );
+        let graph = model
+            .input("q", DType::I64, &["1"])
+            .node("Trilu", &["x", "q"], &["y"], &[])
+            .graph("y");
+        assert!(
+            graph.contains("map(x, q) expr=(select(ge(sub(i2, i1), x1), x0, 0.0:f32))"),
+            "{graph}"
+        );
+        let vector =
+            Model::new(14)
+                .input("x", DType::F32, &["N"])
+                .node("Trilu", &["x"], &["y"], &[]);
         assert!(vector.error("y").contains("has rank 1"));
     }
 }

@@ -4,7 +4,8 @@
 //! Neg, Not, Reciprocal, Round, Sigmoid, Sign, Sin, Sinh, Sqrt, Tan, Tanh. The versions differ in element types only;
 //! opset 1 and 6 versions of some have an attribute `consumed_inputs` that never meant anything.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::{Elem, Rounding, round, round_to};
 use bespoke_ir::op::Map;
 use bespoke_ir::{BinaryOp, DType, Expr, SymInt, UnaryOp};
@@ -101,7 +102,9 @@ fn fold(name: &str, elem: &Elem, dtype: DType, cx: &Cx<'_>) -> Option<Elem> {
         ("Abs", Elem::Int(value)) if value.range(cx.symbols()).0 >= 0 => Some(elem.clone()),
         ("Abs", Elem::Int(value)) => Some(Elem::Int(value.as_const()?.checked_abs()?.into())),
         ("Abs", Elem::Float(value)) => Some(Elem::Float(value.abs())),
-        ("Not", Elem::Int(value)) if dtype == DType::Bool => Some(Elem::Int((1 - value.as_const()?).into())),
+        ("Not", Elem::Int(value)) if dtype == DType::Bool => {
+            Some(Elem::Int((1 - value.as_const()?).into()))
+        }
         ("Sqrt", Elem::Float(value)) => Some(Elem::Float(round_to(dtype, value.sqrt()))),
         ("Reciprocal", Elem::Float(value)) => Some(Elem::Float(round_to(dtype, 1.0 / value))),
         _ => None,
@@ -114,7 +117,10 @@ pub(super) fn is_inf(cx: &mut Cx<'_>) -> Done {
     let positive = cx.attrs.flag("detect_positive", true)?;
     let negative = cx.attrs.flag("detect_negative", true)?;
     if !cx.dtype(0)?.is_float() {
-        return invalid(format!("it does not take operands of type {}", cx.dtype(0)?));
+        return invalid(format!(
+            "it does not take operands of type {}",
+            cx.dtype(0)?
+        ));
     }
     let x = cx.value(0)?;
     let y = cx.map("", &[x], |b, r| {
@@ -152,7 +158,10 @@ mod tests {
     #[test]
     fn one_instruction_each() {
         let model = Model::new(13).input("x", DType::F16, &["N", "3"]);
-        let graph = model.node("Tanh", &["x"], &["t"], &[]).node("IsNaN", &["t"], &["y"], &[]).graph("y");
+        let graph = model
+            .node("Tanh", &["x"], &["t"], &[])
+            .node("IsNaN", &["t"], &["y"], &[])
+            .graph("y");
         insta::assert_snapshot!(graph, @r"
         graph g(x: f16[N,3]) {
           %0 = map(x) expr=(tanh(x0)) : f16[N,3]  ; Tanh_t
@@ -165,7 +174,9 @@ mod tests {
     #[test]
     fn is_inf_can_look_one_way() {
         let model = Model::new(20).input("x", DType::F32, &["2"]);
-        let graph = model.node("IsInf", &["x"], &["y"], &[attr("detect_negative", 0i64)]).graph("y");
+        let graph = model
+            .node("IsInf", &["x"], &["y"], &[attr("detect_negative", 0i64)])
+            .graph("y");
         assert!(graph.contains("expr=(is_pos_inf(x0)) : bool[2]"), "{graph}");
     }
 
@@ -173,6 +184,9 @@ mod tests {
     fn wrong_types_are_refused() {
         let model = Model::new(13).input("x", DType::I64, &["2"]);
         let error = model.node("Sqrt", &["x"], &["y"], &[]).error("y");
-        assert_eq!(error, "node 'Sqrt_y' (Sqrt): it does not take operands of type i64");
+        assert_eq!(
+            error,
+            "node 'Sqrt_y' (Sqrt): it does not take operands of type i64"
+        );
     }
 }

@@ -3,7 +3,8 @@
 //! Broadcasting since opset 8; before, all operands must have the same extents, which is a special case. Max and Min
 //! take integers since opset 12.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use crate::known::{Arith, Known, arith};
 use bespoke_ir::BinaryOp;
 
@@ -24,7 +25,10 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let dtype = cx.dtype(0)?;
     for i in 1..count {
         if cx.dtype(i)? != dtype {
-            return invalid(format!("its operands have different element types, {dtype} and {}", cx.dtype(i)?));
+            return invalid(format!(
+                "its operands have different element types, {dtype} and {}",
+                cx.dtype(i)?
+            ));
         }
     }
     if name != "Mean"
@@ -70,9 +74,17 @@ mod tests {
 
     #[test]
     fn all_operands_are_one_expression() {
-        let model = Model::new(13).input("x", DType::F32, &["N"]).input("y", DType::F32, &["1"]);
-        let graph = model.clone().node("Mean", &["x", "y", "x"], &["z"], &[]).graph("z");
-        assert!(graph.contains("expr=(div(add(add(x0, x1), x2), 3.0:f32)) : f32[N]"), "{graph}");
+        let model = Model::new(13)
+            .input("x", DType::F32, &["N"])
+            .input("y", DType::F32, &["1"]);
+        let graph = model
+            .clone()
+            .node("Mean", &["x", "y", "x"], &["z"], &[])
+            .graph("z");
+        assert!(
+            graph.contains("expr=(div(add(add(x0, x1), x2), 3.0:f32)) : f32[N]"),
+            "{graph}"
+        );
         let graph = model.node("Max", &["x", "y"], &["z"], &[]).graph("z");
         assert!(graph.contains("expr=(max(x0, x1))"), "{graph}");
     }

@@ -3,7 +3,8 @@
 //! `auto_pad` is `NOTSET` (the `pads` attribute), `VALID` (none), or `SAME_UPPER` and `SAME_LOWER`: so much padding that
 //! the number of windows is `⌈extent / stride⌉`, the odd element after or before.
 
-use crate::importer::{Cx, Done, invalid};
+use crate::context::Cx;
+use crate::importer::{Done, invalid};
 use bespoke_ir::SymInt;
 use bespoke_ir::op::conv::Window;
 
@@ -29,14 +30,22 @@ pub(super) fn auto_pad(cx: &Cx<'_>) -> Done<AutoPad> {
 }
 
 /// A list attribute with one entry for each spatial axis, each at least `min`; `default` if it is not given.
-pub(super) fn per_axis(cx: &Cx<'_>, name: &'static str, axes: usize, min: i64, default: i64) -> Done<Vec<i64>> {
+pub(super) fn per_axis(
+    cx: &Cx<'_>,
+    name: &'static str,
+    axes: usize,
+    min: i64,
+    default: i64,
+) -> Done<Vec<i64>> {
     let list = match cx.attrs.ints(name)? {
         None => return Ok(vec![default; axes]),
         Some([]) => return Ok(vec![default; axes]),
         Some(list) => list.to_vec(),
     };
     if list.len() != axes || list.iter().any(|&v| v < min || v > i64::from(i32::MAX)) {
-        return invalid(format!("attribute '{name}' {list:?} must have {axes} entries of at least {min}"));
+        return invalid(format!(
+            "attribute '{name}' {list:?} must have {axes} entries of at least {min}"
+        ));
     }
     Ok(list)
 }
@@ -44,14 +53,25 @@ pub(super) fn per_axis(cx: &Cx<'_>, name: &'static str, axes: usize, min: i64, d
 /// The attribute `pads`: all begins, then all ends; zeros if it is not given.
 pub(super) fn explicit_pads(cx: &Cx<'_>, axes: usize) -> Done<Vec<(SymInt, SymInt)>> {
     let list = per_axis(cx, "pads", 2 * axes, 0, 0)?;
-    Ok((0..axes).map(|i| (list[i].into(), list[axes + i].into())).collect())
+    Ok((0..axes)
+        .map(|i| (list[i].into(), list[axes + i].into()))
+        .collect())
 }
 
 /// Strides, dilations and pads for a kernel over the spatial extents `input`.
-pub(super) fn window(cx: &Cx<'_>, input: &[SymInt], kernel: &[SymInt], dilated: bool) -> Done<Window> {
+pub(super) fn window(
+    cx: &Cx<'_>,
+    input: &[SymInt],
+    kernel: &[SymInt],
+    dilated: bool,
+) -> Done<Window> {
     let axes = input.len();
     let strides = per_axis(cx, "strides", axes, 1, 1)?;
-    let dilations = if dilated { per_axis(cx, "dilations", axes, 1, 1)? } else { vec![1; axes] };
+    let dilations = if dilated {
+        per_axis(cx, "dilations", axes, 1, 1)?
+    } else {
+        vec![1; axes]
+    };
     let auto = auto_pad(cx)?;
     let explicit = explicit_pads(cx, axes)?;
     let pads = match auto {
@@ -67,7 +87,11 @@ pub(super) fn window(cx: &Cx<'_>, input: &[SymInt], kernel: &[SymInt], dilated: 
             })
             .collect(),
     };
-    Ok(Window { strides, dilations, pads })
+    Ok(Window {
+        strides,
+        dilations,
+        pads,
+    })
 }
 
 /// A total amount of padding shared between both ends.
@@ -75,19 +99,34 @@ pub(super) fn halves(cx: &Cx<'_>, total: &SymInt, auto: AutoPad) -> (SymInt, Sym
     let total = cx.simplify(total);
     let small = cx.simplify(&total.floor_div(&SymInt::constant(2)));
     let large = cx.simplify(&(total - &small));
-    if auto == AutoPad::SameLower { (large, small) } else { (small, large) }
+    if auto == AutoPad::SameLower {
+        (large, small)
+    } else {
+        (small, large)
+    }
 }
 
 /// Checks the attribute `kernel_shape` against the weights' spatial extents.
 pub(super) fn check_kernel(cx: &mut Cx<'_>, kernel: &[SymInt]) -> Done {
-    let Some(shape) = cx.attrs.ints("kernel_shape")?.filter(|shape| !shape.is_empty()) else {
+    let Some(shape) = cx
+        .attrs
+        .ints("kernel_shape")?
+        .filter(|shape| !shape.is_empty())
+    else {
         return Ok(());
     };
     if shape.len() != kernel.len() {
-        return invalid(format!("attribute 'kernel_shape' {shape:?} must have {} entries", kernel.len()));
+        return invalid(format!(
+            "attribute 'kernel_shape' {shape:?} must have {} entries",
+            kernel.len()
+        ));
     }
     for (&want, have) in shape.iter().zip(kernel) {
-        cx.require_equal("attribute 'kernel_shape' and the weights' extents", &want.into(), have)?;
+        cx.require_equal(
+            "attribute 'kernel_shape' and the weights' extents",
+            &want.into(),
+            have,
+        )?;
     }
     Ok(())
 }
