@@ -78,7 +78,8 @@ fn join_operand(
             continue;
         }
         let same = graph.dims(v) == graph.dims(y);
-        if !same && !(is_simple(graph, producer) && operands_in_memory(graph, producer)) {
+        let quick = is_simple(graph, producer) && operands_in_memory(graph, producer);
+        if !same && !quick {
             continue;
         }
         if let Some((expr, inputs)) = joined(graph, id, v) {
