@@ -232,8 +232,8 @@ impl Rows {
         let group = Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
         let packs = |group: i64| -> i64 {
             let need = (columns / width + group - 1) / group.max(1);
-            // more than fits in registers streams, and needs no cache at all
-            if need <= 8 { (need.max(1) as u64).next_power_of_two() as i64 } else { 1 }
+            // a row that does not fit in 32 registers a thread streams, and needs no cache at all
+            if need <= (32 / vector.max(1)).clamp(1, 8) { (need.max(1) as u64).next_power_of_two() as i64 } else { 1 }
         };
         for g in [group, (group * 2).min(1024), (group / 2).max(1)] {
             let t = tile(g, false, if items > 0 { packs(g) } else { 0 });
