@@ -255,7 +255,7 @@ fn scan(
             Some(allowed) => by / allowed,
             None => by,
         };
-        found.max_abs = found.max_abs.max(Some(by)).or(Some(by));
+        found.max_abs = Some(found.max_abs.map_or(by, |m| m.max(by)));
         if b != 0.0 && b.is_finite() {
             let rel = by / b.abs();
             found.max_rel = Some(found.max_rel.map_or(rel, |m| m.max(rel)));

@@ -273,10 +273,13 @@ fn list(cache: Option<&Cache>, console: &mut Console) -> Result<u8, Failure> {
                 compile_us: entry.metadata.as_ref().map(|m| m.compile_micros),
                 provenance: entry.metadata.as_ref().map(|m| m.provenance.clone()),
                 registers: entry.kernels().iter().map(|k| k.registers).max(),
-                spill_bytes: entry
-                    .metadata
-                    .as_ref()
-                    .map(|_| entry.kernels().iter().map(|k| k.spill_bytes).sum()),
+                spill_bytes: entry.metadata.as_ref().map(|_| {
+                    entry
+                        .kernels()
+                        .iter()
+                        .map(|k| k.spill_store_bytes + k.spill_load_bytes)
+                        .sum()
+                }),
             })
             .collect();
         console.document(&ListDocument {

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bespoke::device::{Arch, DeviceProps};
 use bespoke::ir::{DType, Graph, SymbolTable, TensorType};
 use bespoke::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
 use bespoke::onnx::{ImportOptions, ModelFile, OnnxError, UnsupportedNode, import};
@@ -37,9 +36,6 @@ pub(crate) struct Arguments {
     /// Extents for the plan's memory: N=8,S=128 ('*=1' for all that are not given)
     #[arg(long, value_name = "DIMS")]
     dims: Vec<Dims>,
-    /// The architecture to plan for
-    #[arg(long, value_name = "sm_XX", default_value = "sm_89")]
-    target: Arch,
 }
 
 #[derive(Serialize)]
@@ -73,7 +69,6 @@ struct Unsupported {
 
 #[derive(Serialize)]
 struct PlanDocument {
-    target: String,
     steps: usize,
     setup_steps: usize,
     copies: usize,
@@ -124,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
                 .map(|(location, bytes)| External { location, bytes })
                 .collect();
             document.notes = model.notes;
-            Some(consider(model.graph, arguments, &mut document)?)
+            Some(consider(model.graph, &mut document)?)
         }
         Err(error) => {
             reject(&mut document, error)?;
@@ -275,11 +270,7 @@ fn unsupported(node: UnsupportedNode) -> Unsupported {
 }
 
 /// Canonical form and plan of an imported model; `None` if the planner refuses it.
-fn consider(
-    mut graph: Graph,
-    arguments: &Arguments,
-    document: &mut Document,
-) -> Result<Option<Plan>, Failure> {
+fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
     let internal =
         |error: String| Failure::new(Kind::Internal, error, "please report it with the model");
     canonicalize(&mut graph).map_err(|error| internal(error.to_string()))?;
@@ -304,7 +295,7 @@ fn consider(
             .entry(graph.node(id).op.name().to_owned())
             .or_insert(0) += 1;
     }
-    match plan(&graph, &DeviceProps::preset(arguments.target)) {
+    match plan(&graph) {
         Ok(plan) => Ok(Some(plan)),
         Err(error @ PlanError::Internal { .. }) => Err(internal(error.to_string())),
         Err(error) => {
@@ -338,7 +329,6 @@ fn summarise(plan: &Plan, arguments: &Arguments) -> Result<PlanDocument, Failure
     let dims = Dims(arguments.dims.iter().flat_map(|d| d.0.clone()).collect());
     let (arena_bytes, missing_dims) = arena(plan, &plan.symbols, &dims)?;
     Ok(PlanDocument {
-        target: arguments.target.to_string(),
         steps: plan.steps.len(),
         setup_steps: plan.setup.len(),
         copies: plan.copy_count(),
@@ -462,8 +452,7 @@ fn show(document: &Document, arguments: &Arguments, console: &mut Console) -> Re
         .map(|(name, count)| format!("{name} {count}"))
         .collect();
     console.line(format_args!(
-        "plan       for {}: {} steps, {} of them copies, {} set-up steps; kernels {}",
-        plan.target,
+        "plan       {} steps, {} of them copies, {} set-up steps; kernels {}",
         plan.steps,
         plan.copies,
         plan.setup_steps,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import, write_tensor_file};
-use bespoke::runtime::{GraphUse, RunReport, Session, Tensor};
+use bespoke::runtime::{EventKind, GraphUse, RunReport, Session, Tensor};
 use clap::Args;
 use serde::Serialize;
 
@@ -172,6 +172,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         }
     }
     bar.finish_and_clear();
+    if arguments.session.target.is_some() {
+        // Compiling for the target is part of what was asked for, so the process does not end before it is done.
+        wait(&session)?;
+    }
+    let refused = refused(&session);
 
     let shown = outputs
         .iter()
@@ -195,13 +200,36 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         session: session.stats(),
         compile: place.service.stats(),
         cache: CacheReport::of(place.service.cache()),
-        exit_code: 0,
+        exit_code: if refused.is_some() {
+            Kind::Compile.code()
+        } else {
+            0
+        },
     };
     conclude(&document, console)?;
     if console.json {
         console.document(&document)?;
     }
-    Ok(0)
+    refused.map_or(Ok(0), Err)
+}
+
+/// Kernels that were asked for and did not compile. The runs themselves went on with those that were there.
+fn refused(session: &Session) -> Option<Failure> {
+    let reasons: Vec<String> = session
+        .events()
+        .into_iter()
+        .filter_map(|event| match event.kind {
+            EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
+            _ => None,
+        })
+        .collect();
+    let first = reasons.first()?;
+    let message = format!(
+        "{} kernels could not be compiled; the runs went on without them. The first: {first}",
+        reasons.len()
+    );
+    let help = "`bespoke doctor` shows which compiler is used; --specialize none without --target needs none";
+    Some(Failure::new(Kind::Compile, message, help))
 }
 
 fn wait(session: &Session) -> Result<(), Failure> {

@@ -1,0 +1,9 @@
+//! The command `bespoke`, seen from outside: every test starts the real program in a folder and a kernel cache of its own
+//! and looks at its exit code and its streams.
+
+mod bad_input;
+mod bad_model;
+mod cache;
+mod check;
+mod run;
+mod support;
