@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bespoke::cache::{CacheConfig, Mode};
-use bespoke::device::{Device, Memory};
+use bespoke::device::Memory;
 use bespoke::ir::DType;
 use bespoke::{
     Bindings, CompileService, DeviceChoice, GraphMode, RunOptions, ServiceOptions, Session,
@@ -41,6 +41,9 @@ struct Arguments {
     /// Timed runs of each measurement.
     #[arg(long, default_value_t = 30)]
     iterations: usize,
+    /// Seconds after which a measurement ends with fewer timed runs, but at least 5.
+    #[arg(long, default_value_t = 30.0)]
+    seconds: f64,
     /// Folder of the cache; nothing is cached without.
     #[arg(long)]
     cache_dir: Option<PathBuf>,
@@ -77,6 +80,8 @@ struct Line {
     specialized: usize,
     steps: usize,
     copies: usize,
+    /// Timed runs, of which `steady_ms` is the median.
+    runs: usize,
     steady_ms: f64,
     fastest_ms: f64,
     device: String,
@@ -87,7 +92,9 @@ type Shapes = Vec<(String, Vec<i64>)>;
 fn parse_shapes(text: &str) -> Result<Shapes, Box<dyn Error>> {
     text.split(',')
         .map(|part| {
-            let (name, dims) = part.rsplit_once(':').ok_or(format!("`{part}` is not NAME:1x2x3"))?;
+            let (name, dims) = part
+                .rsplit_once(':')
+                .ok_or(format!("`{part}` is not NAME:1x2x3"))?;
             let dims = if dims.is_empty() {
                 Vec::new()
             } else {
@@ -98,12 +105,17 @@ fn parse_shapes(text: &str) -> Result<Shapes, Box<dyn Error>> {
         .collect()
 }
 
+/// Elements after which the sequence of [`fill`] repeats: enough that data looks random to the hardware, little enough
+/// that filling large tensors takes no time that matters.
+const PERIOD: usize = 1 << 20;
+
 /// Small numbers of a fixed sequence: floats around 0, ones for integers, which index tables and mask nothing.
 fn fill(dtype: DType, bytes: usize) -> Vec<u8> {
     let size = dtype.size().unwrap_or(1);
     let mut state: u32 = 0x9e37_79b9;
+    let whole = bytes.min(PERIOD * size);
     let mut out = Vec::with_capacity(bytes);
-    while out.len() < bytes {
+    while out.len() < whole {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let x = (f64::from(state >> 8) / f64::from(1 << 24) - 0.5) * 0.35;
         let scalar = match dtype {
@@ -113,6 +125,10 @@ fn fill(dtype: DType, bytes: usize) -> Vec<u8> {
         let element = bespoke::ir::op::map::scalar_bytes(scalar);
         debug_assert_eq!(element.len(), size);
         out.extend(element);
+    }
+    while out.len() < bytes {
+        let more = out.len().min(bytes - out.len());
+        out.extend_from_within(..more);
     }
     out.truncate(bytes);
     out
@@ -131,7 +147,11 @@ fn tensors(session: &Session, shapes: &Shapes) -> Result<Tensors, Box<dyn Error>
     let mut dims: Vec<&[i64]> = Vec::new();
     for port in &plan.inputs {
         let found = shapes.iter().find(|s| s.0 == port.name);
-        dims.push(&found.ok_or(format!("no shape for input `{}`", port.name))?.1);
+        dims.push(
+            &found
+                .ok_or(format!("no shape for input `{}`", port.name))?
+                .1,
+        );
     }
     let binding = plan.bind(&dims)?;
     let mut bindings = Bindings::default();
@@ -150,13 +170,20 @@ fn tensors(session: &Session, shapes: &Shapes) -> Result<Tensors, Box<dyn Error>
                 strides: None,
                 capacity: bytes,
             };
-            let list = if inputs { &mut bindings.inputs } else { &mut bindings.outputs };
+            let list = if inputs {
+                &mut bindings.inputs
+            } else {
+                &mut bindings.outputs
+            };
             list.push((port.name.clone(), view));
             memory.push(m);
         }
     }
     stream.synchronize()?;
-    Ok(Tensors { bindings, _memory: memory })
+    Ok(Tensors {
+        bindings,
+        _memory: memory,
+    })
 }
 
 fn ms(since: Instant) -> f64 {
@@ -165,12 +192,19 @@ fn ms(since: Instant) -> f64 {
 
 fn time(args: &Arguments, out: &mut impl std::io::Write) -> Result<(), Box<dyn Error>> {
     let choice = if args.host {
-        DeviceChoice::Host { threads: args.threads, target: None }
+        DeviceChoice::Host {
+            threads: args.threads,
+            target: None,
+        }
     } else {
         DeviceChoice::Cuda { ordinal: 0 }
     };
     let (device, name) = bespoke::open_device(choice)?;
-    let shapes: Vec<Shapes> = args.shapes.iter().map(|s| parse_shapes(s)).collect::<Result<_, _>>()?;
+    let shapes: Vec<Shapes> = args
+        .shapes
+        .iter()
+        .map(|s| parse_shapes(s))
+        .collect::<Result<_, _>>()?;
     let opt = match &args.opt_shapes {
         Some(text) => parse_shapes(text)?,
         None => shapes.first().cloned().unwrap_or_default(),
@@ -180,13 +214,27 @@ fn time(args: &Arguments, out: &mut impl std::io::Write) -> Result<(), Box<dyn E
             // each strategy starts like a new process: a service and a session of its own
             let cache = match &args.cache_dir {
                 Some(dir) => CacheConfig::at(dir),
-                None => CacheConfig { mode: Mode::Off, ..CacheConfig::default() },
+                None => CacheConfig {
+                    mode: Mode::Off,
+                    ..CacheConfig::default()
+                },
             };
-            let service = CompileService::new(ServiceOptions { cache, ..ServiceOptions::default() })?;
+            let service = CompileService::new(ServiceOptions {
+                cache,
+                ..ServiceOptions::default()
+            })?;
             let options = SessionOptions {
                 strategy: strategy.clone(),
-                opt_shapes: if strategy == "static" { opt.clone() } else { Vec::new() },
-                cuda_graph: if graph == "off" { GraphMode::Off } else { GraphMode::Whole },
+                opt_shapes: if strategy == "static" {
+                    opt.clone()
+                } else {
+                    Vec::new()
+                },
+                cuda_graph: if graph == "off" {
+                    GraphMode::Off
+                } else {
+                    GraphMode::Whole
+                },
                 ..SessionOptions::default()
             };
             let start = Instant::now();
@@ -233,7 +281,11 @@ fn measure(
         report = session.run_into(&t.bindings, &options)?;
     }
     let mut times = Vec::with_capacity(args.iterations);
-    for _ in 0..args.iterations.max(1) {
+    let began = Instant::now();
+    for run in 0..args.iterations.max(1) {
+        if run >= 5 && began.elapsed().as_secs_f64() > args.seconds {
+            break;
+        }
         let start = Instant::now();
         session.run_into(&t.bindings, &options)?;
         times.push(ms(start));
@@ -260,6 +312,7 @@ fn measure(
         specialized: report.specialized_kernels,
         steps: session.plan().steps.len(),
         copies: session.plan().copy_count(),
+        runs: times.len(),
         steady_ms: times[times.len() / 2],
         fastest_ms: times[0],
         device: String::new(),
@@ -274,6 +327,33 @@ fn main() -> ExitCode {
             // nothing is left to do if even this cannot be written
             let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_repeat_after_a_period_and_have_the_size_asked_for() {
+        let period = PERIOD * 2;
+        let long = fill(DType::F16, 3 * period + 6);
+        assert_eq!(long.len(), 3 * period + 6);
+        assert_eq!(long[..period], long[period..2 * period]);
+        assert_eq!(long[..6], long[3 * period..]);
+        assert_eq!(long[..10], fill(DType::F16, 10));
+        assert_ne!(long[..2], long[2..4]);
+        assert!(fill(DType::F32, 0).is_empty());
+    }
+
+    #[test]
+    fn shapes_are_names_with_extents() {
+        let shapes = parse_shapes("a:1x128,b::2,s:").unwrap();
+        let expected = [("a", vec![1, 128]), ("b:", vec![2]), ("s", vec![])];
+        assert_eq!(shapes, expected.map(|(name, dims)| (name.to_owned(), dims)));
+        for wrong in ["a", "a:1x", "a:y"] {
+            assert!(parse_shapes(wrong).is_err(), "{wrong}");
         }
     }
 }
