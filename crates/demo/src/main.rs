@@ -41,7 +41,11 @@ fn options() -> Result<Options, Failure> {
     while let Some(arg) = args.next() {
         let at = names.iter().position(|n| *n == arg);
         let (Some(at), Some(value)) = (at, args.next()) else {
-            return Err(format!("usage: demo {}", names.map(|n| format!("{n} PATH")).join(" ")).into());
+            return Err(format!(
+                "usage: demo {}",
+                names.map(|n| format!("{n} PATH")).join(" ")
+            )
+            .into());
         };
         found[at] = Some(value.into());
     }
@@ -74,14 +78,21 @@ impl Model {
         Ok(Model { name, session })
     }
 
-    fn run(&self, input: &bespoke_demo::Tensor, out: &mut impl std::io::Write) -> Result<Vec<f32>, Failure> {
+    fn run(
+        &self,
+        input: &bespoke_demo::Tensor,
+        out: &mut impl std::io::Write,
+    ) -> Result<Vec<f32>, Failure> {
         let dims: Vec<i64> = input.dims.iter().map(|&d| d as i64).collect();
         let tensor = Tensor::from_f32(&dims, &input.data)?;
         let name = &self.session.inputs()[0].name;
         let result = self.session.run(&[(name, &tensor)])?;
         writeln!(out, "{}", line(self.name, &result.report))?;
         let values = result.outputs[0].1.bytes();
-        Ok(values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Ok(values
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect())
     }
 }
 
@@ -109,13 +120,19 @@ fn read_lines(
 ) -> Result<Vec<String>, Failure> {
     let mut text = Vec::new();
     for &area in areas {
-        text.push(charset.read(&reader.run(&letters::input(page, area), out)?).text);
+        text.push(
+            charset
+                .read(&reader.run(&letters::input(page, area), out)?)
+                .text,
+        );
     }
     Ok(text)
 }
 
 fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failure> {
-    let (device, why) = bespoke::open_device(DeviceChoice::Auto { target: Some(TARGET) })?;
+    let (device, why) = bespoke::open_device(DeviceChoice::Auto {
+        target: Some(TARGET),
+    })?;
     writeln!(out, "device: {why}")?;
     let marker = Marker::beside(&options.cache)?;
     let first_start = !marker.is_there();
@@ -127,7 +144,8 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
     let detector = Model::load("ppocrv4_det", &options.models, &device, &service)?;
     let reader = Model::load("ppocrv4_rec", &options.models, &device, &service)?;
     let characters = reader.session.metadata().get("character");
-    let charset = Charset::new(characters.ok_or("the recogniser lacks the metadata key `character`")?);
+    let charset =
+        Charset::new(characters.ok_or("the recogniser lacks the metadata key `character`")?);
 
     writeln!(out, "\nfirst sight of every shape:")?;
     let probability = detector.run(&lines::input(&page, page.area()), out)?;
@@ -164,9 +182,18 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
         stats.cache_hits
     )?;
     if device.needs_cubin() {
-        writeln!(out, "ran: kernels of {}; compiled: {}", device.props().name, stats.compiled)?;
+        writeln!(
+            out,
+            "ran: kernels of {}; compiled: {}",
+            device.props().name,
+            stats.compiled
+        )?;
     } else {
-        writeln!(out, "ran: host twins; compiled for {TARGET}: {}", stats.compiled)?;
+        writeln!(
+            out,
+            "ran: host twins; compiled for {TARGET}: {}",
+            stats.compiled
+        )?;
     }
 
     let expected = std::fs::read_to_string(&options.expected)?;
@@ -177,12 +204,18 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
         writeln!(out, "{}: {what}", if ok { "ok" } else { "FAILED" })
     };
     check(text == expected, "the text is the expected text")?;
-    check(text == again, "specialised kernels read the same text as generic ones")?;
+    check(
+        text == again,
+        "specialised kernels read the same text as generic ones",
+    )?;
     check(stats.failed == 0, "every kernel compiled")?;
     if first_start {
         check(stats.compiled > 0, "the first start compiled kernels")?;
     } else {
-        check(stats.compiled == 0, "this start found every kernel in the cache")?;
+        check(
+            stats.compiled == 0,
+            "this start found every kernel in the cache",
+        )?;
     }
     if good {
         marker.leave()?;
@@ -201,7 +234,10 @@ impl Marker {
     fn beside(cache: &Path) -> Result<Marker, Failure> {
         let program = std::fs::metadata(std::env::current_exe()?)?;
         let text = format!("{:?} {}", program.modified()?, program.len());
-        Ok(Marker { path: cache.with_extension("complete"), text })
+        Ok(Marker {
+            path: cache.with_extension("complete"),
+            text,
+        })
     }
 
     fn is_there(&self) -> bool {

@@ -20,14 +20,20 @@ pub struct ArchError(String);
 impl Arch {
     /// A plain architecture.
     pub const fn sm(number: u32) -> Arch {
-        Arch { number, specific: false }
+        Arch {
+            number,
+            specific: false,
+        }
     }
 
     /// The architecture to compile for on a card of this compute capability: with its own instructions where a template
     /// uses them.
     pub fn of_card(major: u32, minor: u32) -> Arch {
         let number = major * 10 + minor;
-        Arch { number, specific: number == 90 }
+        Arch {
+            number,
+            specific: number == 90,
+        }
     }
 
     /// Asynchronous copies to shared memory (`cp.async`).
@@ -48,7 +54,12 @@ impl Arch {
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sm_{}{}", self.number, if self.specific { "a" } else { "" })
+        write!(
+            f,
+            "sm_{}{}",
+            self.number,
+            if self.specific { "a" } else { "" }
+        )
     }
 }
 

@@ -135,7 +135,7 @@ impl DType {
     /// Size of an element in bytes, if it fills whole bytes.
     pub fn size(self) -> Option<usize> {
         let bits = self.bits();
-        (bits != 0 && bits % 8 == 0).then_some(bits as usize / 8)
+        (bits != 0 && bits.is_multiple_of(8)).then_some(bits as usize / 8)
     }
 
     /// Bytes that `count` packed elements take; `None` on overflow or for strings.
@@ -151,15 +151,7 @@ impl DType {
         use DType::*;
         matches!(
             self,
-            F32 | F64
-                | F16
-                | BF16
-                | F8E4M3FN
-                | F8E4M3FNUZ
-                | F8E5M2
-                | F8E5M2FNUZ
-                | F8E8M0
-                | F4E2M1
+            F32 | F64 | F16 | BF16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | F4E2M1
         )
     }
 

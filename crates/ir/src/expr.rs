@@ -29,12 +29,18 @@ pub struct Scalar {
 impl Scalar {
     /// A literal of a float type.
     pub fn float(dtype: DType, value: f64) -> Self {
-        Scalar { dtype, bits: value.to_bits() }
+        Scalar {
+            dtype,
+            bits: value.to_bits(),
+        }
     }
 
     /// A literal of an integer type or `bool`.
     pub fn int(dtype: DType, value: i64) -> Self {
-        Scalar { dtype, bits: value as u64 }
+        Scalar {
+            dtype,
+            bits: value as u64,
+        }
     }
 
     /// The literal nearest to `value` in any type.
@@ -280,7 +286,10 @@ pub struct Expr {
 impl Expr {
     /// The function that returns its only operand.
     pub fn identity(dtype: DType) -> Expr {
-        Expr { inputs: vec![dtype], code: vec![(Instr::Input(0), dtype)] }
+        Expr {
+            inputs: vec![dtype],
+            code: vec![(Instr::Input(0), dtype)],
+        }
     }
 
     /// Whether this is [`Expr::identity`].
@@ -429,7 +438,11 @@ pub struct ExprBuilder {
 impl ExprBuilder {
     /// A builder for a function of operands of these types.
     pub fn new(inputs: &[DType]) -> Self {
-        ExprBuilder { inputs: inputs.to_vec(), code: Vec::new(), known: HashMap::new() }
+        ExprBuilder {
+            inputs: inputs.to_vec(),
+            code: Vec::new(),
+            known: HashMap::new(),
+        }
     }
 
     fn push(&mut self, instr: Instr, dtype: DType) -> Reg {
@@ -469,14 +482,22 @@ impl ExprBuilder {
 
     /// A unary instruction.
     pub fn unary(&mut self, op: UnaryOp, a: Reg) -> Reg {
-        let ty = if op.is_test() { DType::Bool } else { self.dtype(a) };
+        let ty = if op.is_test() {
+            DType::Bool
+        } else {
+            self.dtype(a)
+        };
         self.push(Instr::Unary(op, a), ty)
     }
 
     /// A binary instruction; both operands must have the same type.
     pub fn binary(&mut self, op: BinaryOp, a: Reg, b: Reg) -> Reg {
         debug_assert_eq!(self.dtype(a), self.dtype(b), "operands of {}", op.name());
-        let ty = if op.is_comparison() { DType::Bool } else { self.dtype(a) };
+        let ty = if op.is_comparison() {
+            DType::Bool
+        } else {
+            self.dtype(a)
+        };
         self.push(Instr::Binary(op, a, b), ty)
     }
 
@@ -489,7 +510,11 @@ impl ExprBuilder {
 
     /// A conversion; none if the type is right already.
     pub fn cast(&mut self, dtype: DType, a: Reg) -> Reg {
-        if self.dtype(a) == dtype { a } else { self.push(Instr::Cast(dtype, a), dtype) }
+        if self.dtype(a) == dtype {
+            a
+        } else {
+            self.push(Instr::Cast(dtype, a), dtype)
+        }
     }
 
     /// The instructions of `expr` with its operands bound to `args`; returns its result.
@@ -525,7 +550,10 @@ impl ExprBuilder {
                 code.push((instr.map_operands(|r| map[r.0 as usize]), ty));
             }
         }
-        Expr { inputs: self.inputs, code }
+        Expr {
+            inputs: self.inputs,
+            code,
+        }
     }
 }
 

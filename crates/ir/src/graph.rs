@@ -109,7 +109,10 @@ pub struct Graph {
 impl Graph {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Self {
-        Graph { name: name.into(), ..Graph::default() }
+        Graph {
+            name: name.into(),
+            ..Graph::default()
+        }
     }
 
     // ---- making ----
@@ -121,7 +124,12 @@ impl Graph {
 
     /// Adds a graph input.
     pub fn add_input(&mut self, name: impl Into<String>, ty: TensorType) -> ValueId {
-        let id = self.push_value(Value { name: name.into(), ty, constant: None, producer: None });
+        let id = self.push_value(Value {
+            name: name.into(),
+            ty,
+            constant: None,
+            producer: None,
+        });
         self.inputs.push(id);
         id
     }
@@ -129,7 +137,12 @@ impl Graph {
     /// Adds a constant.
     pub fn add_constant(&mut self, name: impl Into<String>, constant: Arc<Constant>) -> ValueId {
         let ty = constant.ty();
-        self.push_value(Value { name: name.into(), ty, constant: Some(constant), producer: None })
+        self.push_value(Value {
+            name: name.into(),
+            ty,
+            constant: Some(constant),
+            producer: None,
+        })
     }
 
     /// Adds a constant of rank 0.
@@ -147,8 +160,10 @@ impl Graph {
     ) -> Result<Vec<ValueId>, InferError> {
         let (name, op) = (name.into(), op.into());
         let types: Vec<&TensorType> = inputs.iter().map(|v| &self.values[v.index()].ty).collect();
-        let constants: Vec<Option<&Constant>> =
-            inputs.iter().map(|v| self.values[v.index()].constant.as_deref()).collect();
+        let constants: Vec<Option<&Constant>> = inputs
+            .iter()
+            .map(|v| self.values[v.index()].constant.as_deref())
+            .collect();
         let mut infer = Infer::new(&mut self.symbols, &mut self.guards, &constants, &name);
         let results = op.infer(&types, &mut infer).map_err(|e| e.at(&name, &op))?;
         let node = NodeId(self.dag.add_node(Node {
@@ -162,7 +177,11 @@ impl Graph {
             .into_iter()
             .enumerate()
             .map(|(i, ty)| {
-                let name = if i == 0 { name.clone() } else { format!("{name}.{i}") };
+                let name = if i == 0 {
+                    name.clone()
+                } else {
+                    format!("{name}.{i}")
+                };
                 self.push_value(Value {
                     name,
                     ty,
@@ -288,7 +307,11 @@ impl Graph {
     pub fn use_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.values.len()];
         for n in self.dag.node_weights() {
-            for v in n.inputs.iter().chain(n.regions.iter().flat_map(|r| &r.captures)) {
+            for v in n
+                .inputs
+                .iter()
+                .chain(n.regions.iter().flat_map(|r| &r.captures))
+            {
                 counts[v.index()] += 1;
             }
         }
@@ -334,8 +357,11 @@ impl Graph {
 
     /// Gives a node new operands. The caller guarantees that its result types stay the same.
     pub fn set_inputs(&mut self, node: NodeId, inputs: &[ValueId]) {
-        let old: Vec<_> =
-            self.dag.edges_directed(node.0, Direction::Incoming).map(|e| e.id()).collect();
+        let old: Vec<_> = self
+            .dag
+            .edges_directed(node.0, Direction::Incoming)
+            .map(|e| e.id())
+            .collect();
         for e in old {
             self.dag.remove_edge(e);
         }
@@ -350,8 +376,12 @@ impl Graph {
     /// Makes every reader of `old`, graph outputs included, read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for user in self.users(old) {
-            let inputs: Vec<ValueId> =
-                self.node(user).inputs.iter().map(|&v| if v == old { new } else { v }).collect();
+            let inputs: Vec<ValueId> = self
+                .node(user)
+                .inputs
+                .iter()
+                .map(|&v| if v == old { new } else { v })
+                .collect();
             self.set_inputs(user, &inputs);
         }
         for v in &mut self.outputs {
@@ -363,9 +393,20 @@ impl Graph {
 
     /// Removes the nodes whose results nobody reads; returns how many.
     pub fn remove_dead(&mut self) -> usize {
-        let mut live: Vec<NodeIndex> =
-            self.outputs.iter().filter_map(|&v| self.producer(v)).map(|n| n.0).collect();
-        let mut seen = vec![false; self.dag.node_indices().map(|n| n.index() + 1).max().unwrap_or(0)];
+        let mut live: Vec<NodeIndex> = self
+            .outputs
+            .iter()
+            .filter_map(|&v| self.producer(v))
+            .map(|n| n.0)
+            .collect();
+        let mut seen = vec![
+            false;
+            self.dag
+                .node_indices()
+                .map(|n| n.index() + 1)
+                .max()
+                .unwrap_or(0)
+        ];
         while let Some(n) = live.pop() {
             if std::mem::replace(&mut seen[n.index()], true) {
                 continue;
@@ -388,8 +429,16 @@ mod tests {
     fn replacing_uses_moves_edges_and_outputs() {
         let mut g = Graph::new("t");
         let x = g.add_input("x", TensorType::fixed(DType::F32, &[2, 3]));
-        let a = g.add1("a", Map::new(Expr::unary(UnaryOp::Exp, DType::F32)), &[x]).unwrap();
-        let b = g.add1("b", Map::new(Expr::binary(BinaryOp::Add, DType::F32)), &[a, a]).unwrap();
+        let a = g
+            .add1("a", Map::new(Expr::unary(UnaryOp::Exp, DType::F32)), &[x])
+            .unwrap();
+        let b = g
+            .add1(
+                "b",
+                Map::new(Expr::binary(BinaryOp::Add, DType::F32)),
+                &[a, a],
+            )
+            .unwrap();
         g.add_output(b);
         assert_eq!(g.use_counts()[a.index()], 2);
         g.replace_uses(a, x);

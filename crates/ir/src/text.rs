@@ -40,14 +40,23 @@ impl fmt::Display for Graph {
             }
             match self.constant(v) {
                 Some(c) if c.elements() <= SHORT => short_constant(c),
-                _ => format!("{}: {}", self.value(v).name, self.ty(v).display(&self.symbols)),
+                _ => format!(
+                    "{}: {}",
+                    self.value(v).name,
+                    self.ty(v).display(&self.symbols)
+                ),
             }
         };
         write!(f, "graph {}(", self.name)?;
         for (i, &v) in self.inputs().iter().enumerate() {
             let comma = if i > 0 { ", " } else { "" };
             let value = self.value(v);
-            write!(f, "{comma}{}: {}", value.name, value.ty.display(&self.symbols))?;
+            write!(
+                f,
+                "{comma}{}: {}",
+                value.name,
+                value.ty.display(&self.symbols)
+            )?;
         }
         writeln!(f, ") {{")?;
         for guard in &self.guards {
@@ -83,12 +92,18 @@ impl fmt::Display for Graph {
 fn short_constant(c: &Constant) -> String {
     let mut parts = Vec::new();
     for i in 0..c.elements() {
-        let Some(size) = c.dtype().size() else { return format!("{c:?}") };
+        let Some(size) = c.dtype().size() else {
+            return format!("{c:?}");
+        };
         let bytes = &c.data()[i * size..(i + 1) * size];
         parts.push(show_element(c.dtype(), bytes));
     }
     let text = parts.join(",");
-    if c.dims().is_empty() { format!("{text}:{}", c.dtype()) } else { format!("[{text}]:{}", c.dtype()) }
+    if c.dims().is_empty() {
+        format!("{text}:{}", c.dtype())
+    } else {
+        format!("[{text}]:{}", c.dtype())
+    }
 }
 
 fn show_element(dtype: DType, bytes: &[u8]) -> String {

@@ -130,7 +130,12 @@ impl Constant {
         };
         if expected != data.len() as u64 {
             let actual = data.len() as u64;
-            return Err(ConstantError::WrongLength { dtype, dims, expected, actual });
+            return Err(ConstantError::WrongLength {
+                dtype,
+                dims,
+                expected,
+                actual,
+            });
         }
         Ok(Arc::new(Constant { dtype, dims, data }))
     }
@@ -163,7 +168,13 @@ impl Constant {
 
 impl fmt::Debug for Constant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Constant({}{:?}, {} bytes)", self.dtype, self.dims, self.data.len())
+        write!(
+            f,
+            "Constant({}{:?}, {} bytes)",
+            self.dtype,
+            self.dims,
+            self.data.len()
+        )
     }
 }
 
@@ -177,7 +188,11 @@ mod tests {
         assert!(Constant::new(DType::U4, vec![3], Bytes::from(vec![0; 2])).is_ok());
         assert!(matches!(
             Constant::new(DType::F32, vec![2, 3], Bytes::from(vec![0; 23])),
-            Err(ConstantError::WrongLength { expected: 24, actual: 23, .. })
+            Err(ConstantError::WrongLength {
+                expected: 24,
+                actual: 23,
+                ..
+            })
         ));
         for dims in [vec![-1], vec![i64::MAX, i64::MAX]] {
             assert!(matches!(

@@ -29,7 +29,11 @@ pub struct VerifyError {
 /// Checks every rule of the module; returns the first that does not hold.
 pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     let fail = |place: String, reason: String| {
-        Err(VerifyError { graph: graph.name.clone(), place, reason })
+        Err(VerifyError {
+            graph: graph.name.clone(),
+            place,
+            reason,
+        })
     };
     if graph.is_cyclic() {
         return fail("the whole graph".into(), "it has a cycle".into());
@@ -64,17 +68,26 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
             }
         }
         let types: Vec<&TensorType> = node.inputs().iter().map(|&v| graph.ty(v)).collect();
-        let constants: Vec<_> =
-            node.inputs().iter().map(|&v| graph.constant(v).map(|c| &**c)).collect();
+        let constants: Vec<_> = node
+            .inputs()
+            .iter()
+            .map(|&v| graph.constant(v).map(|c| &**c))
+            .collect();
         let (mut symbols, mut guards) = (graph.symbols.clone(), Vec::new());
         let mut infer = Infer::new(&mut symbols, &mut guards, &constants, &node.name);
         match node.op.infer(&types, &mut infer) {
             Err(e) => return fail(place(), e.to_string()),
             Ok(results) => {
-                let have: Vec<TensorType> =
-                    node.outputs().iter().map(|&v| graph.ty(v).clone()).collect();
+                let have: Vec<TensorType> = node
+                    .outputs()
+                    .iter()
+                    .map(|&v| graph.ty(v).clone())
+                    .collect();
                 if results != have {
-                    return fail(place(), format!("inferred {results:?}, the values say {have:?}"));
+                    return fail(
+                        place(),
+                        format!("inferred {results:?}, the values say {have:?}"),
+                    );
                 }
             }
         }
@@ -82,16 +95,20 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     for i in 0..graph.value_bound() {
         let Some(v) = graph.value_at(i) else { continue };
         let value = graph.value(v);
-        if let Some(c) = &value.constant {
-            if c.ty() != value.ty {
-                return fail(
-                    format!("constant `{}`", value.name),
-                    "its type is not its bytes' type".into(),
-                );
-            }
+        if let Some(c) = &value.constant
+            && c.ty() != value.ty
+        {
+            return fail(
+                format!("constant `{}`", value.name),
+                "its type is not its bytes' type".into(),
+            );
         }
         for dim in &value.ty.dims {
-            if dim.symbols().iter().any(|s| s.0 as usize >= graph.symbols.len()) {
+            if dim
+                .symbols()
+                .iter()
+                .any(|s| s.0 as usize >= graph.symbols.len())
+            {
                 return fail(
                     format!("value `{}`", value.name),
                     "an extent has an unknown symbol".into(),

@@ -51,11 +51,13 @@ impl CompileRequest<'_> {
     /// that decides the code of a given compiler build. Belongs in the cache key.
     #[must_use]
     pub fn canonical_options(&self) -> Vec<String> {
+        // --device-as-default-execution-space lets lambdas do without annotations.
         // --minimal drops built-in texture and surface headers, half of the fixed cost of a compile.
         // --no-cache keeps NVRTC from having a cache of its own, which would hide compile times.
         // --ptxas-options=-v makes the assembler report registers, shared memory and spills.
         [
             "--std=c++17",
+            "--device-as-default-execution-space",
             "--minimal",
             "--no-cache",
             "--ptxas-options=-v",

@@ -57,7 +57,12 @@ pub fn channels_last(rank: usize) -> Vec<usize> {
 impl Access {
     /// All of a buffer, dense in a physical order.
     pub fn dense(buffer: BufferId, dims: &[SymInt], order: &[usize]) -> Access {
-        Access { buffer, offset: zero(), dims: dims.to_vec(), strides: dense_strides(dims, order) }
+        Access {
+            buffer,
+            offset: zero(),
+            dims: dims.to_vec(),
+            strides: dense_strides(dims, order),
+        }
     }
 
     /// Number of axes.
@@ -94,7 +99,12 @@ impl Access {
             offset = offset + starts[i].clone() * &self.strides[i];
             strides[i] = strides[i].clone() * SymInt::constant(steps[i]);
         }
-        Access { buffer: self.buffer, offset, dims: dims.to_vec(), strides }
+        Access {
+            buffer: self.buffer,
+            offset,
+            dims: dims.to_vec(),
+            strides,
+        }
     }
 
     /// Broadcast to larger extents; leading axes are added.
@@ -115,7 +125,12 @@ impl Access {
                 }
             })
             .collect();
-        Access { buffer: self.buffer, offset: self.offset.clone(), dims: dims.to_vec(), strides }
+        Access {
+            buffer: self.buffer,
+            offset: self.offset.clone(),
+            dims: dims.to_vec(),
+            strides,
+        }
     }
 
     /// The same elements in row-major order under other extents, if strides can say it.
@@ -171,7 +186,12 @@ impl Access {
                 step = step * &dims[wanted[k]];
             }
         }
-        Some(Access { buffer: self.buffer, offset: self.offset.clone(), dims: dims.to_vec(), strides })
+        Some(Access {
+            buffer: self.buffer,
+            offset: self.offset.clone(),
+            dims: dims.to_vec(),
+            strides,
+        })
     }
 }
 
@@ -207,11 +227,20 @@ mod tests {
         let mut table = SymbolTable::new();
         let (b, s) = (symbol(&mut table, "B"), symbol(&mut table, "S"));
         let x = access(&[b.clone(), s.clone(), 384.into()], &[0, 1, 2]);
-        let heads = x.reshape(&[b.clone(), s.clone(), 12.into(), 32.into()], &table).unwrap();
+        let heads = x
+            .reshape(&[b.clone(), s.clone(), 12.into(), 32.into()], &table)
+            .unwrap();
         assert_eq!(heads.strides[1..], [384.into(), 32.into(), 1.into()]);
         let swapped = heads.transpose(&[0, 2, 1, 3]);
-        assert!(swapped.reshape(&[b.clone(), 12.into(), s.clone() * 32], &table).is_none());
-        let back = swapped.transpose(&[0, 2, 1, 3]).reshape(&[b, s, 384.into()], &table).unwrap();
+        assert!(
+            swapped
+                .reshape(&[b.clone(), 12.into(), s.clone() * 32], &table)
+                .is_none()
+        );
+        let back = swapped
+            .transpose(&[0, 2, 1, 3])
+            .reshape(&[b, s, 384.into()], &table)
+            .unwrap();
         assert!(back.is_row_major());
     }
 
@@ -230,8 +259,13 @@ mod tests {
     fn channels_last_pixels_join_into_rows() {
         let mut table = SymbolTable::new();
         let (h, w) = (symbol(&mut table, "H"), symbol(&mut table, "W"));
-        let x = access(&[1.into(), 64.into(), h.clone(), w.clone()], &channels_last(4));
-        let tokens = x.transpose(&[0, 2, 3, 1]).reshape(&[1.into(), h * w, 64.into()], &table);
+        let x = access(
+            &[1.into(), 64.into(), h.clone(), w.clone()],
+            &channels_last(4),
+        );
+        let tokens = x
+            .transpose(&[0, 2, 3, 1])
+            .reshape(&[1.into(), h * w, 64.into()], &table);
         assert!(tokens.unwrap().is_row_major());
     }
 

@@ -82,7 +82,10 @@ impl Plan {
     /// The values of the symbols for these extents of the inputs.
     pub fn signature(&self, inputs: &[&[i64]]) -> Result<Vec<i64>, BindError> {
         if inputs.len() != self.inputs.len() {
-            return Err(BindError::InputCount { expected: self.inputs.len(), actual: inputs.len() });
+            return Err(BindError::InputCount {
+                expected: self.inputs.len(),
+                actual: inputs.len(),
+            });
         }
         let mut symbols: Vec<Option<i64>> = vec![None; self.symbols.len()];
         for (port, dims) in self.inputs.iter().zip(inputs) {
@@ -167,7 +170,9 @@ impl Plan {
             return Err(BindError::Guard(guard.display(&self.symbols).to_string()));
         }
         let mut values = Vec::with_capacity(self.exprs.len() * 4);
-        self.program.run(&symbols, &mut values).map_err(|(i, e)| self.arithmetic(i, &e))?;
+        self.program
+            .run(&symbols, &mut values)
+            .map_err(|(i, e)| self.arithmetic(i, &e))?;
         let mut sizes = Vec::with_capacity(self.buffers.len());
         for b in &self.buffers {
             let bytes = values[b.bytes.0 as usize];
@@ -176,11 +181,19 @@ impl Plan {
             })?);
         }
         let memory = memory::layout(self, &sizes);
-        Ok(Binding { symbols, values, sizes, memory })
+        Ok(Binding {
+            symbols,
+            values,
+            sizes,
+            memory,
+        })
     }
 
     fn arithmetic(&self, index: usize, error: &SymError) -> BindError {
-        let expr = self.exprs.get(index).map(|e| e.display(&self.symbols).to_string());
+        let expr = self
+            .exprs
+            .get(index)
+            .map(|e| e.display(&self.symbols).to_string());
         BindError::Arithmetic(format!("{}: {error}", expr.unwrap_or_default()))
     }
 

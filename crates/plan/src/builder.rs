@@ -114,7 +114,12 @@ impl Builder {
     fn buffer(&mut self, place: ProtoPlace, ty: &TensorType, name: &str) -> BufferId {
         let size = ty.dtype.size().unwrap_or(1) as i64;
         let bytes = self.expr(&(ty.elements() * SymInt::constant(size)));
-        self.buffers.push(ProtoBuffer { place, dtype: ty.dtype, bytes, name: name.to_owned() });
+        self.buffers.push(ProtoBuffer {
+            place,
+            dtype: ty.dtype,
+            bytes,
+            name: name.to_owned(),
+        });
         BufferId(self.buffers.len() as u32 - 1)
     }
 
@@ -153,7 +158,11 @@ impl Builder {
             slots += param.kind.slots();
             let missing = || PlanError::Internal {
                 node: name.to_owned(),
-                reason: format!("template `{}` has no argument `{}`", template.name(), param.name),
+                reason: format!(
+                    "template `{}` has no argument `{}`",
+                    template.name(),
+                    param.name
+                ),
             };
             let arg = match (args.0.remove(&param.name).ok_or_else(missing)?, &param.kind) {
                 (Named::Buffer(b), SlotKind::Read) => Arg::Read(b),
@@ -174,7 +183,14 @@ impl Builder {
             Phase::Run => &mut self.steps,
         };
         let first_slot = steps.last().map_or(0, |s| s.first_slot + s.slots);
-        steps.push(Step { name: name.to_owned(), template, args: list, first_slot, slots, is_copy });
+        steps.push(Step {
+            name: name.to_owned(),
+            template,
+            args: list,
+            first_slot,
+            slots,
+            is_copy,
+        });
         Ok(())
     }
 
@@ -188,12 +204,25 @@ impl Builder {
         let mut port = |value, buffer: &BufferId| {
             let ty: TensorType = graph.ty(value).clone();
             let dims = ty.dims.iter().map(|d| self.expr(d)).collect();
-            Port { name: graph.value(value).name.clone(), ty, dims, buffer: *buffer }
+            Port {
+                name: graph.value(value).name.clone(),
+                ty,
+                dims,
+                buffer: *buffer,
+            }
         };
-        let inputs: Vec<Port> =
-            graph.inputs().iter().zip(inputs).map(|(&v, b)| port(v, b)).collect();
-        let outputs: Vec<Port> =
-            graph.outputs().iter().zip(outputs).map(|(&v, b)| port(v, b)).collect();
+        let inputs: Vec<Port> = graph
+            .inputs()
+            .iter()
+            .zip(inputs)
+            .map(|(&v, b)| port(v, b))
+            .collect();
+        let outputs: Vec<Port> = graph
+            .outputs()
+            .iter()
+            .zip(outputs)
+            .map(|(&v, b)| port(v, b))
+            .collect();
         let mut spans: Vec<Option<(usize, usize)>> = vec![None; self.buffers.len()];
         for (i, step) in self.steps.iter().enumerate() {
             for arg in &step.args {

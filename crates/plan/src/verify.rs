@@ -53,20 +53,32 @@ fn check_step(
     slot: &mut usize,
     written: &mut [bool],
 ) -> Result<(), VerifyError> {
-    let fail = |reason: String| Err(VerifyError { step: step.name.clone(), reason });
+    let fail = |reason: String| {
+        Err(VerifyError {
+            step: step.name.clone(),
+            reason,
+        })
+    };
     if step.first_slot != *slot {
         return fail(format!("its first slot is {}, not {slot}", step.first_slot));
     }
     *slot += step.slots;
     let params = step.template.params();
     if params.len() != step.args.len() {
-        return fail(format!("{} arguments for {} parameters", step.args.len(), params.len()));
+        return fail(format!(
+            "{} arguments for {} parameters",
+            step.args.len(),
+            params.len()
+        ));
     }
     let place = |b: &BufferId| &plan.buffers[b.0 as usize].place;
     let reads: Vec<BufferId> = buffers(step, false);
     for b in &reads {
         if !written[b.0 as usize] {
-            return fail(format!("it reads `{}` before anything wrote it", name(plan, *b)));
+            return fail(format!(
+                "it reads `{}` before anything wrote it",
+                name(plan, *b)
+            ));
         }
         if setup && !matches!(place(b), Place::Constant(_) | Place::Persistent) {
             return fail(format!("the setup reads `{}`", name(plan, *b)));
@@ -125,7 +137,10 @@ pub fn verify_memory(plan: &Plan, binding: &crate::Binding) -> Result<(), Verify
             if bytes && steps {
                 return Err(VerifyError {
                     step: plan.buffers[a.0].name.clone(),
-                    reason: format!("it shares bytes with `{}`, alive at the same step", plan.buffers[b.0].name),
+                    reason: format!(
+                        "it shares bytes with `{}`, alive at the same step",
+                        plan.buffers[b.0].name
+                    ),
                 });
             }
         }

@@ -28,9 +28,18 @@ pub(crate) enum Message {
     /// The session is loaded.
     Loaded(Reply),
     /// A run came in.
-    Observed { signature: Signature, run: u64, generic: bool, reply: Option<Reply> },
+    Observed {
+        signature: Signature,
+        run: u64,
+        generic: bool,
+        reply: Option<Reply>,
+    },
     /// A kernel of a class is compiled, or failed to.
-    Answer { class: Option<ClassId>, index: usize, answer: Box<Answer> },
+    Answer {
+        class: Option<ClassId>,
+        index: usize,
+        answer: Box<Answer>,
+    },
     /// Somebody waits until nothing is wanted any more.
     Settle(Reply),
     /// The session ends.
@@ -93,11 +102,28 @@ impl Director {
             match message {
                 Message::Stop => return,
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
-                Message::Observed { signature, run, generic, reply } => {
+                Message::Observed {
+                    signature,
+                    run,
+                    generic,
+                    reply,
+                } => {
                     let class = self.policy.class_of(&signature);
-                    self.event(What::Observed { class, signature, run, generic }, reply);
+                    self.event(
+                        What::Observed {
+                            class,
+                            signature,
+                            run,
+                            generic,
+                        },
+                        reply,
+                    );
                 }
-                Message::Answer { class, index, answer } => self.answered(class, index, *answer),
+                Message::Answer {
+                    class,
+                    index,
+                    answer,
+                } => self.answered(class, index, *answer),
                 Message::Settle(reply) => self.settle.push(reply),
             }
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
@@ -106,14 +132,26 @@ impl Director {
         }
     }
 
-    fn submit(&self, class: Option<&ClassId>, requests: Vec<crate::service::Request>, priority: i64) {
+    fn submit(
+        &self,
+        class: Option<&ClassId>,
+        requests: Vec<crate::service::Request>,
+        priority: i64,
+    ) {
         for (index, request) in requests.into_iter().enumerate() {
             let sender = self.sender.clone();
             let class = class.cloned();
-            self.core.loader.service.submit(request, priority, move |answer| {
-                // a session that is gone needs no answer; the kernel is in the cache for the next one
-                let _ = sender.send(Message::Answer { class, index, answer: Box::new(answer) });
-            });
+            self.core
+                .loader
+                .service
+                .submit(request, priority, move |answer| {
+                    // a session that is gone needs no answer; the kernel is in the cache for the next one
+                    let _ = sender.send(Message::Answer {
+                        class,
+                        index,
+                        answer: Box::new(answer),
+                    });
+                });
         }
     }
 
@@ -123,15 +161,28 @@ impl Director {
             What::Observed { signature, .. } => Some(signature.to_string()),
             _ => None,
         };
-        let event = PolicyEvent { now_us: self.core.log.now_us(), what };
+        let event = PolicyEvent {
+            now_us: self.core.log.now_us(),
+            what,
+        };
         for action in self.policy.on_event(&event) {
             match action {
-                Action::Specialise { class, shape, priority, blocking } => {
-                    let replies = if blocking { reply.take().into_iter().collect() } else { vec![] };
+                Action::Specialise {
+                    class,
+                    shape,
+                    priority,
+                    blocking,
+                } => {
+                    let replies = if blocking {
+                        reply.take().into_iter().collect()
+                    } else {
+                        vec![]
+                    };
                     self.specialise(class, &shape, priority, replies);
                 }
                 Action::Wait { class } => {
-                    if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take()) {
+                    if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take())
+                    {
                         wanted.replies.push(reply);
                     }
                 }
@@ -150,7 +201,13 @@ impl Director {
         }
     }
 
-    fn specialise(&mut self, class: ClassId, shape: &Signature, priority: i64, replies: Vec<Reply>) {
+    fn specialise(
+        &mut self,
+        class: ClassId,
+        shape: &Signature,
+        priority: i64,
+        replies: Vec<Reply>,
+    ) {
         let core = self.core.clone();
         let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
             Ok(binding) => binding,
@@ -164,13 +221,24 @@ impl Director {
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         let (text, kernels) = (class.to_string(), distinct.specs.len());
-        core.log.push(EventKind::Enqueue { class: text, kernels, priority });
+        core.log.push(EventKind::Enqueue {
+            class: text,
+            kernels,
+            priority,
+        });
         let missing = requests.len();
         let answers = vec![None; missing];
         let since = Instant::now();
         self.wanted.insert(
             class.clone(),
-            Wanted { blueprint, distinct, answers, missing, replies, since },
+            Wanted {
+                blueprint,
+                distinct,
+                answers,
+                missing,
+                replies,
+                since,
+            },
         );
         self.submit(Some(&class), requests, priority);
         if missing == 0 {
@@ -184,7 +252,9 @@ impl Director {
             self.background = self.background.saturating_sub(1);
             return;
         };
-        let Some(wanted) = self.wanted.get_mut(&class) else { return };
+        let Some(wanted) = self.wanted.get_mut(&class) else {
+            return;
+        };
         if wanted.answers[index].replace(answer).is_none() {
             wanted.missing -= 1;
         }
@@ -195,9 +265,15 @@ impl Director {
 
     /// Every kernel of a class has its answer.
     fn complete(&mut self, class: &ClassId) {
-        let Some(mut wanted) = self.wanted.remove(class) else { return };
+        let Some(mut wanted) = self.wanted.remove(class) else {
+            return;
+        };
         let answers: Vec<Answer> = wanted.answers.drain(..).flatten().collect();
-        let micros = answers.iter().filter_map(|a| a.as_ref().ok()).map(|r| r.micros).sum();
+        let micros = answers
+            .iter()
+            .filter_map(|a| a.as_ref().ok())
+            .map(|r| r.micros)
+            .sum();
         let failure = answers.iter().find_map(|a| a.as_ref().err().cloned());
         match failure {
             Some(e) => self.finished(class, micros, Err(e.into())),
@@ -214,11 +290,20 @@ impl Director {
             self.core.log.push(EventKind::Reject { class, reason });
         }
         let ok = result.is_ok();
-        self.event(What::CompileFinished { class: class.clone(), ok, micros }, None);
+        self.event(
+            What::CompileFinished {
+                class: class.clone(),
+                ok,
+                micros,
+            },
+            None,
+        );
     }
 
     fn install(&mut self, class: &ClassId) {
-        let Some((wanted, answers)) = self.compiled.remove(class) else { return };
+        let Some((wanted, answers)) = self.compiled.remove(class) else {
+            return;
+        };
         let start = Instant::now();
         match self.put_in_service(class, &wanted, &answers) {
             Ok(kernels) => {
@@ -228,12 +313,25 @@ impl Director {
                     compile_us: (start - wanted.since).as_micros() as u64,
                     install_us: start.elapsed().as_micros() as u64,
                 });
-                self.event(What::Installed { class: class.clone() }, None);
+                self.event(
+                    What::Installed {
+                        class: class.clone(),
+                    },
+                    None,
+                );
             }
             Err(e) => {
                 let (text, reason) = (class.to_string(), e.to_string());
-                self.core.log.push(EventKind::Reject { class: text, reason });
-                self.event(What::Evicted { class: class.clone() }, None);
+                self.core.log.push(EventKind::Reject {
+                    class: text,
+                    reason,
+                });
+                self.event(
+                    What::Evicted {
+                        class: class.clone(),
+                    },
+                    None,
+                );
             }
         }
     }
@@ -278,7 +376,15 @@ impl Director {
                 lane.retire(program.id);
             }
         }
-        self.core.log.push(EventKind::Evict { class: class.to_string(), reason: "policy" });
-        self.event(What::Evicted { class: class.clone() }, None);
+        self.core.log.push(EventKind::Evict {
+            class: class.to_string(),
+            reason: "policy",
+        });
+        self.event(
+            What::Evicted {
+                class: class.clone(),
+            },
+            None,
+        );
     }
 }

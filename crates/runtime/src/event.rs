@@ -32,7 +32,10 @@ pub struct Event {
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[allow(missing_docs, reason = "fields are named in the schema's own words; times are microseconds")]
+#[allow(
+    missing_docs,
+    reason = "fields are named in the schema's own words; times are microseconds"
+)]
 pub enum EventKind {
     /// The model is ready to run.
     Loaded {
@@ -60,21 +63,45 @@ pub enum EventKind {
         new_shape: bool,
     },
     /// The policy answered an observation.
-    Decision { shape: String, action: &'static str, reason: &'static str },
+    Decision {
+        shape: String,
+        action: &'static str,
+        reason: &'static str,
+    },
     /// A class's kernels were asked for.
-    Enqueue { class: String, kernels: usize, priority: i64 },
+    Enqueue {
+        class: String,
+        kernels: usize,
+        priority: i64,
+    },
     /// A kernel is there.
-    Compile { kernel: String, origin: crate::service::Origin, miss: Option<&'static str>, micros: u64 },
+    Compile {
+        kernel: String,
+        origin: crate::service::Origin,
+        miss: Option<&'static str>,
+        micros: u64,
+    },
     /// A kernel is not.
     CompileFailed { kernel: String, reason: String },
     /// A class's program serves runs from now on.
-    Install { class: String, kernels: usize, compile_us: u64, install_us: u64 },
+    Install {
+        class: String,
+        kernels: usize,
+        compile_us: u64,
+        install_us: u64,
+    },
     /// A class has no program.
     Reject { class: String, reason: String },
     /// A class's program is gone.
     Evict { class: String, reason: &'static str },
     /// A graph was made or changed to hold a program.
-    Record { class: String, nodes: usize, updated: bool, micros: u64, on_path: bool },
+    Record {
+        class: String,
+        nodes: usize,
+        updated: bool,
+        micros: u64,
+        on_path: bool,
+    },
     /// A lane was added.
     Lane { lanes: usize },
     /// A lane's arena grew.
@@ -124,7 +151,10 @@ pub struct Log {
 
 impl Log {
     pub(crate) fn new(start: Instant) -> Log {
-        Log { start, inner: Mutex::default() }
+        Log {
+            start,
+            inner: Mutex::default(),
+        }
     }
 
     /// Microseconds since the session began to load.
@@ -142,7 +172,12 @@ impl Log {
             inner.events.pop_front();
             inner.stats.events_dropped += 1;
         }
-        inner.events.push_back(Event { v: VERSION, seq, at_us, kind });
+        inner.events.push_back(Event {
+            v: VERSION,
+            seq,
+            at_us,
+            kind,
+        });
     }
 
     /// Every event that is still kept.
@@ -153,7 +188,11 @@ impl Log {
 
     /// The counters.
     pub fn stats(&self) -> Stats {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).stats.clone()
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stats
+            .clone()
     }
 }
 
@@ -163,7 +202,13 @@ impl Stats {
         use crate::session::GraphUse;
         match kind {
             EventKind::Loaded { weight_bytes, .. } => self.weight_bytes = *weight_bytes,
-            EventKind::Run { graph, generic, block_written, new_shape, .. } => {
+            EventKind::Run {
+                graph,
+                generic,
+                block_written,
+                new_shape,
+                ..
+            } => {
                 self.runs += 1;
                 self.shapes += u64::from(*new_shape);
                 match graph {

@@ -50,13 +50,22 @@ pub(crate) type Answer = Result<Ready, CompileError>;
 
 impl Loader {
     pub(crate) fn new(device: Arc<dyn Device>, service: Arc<CompileService>) -> Loader {
-        Loader { device, service, loaded: Mutex::default() }
+        Loader {
+            device,
+            service,
+            loaded: Mutex::default(),
+        }
     }
 
     /// The compile requests of a list of kernels; none if the device compiles nothing.
     pub(crate) fn requests(&self, specs: &[KernelSpec]) -> Vec<Request> {
-        let Some(arch) = self.device.target() else { return Vec::new() };
-        specs.iter().map(|s| Request::new(s, self.device.props(), arch)).collect()
+        let Some(arch) = self.device.target() else {
+            return Vec::new();
+        };
+        specs
+            .iter()
+            .map(|s| Request::new(s, self.device.props(), arch))
+            .collect()
     }
 
     /// Loads a kernel from its cubin, or from its twin where the device needs none.
@@ -77,7 +86,9 @@ impl Loader {
             (Err(DeviceError::BadImage { .. }), Some(ready)) => {
                 // a damaged or foreign entry: put it aside and compile it anew, once
                 self.service.reject(&ready.key);
-                let (fresh, _) = self.service.get_all(self.requests(std::slice::from_ref(spec)), i64::MAX);
+                let (fresh, _) = self
+                    .service
+                    .get_all(self.requests(std::slice::from_ref(spec)), i64::MAX);
                 let cubin = match fresh.into_iter().next() {
                     Some(Ok(ready)) => ready.cubin,
                     Some(Err(e)) => return Err(e.into()),
@@ -111,7 +122,12 @@ impl Loader {
             .zip(&blueprint.configs)
             .map(|(&i, &config)| (kernels[i].clone(), config))
             .collect();
-        Ok(Program { id, class, kernels, generic: blueprint.generic })
+        Ok(Program {
+            id,
+            class,
+            kernels,
+            generic: blueprint.generic,
+        })
     }
 }
 
@@ -131,7 +147,10 @@ pub(crate) fn report(log: &Log, answers: &[Answer]) {
                     | CompileError::Failed { kernel, .. }
                     | CompileError::Cancelled(kernel) => kernel.clone(),
                 };
-                log.push(EventKind::CompileFailed { kernel, reason: e.to_string() });
+                log.push(EventKind::CompileFailed {
+                    kernel,
+                    reason: e.to_string(),
+                });
             }
         }
     }

@@ -32,7 +32,11 @@ pub(crate) struct Executables {
 
 impl Executables {
     fn find(&self, program: &Program) -> Option<SharedGraph> {
-        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).get(&program.id).cloned()
+        self.graphs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&program.id)
+            .cloned()
     }
 
     /// Makes the executable of a program, of a spare one if there is any, and uploads it.
@@ -50,7 +54,11 @@ impl Executables {
         }
         let start = Instant::now();
         let launches = program.launches(&plan.steps, self.block.ptr());
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let spare = self
+            .spares
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let updated = spare.is_some();
         let graph = match spare {
             Some(mut graph) => {
@@ -69,25 +77,49 @@ impl Executables {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(program.id, graph.clone());
-        let class = program.class.as_ref().map_or("generic".into(), ToString::to_string);
+        let class = program
+            .class
+            .as_ref()
+            .map_or("generic".into(), ToString::to_string);
         let micros = start.elapsed().as_micros() as u64;
-        log.push(EventKind::Record { class, nodes, updated, micros, on_path });
+        log.push(EventKind::Record {
+            class,
+            nodes,
+            updated,
+            micros,
+            on_path,
+        });
         Ok(graph)
     }
 
     /// Keeps one executable in reserve, so that the next program needs only updates.
-    pub(crate) fn add_spare(&self, program: &Program, plan: &Plan, device: &dyn Device) -> Result<(), Error> {
+    pub(crate) fn add_spare(
+        &self,
+        program: &Program,
+        plan: &Plan,
+        device: &dyn Device,
+    ) -> Result<(), Error> {
         let graph = device.graph(&program.launches(&plan.steps, self.block.ptr()))?;
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(graph);
+        self.spares
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(graph);
         Ok(())
     }
 
     /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it.
     pub(crate) fn retire(&self, program: u64) {
-        let graph = self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(&program);
+        let graph = self
+            .graphs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&program);
         if let Some(Ok(mutex)) = graph.map(Arc::try_unwrap) {
             let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
-            self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(graph);
+            self.spares
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(graph);
         }
     }
 }
@@ -164,7 +196,10 @@ impl Lane {
     }
 
     /// Runs a program at a bound shape. The work is queued when this returns.
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     pub(crate) fn execute(
         &mut self,
         program: &Program,
@@ -181,10 +216,17 @@ impl Lane {
             let before = self.arena.len();
             self.arena.grow(binding.memory.total)?;
             let bytes = self.arena.len() - before;
-            log.push(EventKind::Grow { bytes, micros: start.elapsed().as_micros() as u64 });
+            log.push(EventKind::Grow {
+                bytes,
+                micros: start.elapsed().as_micros() as u64,
+            });
         }
         let block_written = self.write_block(plan, binding, pointers, weights)?;
-        let mut execution = Execution { graph: GraphUse::Off, record_us: 0, block_written };
+        let mut execution = Execution {
+            graph: GraphUse::Off,
+            record_us: 0,
+            block_written,
+        };
         if !whole_graph {
             for launch in program.launches(&plan.steps, self.executables.block.ptr()) {
                 self.stream.launch(&launch)?;
@@ -197,7 +239,8 @@ impl Lane {
             None => {
                 let start = Instant::now();
                 let graph =
-                    self.executables.prepare(program, plan, device, &*self.stream, log, true)?;
+                    self.executables
+                        .prepare(program, plan, device, &*self.stream, log, true)?;
                 execution.graph = GraphUse::Recorded;
                 execution.record_us = start.elapsed().as_micros() as u64;
                 graph
@@ -218,10 +261,11 @@ impl Lane {
         pointers: &Pointers,
         weights: &Weights,
     ) -> Result<bool, Error> {
-        if let Some((symbols, known)) = &self.made_for {
-            if *symbols == binding.symbols && known == pointers {
-                return Ok(false);
-            }
+        if let Some((symbols, known)) = &self.made_for
+            && *symbols == binding.symbols
+            && known == pointers
+        {
+            return Ok(false);
         }
         let arena = self.arena.ptr();
         plan.slots(
@@ -242,7 +286,8 @@ impl Lane {
             // a failed write leaves the block in doubt: forget what it held
             self.made_for = None;
             self.slots.clear();
-            self.stream.write(self.executables.block.ptr(), &le_bytes(&self.scratch))?;
+            self.stream
+                .write(self.executables.block.ptr(), &le_bytes(&self.scratch))?;
             std::mem::swap(&mut self.slots, &mut self.scratch);
         }
         self.made_for = Some((binding.symbols.clone(), pointers.clone()));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use bespoke_device::{DevicePtr, DeviceProps, Kernel, Launch, LaunchConfig, SlotKind};
+use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, SlotKind};
 use bespoke_plan::{Arg, Binding, Plan, Step};
 use bespoke_policy::ClassId;
 use bespoke_templates::{Args, KernelSpec, Param};
@@ -55,10 +55,16 @@ pub(crate) struct Blueprint {
 impl Blueprint {
     /// Kernels that serve every shape.
     pub(crate) fn generic(steps: &[Step], props: &DeviceProps) -> Blueprint {
-        let specs: Vec<KernelSpec> =
-            steps.iter().map(|s| KernelSpec::generic(s.template.clone(), props)).collect();
+        let specs: Vec<KernelSpec> = steps
+            .iter()
+            .map(|s| KernelSpec::generic(s.template.clone(), props))
+            .collect();
         let configs = specs.iter().map(|s| config(s, None, props)).collect();
-        Blueprint { generic: specs.len(), specs, configs }
+        Blueprint {
+            generic: specs.len(),
+            specs,
+            configs,
+        }
     }
 
     /// Kernels for exactly one shape.
@@ -87,7 +93,11 @@ impl Blueprint {
             configs.push(config(&spec, exact.then_some(&args), props));
             specs.push(spec);
         }
-        Blueprint { specs, configs, generic: 0 }
+        Blueprint {
+            specs,
+            configs,
+            generic: 0,
+        }
     }
 }
 
@@ -101,7 +111,9 @@ fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<i64> {
         }
         debug_assert!(matches!(
             (arg, &param.kind),
-            (Arg::Int(_), SlotKind::Int) | (Arg::Read(_), SlotKind::Read) | (Arg::Write(_), SlotKind::Write)
+            (Arg::Int(_), SlotKind::Int)
+                | (Arg::Read(_), SlotKind::Read)
+                | (Arg::Write(_), SlotKind::Write)
         ));
     }
     slots

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Instant;
 
-use bespoke_cache::{Cache, CacheConfig, Key, KeyBuilder, KernelInfo, Lookup, Metadata, Preimage};
+use bespoke_cache::{Cache, CacheConfig, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage};
 use bespoke_device::{Arch, DeviceProps};
 use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolConfig, SearchPlan};
 use bespoke_templates::KernelSpec;
@@ -128,7 +128,9 @@ pub struct CompileService {
 
 impl std::fmt::Debug for CompileService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CompileService").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("CompileService")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,10 +151,15 @@ impl Request {
         let text = spec.to_string();
         let request = compile_request("", &source, "", None);
         let options = request.canonical_options();
-        let builder =
-            KeyBuilder::kernel(&source, &options, &arch.to_string(), ABI).spec(&text);
+        let builder = KeyBuilder::kernel(&source, &options, &arch.to_string(), ABI).spec(&text);
         let key = builder.key();
-        Request { name: text, source, arch, preimage: builder.finish(), key }
+        Request {
+            name: text,
+            source,
+            arch,
+            preimage: builder.finish(),
+            key,
+        }
     }
 
     /// The key in the cache.
@@ -172,7 +179,13 @@ fn compile_request<'a>(
     arch: &'a str,
     cancel: Option<&'a AtomicBool>,
 ) -> CompileRequest<'a> {
-    CompileRequest { name, source, arch, options: &[], cancel }
+    CompileRequest {
+        name,
+        source,
+        arch,
+        options: &[],
+        cancel,
+    }
 }
 
 impl Shop {
@@ -186,7 +199,13 @@ impl Shop {
 
     fn answer(&self, request: &Request, cancel: &AtomicBool) -> Answer {
         let key = request.key;
-        let ready = |cubin: Bytes, origin, miss, micros| Ready { cubin, origin, miss, micros, key };
+        let ready = |cubin: Bytes, origin, miss, micros| Ready {
+            cubin,
+            origin,
+            miss,
+            micros,
+            key,
+        };
         {
             let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(cubin) = memory.get(&key) {
@@ -216,7 +235,12 @@ impl Shop {
         };
         let arch = request.arch.to_string();
         let compiled = nvrtc
-            .compile(&compile_request("bespoke.cu", &request.source, &arch, Some(cancel)))
+            .compile(&compile_request(
+                "bespoke.cu",
+                &request.source,
+                &arch,
+                Some(cancel),
+            ))
             .map_err(|e| {
                 if matches!(e, JitError::Cancelled { .. }) {
                     return CompileError::Cancelled(request.name.clone());
@@ -248,14 +272,18 @@ impl Shop {
             compile_micros: micros,
             provenance: nvrtc.build().to_owned(),
         };
-        self.cache.put(&request.preimage, &metadata, &compiled.cubin);
+        self.cache
+            .put(&request.preimage, &metadata, &compiled.cubin);
         let cubin = Bytes::from(compiled.cubin);
         self.remember(key, &cubin);
         Ok(ready(cubin, Origin::Compiled, Some(miss), micros))
     }
 
     fn remember(&self, key: Key, cubin: &Bytes) {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cubin.clone());
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, cubin.clone());
     }
 }
 
@@ -360,7 +388,11 @@ impl CompileService {
 
     /// Forgets a cubin that the device refused: the cache puts it aside, the next request compiles it again.
     pub fn reject(&self, key: &Key) {
-        self.shop.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.shop
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         self.shop.cache.reject(key);
     }
 }

@@ -177,11 +177,17 @@ const REMEMBERED_SHAPES: usize = 1024;
 
 impl Core {
     pub(crate) fn executables(&self) -> Vec<Arc<Executables>> {
-        self.executables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.executables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn put_program(&self, class: &ClassId, program: Arc<Program>) {
-        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        let mut programs = self
+            .programs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         match class {
             ClassId::Any => programs.any = Some(program),
             ClassId::Exact(signature) => {
@@ -191,7 +197,10 @@ impl Core {
     }
 
     pub(crate) fn take_program(&self, class: &ClassId) -> Option<Arc<Program>> {
-        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        let mut programs = self
+            .programs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         match class {
             ClassId::Any => programs.any.take(),
             ClassId::Exact(signature) => programs.exact.remove(signature),
@@ -201,7 +210,10 @@ impl Core {
     fn pick(&self, signature: &Signature) -> Arc<Program> {
         let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
         let exact = programs.exact.get(signature);
-        exact.or(programs.any.as_ref()).unwrap_or(&programs.generic).clone()
+        exact
+            .or(programs.any.as_ref())
+            .unwrap_or(&programs.generic)
+            .clone()
     }
 
     /// A free lane; makes one if all are busy and there may be more, waits otherwise.
@@ -225,17 +237,27 @@ impl Core {
                         self.log.push(EventKind::Lane { lanes });
                     }
                     Err(_) => {
-                        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).made -= 1;
+                        self.lanes
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .made -= 1;
                     }
                 }
                 return lane;
             }
-            pool = self.lane_free.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool = self
+                .lane_free
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn give_back(&self, lane: Lane) {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).free.push(lane);
+        self.lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .free
+            .push(lane);
         self.lane_free.notify_one();
     }
 
@@ -333,7 +355,14 @@ impl Session {
         let whole_graph = options.cuda_graph == GraphMode::Whole;
         if whole_graph {
             let executables = first.executables.clone();
-            executables.prepare(&generic_program, &plan, &*device, &*first.stream, &log, false)?;
+            executables.prepare(
+                &generic_program,
+                &plan,
+                &*device,
+                &*first.stream,
+                &log,
+                false,
+            )?;
             if options.strategy != "none" {
                 executables.add_spare(&generic_program, &plan, &*device)?;
             }
@@ -355,7 +384,10 @@ impl Session {
 
         let opt = opt_signature(&plan, &options)?;
         let max_variants = NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN);
-        let limits = Limits { max_variants, ..Limits::default() };
+        let limits = Limits {
+            max_variants,
+            ..Limits::default()
+        };
         let policy = bespoke_policy::preset(&options.strategy, opt, limits)?;
         let may_block = matches!(policy.name(), "eager");
         let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
@@ -372,7 +404,10 @@ impl Session {
                 exact: BTreeMap::new(),
             }),
             executables: Mutex::new(vec![first.executables.clone()]),
-            lanes: Mutex::new(LanePool { free: vec![first], made: 1 }),
+            lanes: Mutex::new(LanePool {
+                free: vec![first],
+                made: 1,
+            }),
             lane_free: Condvar::new(),
             max_lanes: options.max_lanes.max(1),
             bindings: Mutex::default(),
@@ -380,8 +415,7 @@ impl Session {
             plan,
         });
         let (sender, receiver) = mpsc::channel();
-        let mut director =
-            Director::new(core.clone(), policy, director_stream, sender.clone());
+        let mut director = Director::new(core.clone(), policy, director_stream, sender.clone());
         if !device.needs_cubin() {
             director.compile_in_background(&generic);
         }
@@ -441,16 +475,29 @@ impl Session {
         }
         let (report, outputs) = self.execute(&sources, None, false)?;
         let names = self.core.plan.outputs.iter().map(|p| p.name.clone());
-        Ok(RunResult { outputs: names.zip(outputs).collect(), report })
+        Ok(RunResult {
+            outputs: names.zip(outputs).collect(),
+            report,
+        })
     }
 
     /// Runs the model on the caller's device memory.
     pub fn run_into(&self, bindings: &Bindings, options: &RunOptions) -> Result<RunReport, Error> {
         let plan = &self.core.plan;
-        self.check_names("input", bindings.inputs.iter().map(|i| i.0.as_str()), &plan.inputs)?;
-        self.check_names("output", bindings.outputs.iter().map(|i| i.0.as_str()), &plan.outputs)?;
+        self.check_names(
+            "input",
+            bindings.inputs.iter().map(|i| i.0.as_str()),
+            &plan.inputs,
+        )?;
+        self.check_names(
+            "output",
+            bindings.outputs.iter().map(|i| i.0.as_str()),
+            &plan.outputs,
+        )?;
         let find = |list: &'_ [(String, TensorView)], name: &str| {
-            list.iter().position(|(n, _)| n == name).ok_or_else(|| Error::MissingInput(name.to_owned()))
+            list.iter()
+                .position(|(n, _)| n == name)
+                .ok_or_else(|| Error::MissingInput(name.to_owned()))
         };
         let mut sources = Vec::new();
         for port in &plan.inputs {
@@ -462,12 +509,18 @@ impl Session {
         for port in &plan.outputs {
             outputs.push(&bindings.outputs[find(&bindings.outputs, &port.name)?].1);
         }
-        Ok(self.execute(&sources, Some(&outputs), options.asynchronous)?.0)
+        Ok(self
+            .execute(&sources, Some(&outputs), options.asynchronous)?
+            .0)
     }
 
     /// Waits for every run that was queued asynchronously.
     pub fn synchronize(&self) -> Result<(), Error> {
-        let pool = self.core.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = self
+            .core
+            .lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for lane in &pool.free {
             lane.stream.synchronize()?;
         }
@@ -508,7 +561,15 @@ impl Session {
         let program = core.pick(&signature);
 
         let mut lane = core.lane()?;
-        let result = run_on(&mut lane, core, &program, &binding, sources, targets, asynchronous);
+        let result = run_on(
+            &mut lane,
+            core,
+            &program,
+            &binding,
+            sources,
+            targets,
+            asynchronous,
+        );
         if result.is_err() {
             // whatever was queued must be over before the lane serves another run; its own error was reported already
             let _ = lane.stream.synchronize();
@@ -584,7 +645,10 @@ impl Session {
         if self.send(Message::Settle(reply)).is_err() {
             return false;
         }
-        matches!(done.recv_timeout(timeout), Err(mpsc::RecvTimeoutError::Disconnected))
+        matches!(
+            done.recv_timeout(timeout),
+            Err(mpsc::RecvTimeoutError::Disconnected)
+        )
     }
 
     /// Counters.
@@ -691,7 +755,10 @@ fn run_on(
 fn check_capacity(name: &str, view: &TensorView, bytes: u64) -> Result<DevicePtr, Error> {
     if view.capacity < bytes {
         let reason = format!("has {} bytes, the run needs {bytes}", view.capacity);
-        return Err(Error::Buffer { name: name.to_owned(), reason });
+        return Err(Error::Buffer {
+            name: name.to_owned(),
+            reason,
+        });
     }
     Ok(view.pointer)
 }
@@ -705,7 +772,10 @@ fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
     for (i, &d) in view.dims.iter().enumerate().rev() {
         if strides.get(i) != Some(&want) && d != 1 {
             let reason = "is not dense row-major; copy it first".to_owned();
-            return Err(Error::Buffer { name: name.to_owned(), reason });
+            return Err(Error::Buffer {
+                name: name.to_owned(),
+                reason,
+            });
         }
         want *= d;
     }
@@ -753,6 +823,11 @@ fn port_info(plan: &Plan, port: &Port) -> PortInfo {
     PortInfo {
         name: port.name.clone(),
         dtype: port.ty.dtype,
-        dims: port.ty.dims.iter().map(|d| d.display(&plan.symbols).to_string()).collect(),
+        dims: port
+            .ty
+            .dims
+            .iter()
+            .map(|d| d.display(&plan.symbols).to_string())
+            .collect(),
     }
 }

@@ -41,7 +41,10 @@ pub fn byte_length(dtype: DType, dims: &[i64]) -> Result<u64, TensorError> {
     let fail = || TensorError::Dims(dims.to_vec());
     let mut count: u64 = 1;
     for &d in dims {
-        count = u64::try_from(d).ok().and_then(|d| count.checked_mul(d)).ok_or_else(fail)?;
+        count = u64::try_from(d)
+            .ok()
+            .and_then(|d| count.checked_mul(d))
+            .ok_or_else(fail)?;
     }
     if !dtype.is_computable() {
         return Err(TensorError::Type(dtype));
@@ -55,7 +58,12 @@ impl Tensor {
         let expected = byte_length(dtype, &dims)?;
         if expected != data.len() as u64 {
             let actual = data.len() as u64;
-            return Err(TensorError::Length { dtype, dims, expected, actual });
+            return Err(TensorError::Length {
+                dtype,
+                dims,
+                expected,
+                actual,
+            });
         }
         Ok(Tensor { dtype, dims, data })
     }
@@ -90,7 +98,10 @@ impl Tensor {
     /// The elements as `f64`, rounded if they are large 64-bit integers.
     pub fn to_f64(&self) -> Vec<f64> {
         let size = self.dtype.size().unwrap_or(1);
-        self.data.chunks_exact(size).map(|b| element(self.dtype, b)).collect()
+        self.data
+            .chunks_exact(size)
+            .map(|b| element(self.dtype, b))
+            .collect()
     }
 }
 
@@ -139,6 +150,9 @@ mod tests {
         ));
         assert!(byte_length(DType::F32, &[i64::MAX, 2]).is_err());
         assert!(byte_length(DType::String, &[1]).is_err());
-        assert_eq!(Tensor::new(DType::I8, vec![1], vec![255]).unwrap().to_f64(), [-1.0]);
+        assert_eq!(
+            Tensor::new(DType::I8, vec![1], vec![255]).unwrap().to_f64(),
+            [-1.0]
+        );
     }
 }

@@ -27,7 +27,9 @@ impl Weights {
         let mut needed_later = std::collections::BTreeSet::new();
         for (list, later) in [(&plan.setup, false), (&plan.steps, true)] {
             for b in list.iter().flat_map(|s| &s.args) {
-                let (Arg::Read(b) | Arg::Write(b)) = b else { continue };
+                let (Arg::Read(b) | Arg::Write(b)) = b else {
+                    continue;
+                };
                 if later {
                     needed_later.insert(*b);
                 }
@@ -35,9 +37,8 @@ impl Weights {
             }
         }
         if !plan.setup.is_empty() {
-            let value = |e: bespoke_plan::ExprId| {
-                plan.exprs[e.0 as usize].as_const().unwrap_or_default()
-            };
+            let value =
+                |e: bespoke_plan::ExprId| plan.exprs[e.0 as usize].as_const().unwrap_or_default();
             let mut slots = Vec::with_capacity(plan.setup_slot_count());
             for arg in plan.setup.iter().flat_map(|s| &s.args) {
                 match arg {
@@ -77,7 +78,9 @@ impl Weights {
                 self.memory.insert(id, memory);
             }
             Place::Persistent => {
-                let bytes = plan.exprs[buffer.bytes.0 as usize].as_const().unwrap_or_default();
+                let bytes = plan.exprs[buffer.bytes.0 as usize]
+                    .as_const()
+                    .unwrap_or_default();
                 let memory = device.alloc(&buffer.name, bytes.max(1) as u64)?;
                 self.memory.insert(id, memory);
             }
@@ -94,7 +97,10 @@ impl Weights {
     /// Bytes on the device.
     pub(crate) fn bytes(&self) -> u64 {
         let mut total = 0;
-        #[allow(clippy::iter_over_hash_type, reason = "a sum does not depend on the order")]
+        #[allow(
+            clippy::iter_over_hash_type,
+            reason = "a sum does not depend on the order"
+        )]
         for m in self.memory.values() {
             total += m.len();
         }

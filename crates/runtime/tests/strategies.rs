@@ -38,7 +38,10 @@ fn model() -> Graph {
     };
     let (n, w) = (symbol("N", 0), symbol("W", 3));
     let f = DType::F32;
-    let x = g.add_input("x", TensorType::new(f, vec![n.clone(), 3.into(), 8.into(), w.clone()]));
+    let x = g.add_input(
+        "x",
+        TensorType::new(f, vec![n.clone(), 3.into(), 8.into(), w.clone()]),
+    );
     let weight = constant(&mut g, "weight", &[16, 3, 3, 3]);
     let bias = constant(&mut g, "bias", &[16, 1, 1]);
     let window = Window {
@@ -47,36 +50,78 @@ fn model() -> Graph {
         pads: vec![(1.into(), 1.into()), (1.into(), 1.into())],
     };
     let add = Map::new(Expr::binary(BinaryOp::Add, f));
-    let y = g.add1("conv", Conv { window, groups: 1 }, &[x, weight]).expect("conv");
+    let y = g
+        .add1("conv", Conv { window, groups: 1 }, &[x, weight])
+        .expect("conv");
     let y = g.add1("bias", add.clone(), &[y, bias]).expect("bias");
-    let y = g.add1("act", Map::new(Expr::unary(UnaryOp::Sigmoid, f)), &[y]).expect("act");
-    let t = g.add1("nhwc", Transpose { perm: vec![0, 2, 3, 1] }, &[y]).expect("transpose");
+    let y = g
+        .add1("act", Map::new(Expr::unary(UnaryOp::Sigmoid, f)), &[y])
+        .expect("act");
+    let t = g
+        .add1(
+            "nhwc",
+            Transpose {
+                perm: vec![0, 2, 3, 1],
+            },
+            &[y],
+        )
+        .expect("transpose");
     let tokens = vec![n.clone(), w * 4, 16.into()];
-    let t = g.add1("tokens", Reshape { dims: tokens }, &[t]).expect("reshape");
+    let t = g
+        .add1("tokens", Reshape { dims: tokens }, &[t])
+        .expect("reshape");
     let q = constant(&mut g, "q", &[16, 16]);
-    let a = g.add1("project", MatMul::default(), &[t, q]).expect("project");
-    let scores = MatMul { transpose_a: false, transpose_b: true };
+    let a = g
+        .add1("project", MatMul::default(), &[t, q])
+        .expect("project");
+    let scores = MatMul {
+        transpose_a: false,
+        transpose_b: true,
+    };
     let s = g.add1("scores", scores, &[a, t]).expect("scores");
-    let p = g.add1("softmax", Softmax { axis: 2, log: false }, &[s]).expect("softmax");
-    let o = g.add1("attend", MatMul::default(), &[p, t]).expect("attend");
+    let p = g
+        .add1(
+            "softmax",
+            Softmax {
+                axis: 2,
+                log: false,
+            },
+            &[s],
+        )
+        .expect("softmax");
+    let o = g
+        .add1("attend", MatMul::default(), &[p, t])
+        .expect("attend");
     let r = g.add1("residual", add, &[o, t]).expect("residual");
-    let norm = Normalize { axes: vec![2], epsilon: 1e-5, center: true };
+    let norm = Normalize {
+        axes: vec![2],
+        epsilon: 1e-5,
+        center: true,
+    };
     let z = g.add1("norm", norm, &[r]).expect("norm");
     g.add_output(z);
     g
 }
 
 fn session(dir: &tempfile::TempDir, options: SessionOptions) -> Session {
-    let device: Arc<dyn Device> =
-        HostDevice::new(HostOptions { threads: 2, target: None, poison: true });
+    let device: Arc<dyn Device> = HostDevice::new(HostOptions {
+        threads: 2,
+        target: None,
+        poison: true,
+    });
     let cache = CacheConfig::at(dir.path());
-    let service = CompileService::new(ServiceOptions { cache, ..ServiceOptions::default() });
+    let service = CompileService::new(ServiceOptions {
+        cache,
+        ..ServiceOptions::default()
+    });
     Session::from_graph(model(), device, service.expect("a service"), options).expect("a session")
 }
 
 fn input(n: i64, w: i64) -> Tensor {
     let count = (n * 24 * w) as usize;
-    let values: Vec<f32> = (0..count).map(|i| ((i * 13 + 5) % 31) as f32 / 15.0 - 1.0).collect();
+    let values: Vec<f32> = (0..count)
+        .map(|i| ((i * 13 + 5) % 31) as f32 / 15.0 - 1.0)
+        .collect();
     Tensor::from_f32(&[n, 3, 8, w], &values).expect("well formed")
 }
 
@@ -88,7 +133,11 @@ fn error(x: &Tensor, y: &Tensor) -> f64 {
     let expected = bespoke_reference::run(&g, &[t], &symbols).expect("run")[0].to_f64s();
     let actual = y.to_f64();
     assert_eq!(actual.len(), expected.len());
-    actual.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    actual
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
 }
 
 const SHAPES: &[(i64, i64)] = &[(1, 4), (2, 7), (1, 4), (3, 1), (1, 12), (2, 7)];
@@ -99,8 +148,11 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
     let mut all: Vec<Vec<Vec<u8>>> = Vec::new();
     for strategy in ["none", "eager", "lazy", "static"] {
         for graph in [GraphMode::Whole, GraphMode::Off] {
-            let opt_shapes =
-                if strategy == "static" { vec![("x".into(), vec![1, 3, 8, 4])] } else { vec![] };
+            let opt_shapes = if strategy == "static" {
+                vec![("x".into(), vec![1, 3, 8, 4])]
+            } else {
+                vec![]
+            };
             let options = SessionOptions {
                 strategy: strategy.into(),
                 opt_shapes,
@@ -120,8 +172,11 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
                 let report = result.report;
                 match strategy {
                     "none" => {
-                        let used =
-                            if graph == GraphMode::Off { GraphUse::Off } else { GraphUse::Replayed };
+                        let used = if graph == GraphMode::Off {
+                            GraphUse::Off
+                        } else {
+                            GraphUse::Replayed
+                        };
                         assert_eq!((report.specialized_kernels, report.graph), (0, used));
                     }
                     "eager" | "static" => assert_eq!(report.generic_kernels, 0),
@@ -131,7 +186,10 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
             assert!(session.wait_specialized(Duration::from_secs(60)));
             if strategy == "lazy" {
                 let result = session.run(&[("x", &input(2, 7))]).expect("a run");
-                assert_eq!(result.report.generic_kernels, 0, "lazy is specialised in the end");
+                assert_eq!(
+                    result.report.generic_kernels, 0,
+                    "lazy is specialised in the end"
+                );
             }
             all.push(outputs);
         }
@@ -143,7 +201,10 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
 #[test]
 fn the_extent_block_is_written_only_when_something_changed() {
     let dir = tempfile::tempdir().expect("a folder");
-    let options = SessionOptions { strategy: "none".into(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        strategy: "none".into(),
+        ..SessionOptions::default()
+    };
     let session = session(&dir, options);
     // the largest shape first: a shape that needs larger staging buffers changes addresses as well
     for &(n, w) in &[(2, 7), (2, 7), (1, 4), (1, 4), (2, 7)] {
@@ -151,7 +212,11 @@ fn the_extent_block_is_written_only_when_something_changed() {
     }
     let stats = session.stats();
     assert_eq!((stats.runs, stats.shapes, stats.block_writes), (5, 2, 3));
-    let runs = session.events().iter().filter(|e| matches!(e.kind, EventKind::Run { .. })).count();
+    let runs = session
+        .events()
+        .iter()
+        .filter(|e| matches!(e.kind, EventKind::Run { .. }))
+        .count();
     assert_eq!(runs, 5);
 }
 
@@ -188,14 +253,23 @@ fn wrong_inputs_are_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let session = session(&dir, SessionOptions::default());
     let x = input(1, 4);
-    let text = |inputs: &[(&str, &Tensor)]| session.run(inputs).map(|_| ()).expect_err("an error").to_string();
+    let text = |inputs: &[(&str, &Tensor)]| {
+        session
+            .run(inputs)
+            .map(|_| ())
+            .expect_err("an error")
+            .to_string()
+    };
     assert_eq!(
         text(&[("xs", &x)]),
         "the model has no input `xs` (did you mean `x`?); it has `x`"
     );
     assert_eq!(text(&[]), "input `x` was not given");
     let ints = Tensor::from_i64(&[1], &[1]).expect("a tensor");
-    assert_eq!(text(&[("x", &ints)]), "input `x` is i64, the model takes f32");
+    assert_eq!(
+        text(&[("x", &ints)]),
+        "input `x` is i64, the model takes f32"
+    );
     let flat = Tensor::from_f32(&[3], &[0.0; 3]).expect("a tensor");
     assert!(text(&[("x", &flat)]).contains("rank 1"));
     let thick = Tensor::from_f32(&[1, 4, 8, 1], &[0.0; 32]).expect("a tensor");

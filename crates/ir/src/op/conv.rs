@@ -100,10 +100,10 @@ impl Operator for Conv {
             return Err(InferError::new(format!("groups is {}", self.groups)));
         }
         cx.require_equal("channels", &x.dims[1], &(w.dims[1].clone() * SymInt::constant(self.groups)))?;
-        if let Some(k) = w.dims[0].as_const() {
-            if k % self.groups != 0 {
-                return Err(InferError::new(format!("{k} filters in {} groups", self.groups)));
-            }
+        if let Some(k) = w.dims[0].as_const()
+            && k % self.groups != 0
+        {
+            return Err(InferError::new(format!("{k} filters in {} groups", self.groups)));
         }
         let mut dims = vec![x.dims[0].clone(), w.dims[0].clone()];
         for i in 0..axes {

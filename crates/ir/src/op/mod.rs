@@ -17,7 +17,11 @@ use crate::types::{Constant, TensorType};
 /// The type rule and the text form of an operator.
 pub trait Operator {
     /// Types of the results for operands of these types.
-    fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError>;
+    fn infer(
+        &self,
+        inputs: &[&TensorType],
+        cx: &mut Infer<'_>,
+    ) -> Result<Vec<TensorType>, InferError>;
 
     /// `key=value` pairs in a fixed order; empty if there are none.
     fn attributes(&self, symbols: &SymbolTable) -> String;
@@ -111,7 +115,11 @@ pub struct InferError {
 impl InferError {
     /// An error of the node under inference; [`crate::Graph::add`] fills in which.
     pub fn new(reason: impl Into<String>) -> Self {
-        InferError { node: String::new(), op: String::new(), reason: reason.into() }
+        InferError {
+            node: String::new(),
+            op: String::new(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn at(mut self, node: &str, op: &Op) -> Self {
@@ -139,7 +147,12 @@ impl<'a> Infer<'a> {
         constants: &'a [Option<&'a Constant>],
         node: &'a str,
     ) -> Self {
-        Infer { symbols, guards, constants, node }
+        Infer {
+            symbols,
+            guards,
+            constants,
+            node,
+        }
     }
 
     /// The constant behind operand `i`.
@@ -149,7 +162,10 @@ impl<'a> Infer<'a> {
 
     fn guard(&mut self, kind: GuardKind) {
         if !self.guards.iter().any(|g| g.kind == kind) {
-            self.guards.push(Guard { kind, node: self.node.to_owned() });
+            self.guards.push(Guard {
+                kind,
+                node: self.node.to_owned(),
+            });
         }
     }
 
@@ -228,21 +244,35 @@ impl<'a> Infer<'a> {
         if !a.symbols().is_disjoint(&b.symbols()) {
             self.guard(GuardKind::Equal(a.clone(), b.clone()));
             let length = |d: &SymInt| d.to_string().len();
-            return Ok(if length(b) < length(a) { b.clone() } else { a.clone() });
+            return Ok(if length(b) < length(a) {
+                b.clone()
+            } else {
+                a.clone()
+            });
         }
         self.guard(GuardKind::Broadcast(a.clone(), b.clone()));
         Ok(SymInt::max(a, b))
     }
 
     /// The extents of two broadcast shapes.
-    pub fn broadcast_dims(&mut self, a: &[SymInt], b: &[SymInt]) -> Result<Vec<SymInt>, InferError> {
+    pub fn broadcast_dims(
+        &mut self,
+        a: &[SymInt],
+        b: &[SymInt],
+    ) -> Result<Vec<SymInt>, InferError> {
         let rank = a.len().max(b.len());
         let one = SymInt::constant(1);
         let at = |dims: &[SymInt], i: usize| -> SymInt {
             let lead = rank - dims.len();
-            if i < lead { one.clone() } else { dims[i - lead].clone() }
+            if i < lead {
+                one.clone()
+            } else {
+                dims[i - lead].clone()
+            }
         };
-        (0..rank).map(|i| self.broadcast(&at(a, i), &at(b, i))).collect()
+        (0..rank)
+            .map(|i| self.broadcast(&at(a, i), &at(b, i)))
+            .collect()
     }
 }
 
@@ -251,7 +281,10 @@ pub(crate) fn expect_inputs(inputs: &[&TensorType], count: usize) -> Result<(), 
     if inputs.len() == count {
         return Ok(());
     }
-    Err(InferError::new(format!("takes {count} operands, has {}", inputs.len())))
+    Err(InferError::new(format!(
+        "takes {count} operands, has {}",
+        inputs.len()
+    )))
 }
 
 /// An axis in `-rank..rank` as a position; an error names it.
@@ -261,7 +294,9 @@ pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, InferError> {
     if (0..rank_i).contains(&at) {
         Ok(at as usize)
     } else {
-        Err(InferError::new(format!("axis {axis} is outside a tensor of rank {rank}")))
+        Err(InferError::new(format!(
+            "axis {axis} is outside a tensor of rank {rank}"
+        )))
     }
 }
 
@@ -298,7 +333,10 @@ impl Attributes {
     }
 
     pub(crate) fn syms(self, key: &str, values: &[SymInt], symbols: &SymbolTable) -> Self {
-        let parts: Vec<String> = values.iter().map(|v| v.display(symbols).to_string()).collect();
+        let parts: Vec<String> = values
+            .iter()
+            .map(|v| v.display(symbols).to_string())
+            .collect();
         self.show(key, format!("[{}]", parts.join(",")))
     }
 

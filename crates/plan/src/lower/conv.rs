@@ -53,8 +53,15 @@ impl Lowering<'_> {
                 let w = self.weight(node.inputs()[1], &weight_order(&w_dims))?;
                 let filters = w_dims[0].floor_div(&groups);
                 window(&mut args, &op.window, &w_dims[2..]);
-                args.int("g", &groups).int("c", &w_dims[1]).int("k", &filters).view("w", &w);
-                let template = Conv { spatial, dtype, epilogue: epilogue.expr };
+                args.int("g", &groups)
+                    .int("c", &w_dims[1])
+                    .int("k", &filters)
+                    .view("w", &w);
+                let template = Conv {
+                    spatial,
+                    dtype,
+                    epilogue: epilogue.expr,
+                };
                 self.step(phase, name, template, args)?;
             }
             Op::ConvTranspose(op) => {
@@ -63,8 +70,15 @@ impl Lowering<'_> {
                 let w = self.weight(node.inputs()[1], &channels_last(rank))?;
                 let per_group = w_dims[0].floor_div(&groups);
                 window(&mut args, &op.window, &w_dims[2..]);
-                args.int("g", &groups).int("c", &per_group).int("k", &w_dims[1]).view("w", &w);
-                let template = ConvTranspose { spatial, dtype, epilogue: epilogue.expr };
+                args.int("g", &groups)
+                    .int("c", &per_group)
+                    .int("k", &w_dims[1])
+                    .view("w", &w);
+                let template = ConvTranspose {
+                    spatial,
+                    dtype,
+                    epilogue: epilogue.expr,
+                };
                 self.step(phase, name, template, args)?;
             }
             Op::Pool(op) => {
@@ -72,8 +86,12 @@ impl Lowering<'_> {
                 window(&mut args, &op.window, &kernel);
                 let ends: Vec<SymInt> = op.window.pads.iter().map(|p| p.1.clone()).collect();
                 args.ints("padend", &ends).int("c", &x.dims[1]);
-                let template =
-                    Pool { kind: op.kind, spatial, dtype, epilogue: epilogue.expr };
+                let template = Pool {
+                    kind: op.kind,
+                    spatial,
+                    dtype,
+                    epilogue: epilogue.expr,
+                };
                 self.step(phase, name, template, args)?;
             }
             _ => return Err(self.internal(id, "not a window operator")),

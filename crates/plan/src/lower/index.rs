@@ -32,7 +32,12 @@ impl Addressing {
         let after = &data.strides[axis + 1..];
         Addressing {
             data: [before, &zeros(index.rank()), after].concat(),
-            index: [&zeros(before.len()), &index.strides[..], &zeros(after.len())].concat(),
+            index: [
+                &zeros(before.len()),
+                &index.strides[..],
+                &zeros(after.len()),
+            ]
+            .concat(),
             tuple_stride: SymInt::constant(0),
             axes: vec![axis],
         }
@@ -78,7 +83,11 @@ impl Lowering<'_> {
         let index = self.access(node.inputs()[1])?;
         let index_type = graph.dtype(node.inputs()[1]);
         let tuple = || {
-            graph.dims(node.inputs()[1]).last().and_then(SymInt::as_const).unwrap_or(0) as usize
+            graph
+                .dims(node.inputs()[1])
+                .last()
+                .and_then(SymInt::as_const)
+                .unwrap_or(0) as usize
         };
         let addressing = match &node.op {
             Op::Gather(g) => Addressing::along_axis(&data, &index, g.axis),
@@ -92,7 +101,13 @@ impl Lowering<'_> {
             }
             _ => return Err(self.internal(id, "not a gather")),
         };
-        let y = self.result(v, phase, name, &[], Some((0..graph.dims(v).len()).collect()))?;
+        let y = self.result(
+            v,
+            phase,
+            name,
+            &[],
+            Some((0..graph.dims(v).len()).collect()),
+        )?;
         let mut args = Args::default();
         args.ints("d", &y.dims).view("y", &y);
         args.strided("x", data.buffer, &data.offset, &addressing.data);
@@ -116,7 +131,10 @@ impl Lowering<'_> {
         Ok(y)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "two operators share the tail of one function")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "two operators share the tail of one function"
+    )]
     fn emit_scatter(
         &mut self,
         id: NodeId,
@@ -131,7 +149,13 @@ impl Lowering<'_> {
         let node = graph.node(id);
         let phase = self.phase(v);
         let updates = self.access(node.inputs()[2])?;
-        let y = self.result(v, phase, name, &[], Some((0..graph.dims(v).len()).collect()))?;
+        let y = self.result(
+            v,
+            phase,
+            name,
+            &[],
+            Some((0..graph.dims(v).len()).collect()),
+        )?;
         let dtype = graph.dtype(v);
         self.copy(phase, name, dtype, data, &y)?;
         let addressing = match axis {

@@ -46,7 +46,13 @@ impl Lowering<'_> {
             self.access(vb)?
         };
         let phase = self.phase(v);
-        let y = self.result(v, phase, name, &[], Some((0..graph.dims(v).len()).collect()))?;
+        let y = self.result(
+            v,
+            phase,
+            name,
+            &[],
+            Some((0..graph.dims(v).len()).collect()),
+        )?;
 
         let (vector_a, vector_b) = (a.rank() == 1, b.rank() == 1);
         let swap = |a: &Access| {
@@ -112,7 +118,11 @@ impl Lowering<'_> {
             let strides = space.strides.iter().map(|s| s[last].clone()).collect();
             (last, space.dims[last].clone(), strides)
         } else {
-            (last + 1, SymInt::constant(1), vec![zero; space.strides.len()])
+            (
+                last + 1,
+                SymInt::constant(1),
+                vec![zero; space.strides.len()],
+            )
         };
         let strides = |i: usize, tail: &SymInt, m_first: bool| {
             let mut s = space.strides[i][..batch_axes].to_vec();
@@ -123,12 +133,25 @@ impl Lowering<'_> {
             s
         };
         let mut args = Args::default();
-        args.int("m", &m).int("n", &n).int("k", &k).ints("d", &space.dims[..batch_axes]);
-        args.strided("a", a.buffer, &a.offset, &strides(0, &a.strides[a.rank() - 1], true));
+        args.int("m", &m)
+            .int("n", &n)
+            .int("k", &k)
+            .ints("d", &space.dims[..batch_axes]);
+        args.strided(
+            "a",
+            a.buffer,
+            &a.offset,
+            &strides(0, &a.strides[a.rank() - 1], true),
+        );
         let mut b_strides = strides(1, &b.strides[b.rank() - 2], false);
         b_strides.push(b.strides[b.rank() - 1].clone());
         args.strided("b", b.buffer, &b.offset, &b_strides);
-        args.strided("y", out.buffer, &out.offset, &strides(2, &out.strides[batch + 1], true));
+        args.strided(
+            "y",
+            out.buffer,
+            &out.offset,
+            &strides(2, &out.strides[batch + 1], true),
+        );
         for (i, e) in extras.iter().enumerate() {
             let s = strides(3 + i, &e.strides[batch + 1], true);
             args.strided(&format!("e{i}"), e.buffer, &e.offset, &s);

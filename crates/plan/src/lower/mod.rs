@@ -126,7 +126,10 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         let value = graph.value(v);
         let buffer = l.builder.input(i, &value.ty, &value.name);
         inputs.push(buffer);
-        l.done(v, Access::dense(buffer, &value.ty.dims, &row_major(value.ty.rank())));
+        l.done(
+            v,
+            Access::dense(buffer, &value.ty.dims, &row_major(value.ty.rank())),
+        );
     }
     for i in 0..bound {
         if let Some(v) = graph.value_at(i).filter(|&v| graph.constant(v).is_some()) {
@@ -138,7 +141,10 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         let node = graph.node(id);
         let constant = !reads_symbols(&node.op)
             && !node.inputs().is_empty()
-            && node.inputs().iter().all(|v| l.phase[v.index()] == Phase::Setup);
+            && node
+                .inputs()
+                .iter()
+                .all(|v| l.phase[v.index()] == Phase::Setup);
         for v in node.outputs() {
             l.phase[v.index()] = if constant { Phase::Setup } else { Phase::Run };
         }
@@ -149,7 +155,9 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         let buffer = l.builder.output(i, &value.ty, &value.name);
         outputs.push(buffer);
         let access = Access::dense(buffer, &value.ty.dims, &row_major(value.ty.rank()));
-        let computed = graph.producer(v).is_some_and(|p| !view::is_view(&graph.node(p).op));
+        let computed = graph
+            .producer(v)
+            .is_some_and(|p| !view::is_view(&graph.node(p).op));
         if computed && l.phase[v.index()] == Phase::Run {
             l.targets.entry(v).or_insert(access);
         }
@@ -187,7 +195,10 @@ fn reads_symbols(op: &Op) -> bool {
 /// Whether a template takes an epilogue.
 fn takes_epilogue(op: &Op) -> bool {
     match op {
-        Op::Pool(p) => !matches!(p.kind, bespoke_ir::op::pool::PoolKind::Max { indices: true, .. }),
+        Op::Pool(p) => !matches!(
+            p.kind,
+            bespoke_ir::op::pool::PoolKind::Max { indices: true, .. }
+        ),
         Op::MatMul(_)
         | Op::Conv(_)
         | Op::ConvTranspose(_)
@@ -357,10 +368,20 @@ impl Lowering<'_> {
             let access = self.access(operand)?;
             extras.push(access.broadcast(&ty.dims, &self.graph.symbols));
         }
-        let epilogue = Epilogue { expr: pending.expr, extras };
+        let epilogue = Epilogue {
+            expr: pending.expr,
+            extras,
+        };
         let Some(anchor) = pending.anchor else {
             let y = self.result(v, phase, &pending.name, &epilogue.extras, None)?;
-            self.pointwise(phase, &pending.name, &epilogue.expr, &epilogue.extras, &y, false)?;
+            self.pointwise(
+                phase,
+                &pending.name,
+                &epilogue.expr,
+                &epilogue.extras,
+                &y,
+                false,
+            )?;
             return Ok(y);
         };
         let node = self.graph.node(anchor);
@@ -370,9 +391,11 @@ impl Lowering<'_> {
             Op::Conv(_) | Op::ConvTranspose(_) | Op::Pool(_) => {
                 self.emit_conv(anchor, &name, v, epilogue)
             }
-            Op::Reduce(_) | Op::Softmax(_) | Op::Normalize(_) | Op::CumSum(_) | Op::ArgReduce(_) => {
-                self.emit_rows(anchor, &name, v, epilogue)
-            }
+            Op::Reduce(_)
+            | Op::Softmax(_)
+            | Op::Normalize(_)
+            | Op::CumSum(_)
+            | Op::ArgReduce(_) => self.emit_rows(anchor, &name, v, epilogue),
             Op::Gather(_)
             | Op::GatherElements(_)
             | Op::GatherNd(_)
@@ -429,14 +452,18 @@ impl Lowering<'_> {
         };
         let dims = self.graph.dims(v);
         let Some(user) = only(v) else { return order };
-        let Op::Transpose(t) = &self.graph.node(user).op else { return order };
+        let Op::Transpose(t) = &self.graph.node(user).op else {
+            return order;
+        };
         let transposed = self.graph.node(user).outputs()[0];
         let Some(next) = only(transposed) else {
             // the transposed tensor itself leaves the graph
             let leaves = self.graph.outputs().contains(&transposed);
             return if leaves { t.perm.clone() } else { order };
         };
-        let Op::Reshape(r) = &self.graph.node(next).op else { return order };
+        let Op::Reshape(r) = &self.graph.node(next).op else {
+            return order;
+        };
         let fits = |order: &[usize]| {
             Access::dense(crate::BufferId(0), dims, order)
                 .transpose(&t.perm)
@@ -453,7 +480,8 @@ impl Lowering<'_> {
         template: impl Template,
         args: Args,
     ) -> Result<(), PlanError> {
-        self.builder.step(phase, name, Arc::new(template), args, false)
+        self.builder
+            .step(phase, name, Arc::new(template), args, false)
     }
 
     pub(crate) fn dtype(&self, v: ValueId) -> DType {
@@ -466,7 +494,12 @@ pub(crate) fn inherited_order(ty: &TensorType, like: &[Access]) -> Vec<usize> {
     let rank = ty.rank();
     let (rows, channels) = (row_major(rank), channels_last(rank));
     let dense = |order: &[usize]| {
-        like.iter().any(|a| a.rank() == rank && a.dims == ty.dims && a.is_dense(order))
+        like.iter()
+            .any(|a| a.rank() == rank && a.dims == ty.dims && a.is_dense(order))
     };
-    if rank > 2 && dense(&channels) && !dense(&rows) { channels } else { rows }
+    if rank > 2 && dense(&channels) && !dense(&rows) {
+        channels
+    } else {
+        rows
+    }
 }

@@ -28,9 +28,20 @@ impl Lowering<'_> {
                 let y = self.result(v, phase, name, std::slice::from_ref(&x), None)?;
                 let begins: Vec<SymInt> = op.pads.iter().map(|p| p.0.clone()).collect();
                 let mut args = Args::default();
-                args.ints("d", &y.dims).ints("in", &x.dims).ints("begin", &begins);
+                args.ints("d", &y.dims)
+                    .ints("in", &x.dims)
+                    .ints("begin", &begins);
                 args.view("x", &x).view("y", &y);
-                self.step(phase, name, Pad { rank: y.rank(), dtype, mode: op.mode }, args)?;
+                self.step(
+                    phase,
+                    name,
+                    Pad {
+                        rank: y.rank(),
+                        dtype,
+                        mode: op.mode,
+                    },
+                    args,
+                )?;
                 Ok(y)
             }
             Op::Resize(op) => {
@@ -42,7 +53,10 @@ impl Lowering<'_> {
                 };
                 let y = self.result(v, phase, name, &[], Some(order))?;
                 let mut args = Args::default();
-                args.ints("d", &y.dims).ints("in", &x.dims).view("x", &x).view("y", &y);
+                args.ints("d", &y.dims)
+                    .ints("in", &x.dims)
+                    .view("x", &x)
+                    .view("y", &y);
                 for (i, e) in epilogue.extras.iter().enumerate() {
                     args.view(&format!("e{i}"), e);
                 }
@@ -53,9 +67,14 @@ impl Lowering<'_> {
             Op::HostInts(op) => {
                 let y = self.result(v, phase, name, &[], None)?;
                 let mut args = Args::default();
-                args.ints("v", &op.elements).tensor("y", y.buffer).int("y_o", &y.offset);
+                args.ints("v", &op.elements)
+                    .tensor("y", y.buffer)
+                    .int("y_o", &y.offset);
                 args.int("y_s0", &SymInt::constant(1));
-                let template = Ints { dtype: op.dtype, count: op.elements.len() };
+                let template = Ints {
+                    dtype: op.dtype,
+                    count: op.elements.len(),
+                };
                 self.step(phase, name, template, args)?;
                 Ok(y)
             }
@@ -105,12 +124,24 @@ impl Lowering<'_> {
         let rank = graph.dims(v).len();
         let spatial = |x: &ValueId| {
             graph.producer(*x).is_some_and(|p| {
-                matches!(graph.node(p).op, Op::Conv(_) | Op::ConvTranspose(_) | Op::Pool(_))
+                matches!(
+                    graph.node(p).op,
+                    Op::Conv(_) | Op::ConvTranspose(_) | Op::Pool(_)
+                )
             })
         };
-        let inputs = graph.producer(v).map(|p| graph.node(p).inputs()).unwrap_or_default();
+        let inputs = graph
+            .producer(v)
+            .map(|p| graph.node(p).inputs())
+            .unwrap_or_default();
         let channels = channels_last(rank);
-        let last = like.iter().any(|a| a.rank() > 2 && a.is_dense(&channels) && !a.is_dense(&row_major(rank)));
-        if rank > 2 && (last || inputs.iter().any(|x| spatial(x))) { channels } else { row_major(rank) }
+        let last = like
+            .iter()
+            .any(|a| a.rank() > 2 && a.is_dense(&channels) && !a.is_dense(&row_major(rank)));
+        if rank > 2 && (last || inputs.iter().any(spatial)) {
+            channels
+        } else {
+            row_major(rank)
+        }
     }
 }

@@ -42,7 +42,12 @@ impl Lowering<'_> {
             }
         }
         let pending = match anchor {
-            None => Pending { anchor: None, expr, operands, name: node.name.clone() },
+            None => Pending {
+                anchor: None,
+                expr,
+                operands,
+                name: node.name.clone(),
+            },
             Some((at, p)) => {
                 // operands of the joined expression: the map's others, the anchor's result, the anchor's extras
                 let joined = expr.substitute(at, &p.expr);
@@ -68,7 +73,12 @@ impl Lowering<'_> {
                     })
                     .collect();
                 let expr = joined.remap_inputs(&map, 1 + distinct.len());
-                Pending { anchor: p.anchor, expr, operands: distinct, name: p.name }
+                Pending {
+                    anchor: p.anchor,
+                    expr,
+                    operands: distinct,
+                    name: p.name,
+                }
             }
         };
         for &v in &pending.operands {
@@ -102,8 +112,12 @@ impl Lowering<'_> {
         for (i, x) in operands.iter().enumerate() {
             args.strided(&format!("x{i}"), x.buffer, &x.offset, &space.strides[1 + i]);
         }
-        let template = Pointwise { rank: space.dims.len(), outputs: vec![expr.clone()] };
-        self.builder.step(phase, name, std::sync::Arc::new(template), args, is_copy)
+        let template = Pointwise {
+            rank: space.dims.len(),
+            outputs: vec![expr.clone()],
+        };
+        self.builder
+            .step(phase, name, std::sync::Arc::new(template), args, is_copy)
     }
 
     /// Copies elements between accesses of equal extents.
@@ -115,7 +129,14 @@ impl Lowering<'_> {
         from: &Access,
         to: &Access,
     ) -> Result<(), PlanError> {
-        self.pointwise(phase, name, &Expr::identity(dtype), std::slice::from_ref(from), to, true)
+        self.pointwise(
+            phase,
+            name,
+            &Expr::identity(dtype),
+            std::slice::from_ref(from),
+            to,
+            true,
+        )
     }
 }
 
@@ -129,7 +150,10 @@ fn position_or_push(list: &mut Vec<ValueId>, v: ValueId) -> usize {
 /// Operands without repetition, and the expression over them.
 fn distinct_operands(inputs: &[ValueId], expr: &Expr) -> (Vec<ValueId>, Expr) {
     let mut list = Vec::new();
-    let map: Vec<usize> = inputs.iter().map(|&v| position_or_push(&mut list, v)).collect();
+    let map: Vec<usize> = inputs
+        .iter()
+        .map(|&v| position_or_push(&mut list, v))
+        .collect();
     let expr = expr.remap_inputs(&map, list.len());
     (list, expr)
 }

@@ -20,8 +20,7 @@ use crate::builder::{Args, Phase};
 impl Lowering<'_> {
     /// The operand as elementwise work over computed values: a pending map, or the value itself.
     fn prologue(&mut self, x: ValueId, phase: Phase) -> Result<(Expr, Vec<Access>), PlanError> {
-        let pending =
-            self.take_pending(x, phase, |p| p.anchor.is_none() && !p.expr.reads_coords());
+        let pending = self.take_pending(x, phase, |p| p.anchor.is_none() && !p.expr.reads_coords());
         let Some(p) = pending else {
             return Ok((Expr::identity(self.dtype(x)), vec![self.access(x)?]));
         };
@@ -97,10 +96,17 @@ impl Lowering<'_> {
                 dims: axes.iter().map(|&i| space.dims[i].clone()).collect(),
                 strides: axes.iter().map(|&i| a[i].clone()).collect(),
             };
-            memory_order(&view, &graph.symbols).into_iter().map(|i| axes[i]).collect()
+            memory_order(&view, &graph.symbols)
+                .into_iter()
+                .map(|i| axes[i])
+                .collect()
         };
         let outer = sorted(&space.strides[0], &outer);
-        let inner = if fuses { sorted(&space.strides[1], &inner) } else { inner };
+        let inner = if fuses {
+            sorted(&space.strides[1], &inner)
+        } else {
+            inner
+        };
         let outer_space = space.select(&outer).collapse(&graph.symbols, 1);
         let single = !matches!(node.op, Op::Reduce(_) | Op::Normalize(_));
         let inner_space = if single {
@@ -116,7 +122,11 @@ impl Lowering<'_> {
         args.strided("y", y.buffer, &y.offset, &space.strides[0][..y_rank]);
         let many = fuses;
         for (i, x) in xs.iter().enumerate() {
-            let x_name = if many { format!("x{i}") } else { "x".to_owned() };
+            let x_name = if many {
+                format!("x{i}")
+            } else {
+                "x".to_owned()
+            };
             args.strided(&x_name, x.buffer, &x.offset, &space.strides[1 + i]);
         }
         for (i, e) in epilogue.extras.iter().enumerate() {
@@ -126,11 +136,27 @@ impl Lowering<'_> {
         let epilogue = epilogue.expr;
         match &node.op {
             Op::Reduce(r) => {
-                let t = Reduce { kind: r.kind, outer: o, inner: n, prologue, epilogue };
+                let t = Reduce {
+                    kind: r.kind,
+                    outer: o,
+                    inner: n,
+                    prologue,
+                    epilogue,
+                };
                 self.step(phase, name, t, args)?;
             }
             Op::Softmax(s) => {
-                self.step(phase, name, Softmax { outer: o, log: s.log, prologue, epilogue }, args)?;
+                self.step(
+                    phase,
+                    name,
+                    Softmax {
+                        outer: o,
+                        log: s.log,
+                        prologue,
+                        epilogue,
+                    },
+                    args,
+                )?;
             }
             Op::Normalize(op) => {
                 let t = Normalize {
@@ -185,7 +211,11 @@ impl Lowering<'_> {
         let (x2, y2, idx2) = (x.transpose(&axes), y.transpose(&axes), idx.transpose(&axes));
         args.ints("d", &x2.dims).int("k", &op.k);
         args.view("x", &x2).view("y", &y2).view("idx", &idx2);
-        let t = TopK { outer: x.rank() - 1, dtype: graph.dtype(vx), largest: op.largest };
+        let t = TopK {
+            outer: x.rank() - 1,
+            dtype: graph.dtype(vx),
+            largest: op.largest,
+        };
         self.step(phase, &node.name, t, args)?;
         self.done(vy, y);
         self.done(vi, idx);

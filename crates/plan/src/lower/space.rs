@@ -46,8 +46,10 @@ impl Space {
 
     /// Without axes of extent 1, neighbours joined where every operand allows it. At least `min_rank` axes remain.
     pub(crate) fn collapse(&self, symbols: &SymbolTable, min_rank: usize) -> Space {
-        let mut out =
-            Space { dims: Vec::new(), strides: vec![Vec::new(); self.strides.len()] };
+        let mut out = Space {
+            dims: Vec::new(),
+            strides: vec![Vec::new(); self.strides.len()],
+        };
         for i in 0..self.dims.len() {
             if self.dims[i].as_const() == Some(1) {
                 continue;
@@ -107,7 +109,8 @@ fn steps_further(access: &Access, a: usize, b: usize, symbols: &SymbolTable) -> 
         return true;
     }
     // a stride that is a multiple of another steps further
-    a.exact_div(b).is_some_and(|q| q.as_const() != Some(1) && q.range(symbols).0 >= 0)
+    a.exact_div(b)
+        .is_some_and(|q| q.as_const() != Some(1) && q.range(symbols).0 >= 0)
         && b.exact_div(a).is_none()
 }
 

@@ -6,7 +6,10 @@ use super::{Lowering, PlanError};
 use crate::access::{Access, row_major};
 
 pub(crate) fn is_view(op: &Op) -> bool {
-    matches!(op, Op::Transpose(_) | Op::Reshape(_) | Op::Expand(_) | Op::Slice(_))
+    matches!(
+        op,
+        Op::Transpose(_) | Op::Reshape(_) | Op::Expand(_) | Op::Slice(_)
+    )
 }
 
 impl Lowering<'_> {
