@@ -306,10 +306,10 @@ impl<T: Sum> Twin<'_, T> {
         let width = region[last].end - region[last].start;
         let reduction = self.phases.iter().map(Phase::taps).max().unwrap_or(0) * s.c;
         // as many pixels as leave the packed windows in the level-2 cache
-        let pixels = (196_608 / reduction.max(1)).clamp(96, 2048);
+        let pixels = (98_304 / reduction.max(1)).clamp(64, 2048);
         let whole = region[last].start == 0 && region[last].end == s.outs[self.spatial - 1];
         let together = if self.phases.len() == 1 && self.spatial > 1 && whole { (pixels / width).max(1) } else { 1 };
-        let piece = if spacing == 1 { pixels.max(96) } else { width };
+        let piece = if spacing == 1 { pixels } else { width };
 
         let channels_last = y.strided.strides[1].abs() <= y.strided.strides[last].abs();
         let groups = region[1].start / s.k..(region[1].end - 1) / s.k + 1;
