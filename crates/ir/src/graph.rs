@@ -71,8 +71,7 @@ pub struct Node {
     pub name: String,
     /// What it computes.
     pub op: Op,
-    /// Bodies, for control flow.
-    pub regions: Vec<Region>,
+    regions: Vec<Region>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
 }
@@ -86,6 +85,17 @@ impl Node {
     /// Results in order.
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
+    }
+
+    /// Bodies, for control flow.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Every value that the node needs: operands, then what its bodies capture.
+    pub fn needs(&self) -> impl Iterator<Item = ValueId> + '_ {
+        let captures = self.regions.iter().flat_map(|r| &r.captures);
+        self.inputs.iter().chain(captures).copied()
     }
 }
 
@@ -294,7 +304,7 @@ impl Graph {
             None => self
                 .dag
                 .node_indices()
-                .filter(|&n| self.dag[n].inputs.contains(&id))
+                .filter(|&n| self.dag[n].needs().any(|v| v == id))
                 .map(NodeId)
                 .collect(),
         };
@@ -306,14 +316,8 @@ impl Graph {
     /// How many operands and graph outputs read each value, indexed by [`ValueId::index`].
     pub fn use_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.values.len()];
-        for n in self.dag.node_weights() {
-            for v in n
-                .inputs
-                .iter()
-                .chain(n.regions.iter().flat_map(|r| &r.captures))
-            {
-                counts[v.index()] += 1;
-            }
+        for v in self.dag.node_weights().flat_map(Node::needs) {
+            counts[v.index()] += 1;
         }
         for v in &self.outputs {
             counts[v.index()] += 1;
@@ -365,23 +369,35 @@ impl Graph {
         for e in old {
             self.dag.remove_edge(e);
         }
-        for &v in inputs {
+        self.dag[node.0].inputs = inputs.to_vec();
+        let needs: Vec<ValueId> = self.dag[node.0].needs().collect();
+        for v in needs {
             if let Some(p) = self.producer(v) {
                 self.dag.add_edge(p.0, node.0, v);
             }
         }
-        self.dag[node.0].inputs = inputs.to_vec();
+    }
+
+    /// Gives a node a body; what it captures is needed by the node like an operand.
+    pub fn add_region(&mut self, node: NodeId, region: Region) {
+        for &v in &region.captures {
+            if let Some(p) = self.producer(v) {
+                self.dag.add_edge(p.0, node.0, v);
+            }
+        }
+        self.dag[node.0].regions.push(region);
     }
 
     /// Makes every reader of `old`, graph outputs included, read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for user in self.users(old) {
-            let inputs: Vec<ValueId> = self
-                .node(user)
-                .inputs
-                .iter()
-                .map(|&v| if v == old { new } else { v })
-                .collect();
+            let renamed = |v: ValueId| if v == old { new } else { v };
+            for region in &mut self.dag[user.0].regions {
+                for v in &mut region.captures {
+                    *v = renamed(*v);
+                }
+            }
+            let inputs: Vec<ValueId> = self.node(user).inputs.iter().map(|&v| renamed(v)).collect();
             self.set_inputs(user, &inputs);
         }
         for v in &mut self.outputs {
@@ -446,5 +462,25 @@ mod tests {
         assert_eq!(g.remove_dead(), 1);
         assert_eq!(g.node_count(), 1);
         assert_eq!(g.topological_order().len(), 1);
+    }
+
+    #[test]
+    fn what_a_body_captures_stays_alive() {
+        let mut g = Graph::new("t");
+        let x = g.add_input("x", TensorType::fixed(DType::F32, &[2]));
+        let unary = |op| Map::new(Expr::unary(op, DType::F32));
+        let a = g.add1("a", unary(UnaryOp::Exp), &[x]).unwrap();
+        let b = g.add1("b", unary(UnaryOp::Abs), &[x]).unwrap();
+        g.add_output(b);
+        let node = g.producer(b).unwrap();
+        let region = Region {
+            graph: Graph::new("body"),
+            captures: vec![a],
+        };
+        g.add_region(node, region);
+        assert_eq!(g.remove_dead(), 0);
+        g.replace_uses(a, x);
+        assert_eq!(g.node(node).regions()[0].captures, [x]);
+        assert_eq!(g.remove_dead(), 1);
     }
 }
