@@ -232,7 +232,7 @@ impl Template for Resize {
                  axes[{j}] = prepare(position, scale{a}(in{a}, d{a}), in{a}, x_s{a}); \\\n"
             );
             if self.region(a).is_some() {
-                let _ = write!(out, "        outside = outside || !(position >= 0 && position <= (float)(in{a} - 1)); \\\n");
+                let _ = writeln!(out, "        outside = outside || !(position >= 0 && position <= (float)(in{a} - 1)); \\");
             }
             out.push_str("    }");
         }

@@ -124,7 +124,7 @@ impl Axis<'_> {
             } else {
                 0.0
             };
-            if weight != 0.0 && !(exclude && !(0..=last).contains(&i)) {
+            if weight != 0.0 && (!exclude || (0..=last).contains(&i)) {
                 sum += weight;
                 list.push((i.clamp(0, last), weight));
             }
