@@ -7,11 +7,13 @@
 //! - every result of a node names that node as its producer;
 //! - inferring the types of a node again gives the types that its results have;
 //! - a constant's type is the value's type;
-//! - every symbol of an extent is in the table, and inputs' extents are constants or single symbols;
+//! - every symbol of an extent is in the table; an input's extent has one symbol at most, or only symbols that are whole
+//!   extents of inputs (`past + seq` beside `past` and `seq`);
 //! - graph outputs exist and are not dead.
 
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::op::Infer;
+use crate::sym::SymbolId;
 use crate::types::TensorType;
 
 /// A broken rule.
@@ -43,13 +45,17 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     let exists = |v: ValueId| {
         v.index() < graph.value_bound() && graph.producer(v).is_none_or(|p| alive.contains(&p))
     };
+    let extents = || graph.inputs().iter().flat_map(|&v| graph.dims(v));
+    let bound: std::collections::BTreeSet<SymbolId> =
+        extents().filter_map(|dim| dim.as_symbol()).collect();
     for &v in graph.inputs() {
         for dim in graph.dims(v) {
-            let plain = dim.is_const() || dim.symbols().len() == 1;
+            let symbols = dim.symbols();
+            let plain = symbols.len() <= 1 || symbols.is_subset(&bound);
             if !plain {
                 return fail(
                     format!("input `{}`", graph.value(v).name),
-                    "an extent is neither a constant nor one symbol".into(),
+                    "an extent has symbols that are no other extent".into(),
                 );
             }
         }

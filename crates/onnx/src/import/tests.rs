@@ -251,3 +251,25 @@ fn damaged_files_never_panic() {
     }
     assert!(accepted > 0, "some flips only change names and numbers");
 }
+
+#[test]
+fn extents_that_add_up_are_one_expression() {
+    // A decoder with a cache: the mask is as long as past and present together.
+    let model = Model::new(13)
+        .input("past", DType::F32, &["N", "past"])
+        .input("x", DType::F32, &["N", "seq"])
+        .input("mask", DType::F32, &["N", "past + seq"])
+        .node("Concat", &["past", "x"], &["k"], &[attr("axis", 1i64)])
+        .node("Add", &["k", "mask"], &["y"], &[]);
+    let graph = import_with(model, "y", &ImportOptions::default())
+        .unwrap()
+        .graph;
+    insta::assert_snapshot!(graph, @r"
+    graph g(past: f32[N,past], x: f32[N,seq], mask: f32[N,past + seq]) {
+      %0 = concat(past, x) axis=1 : f32[N,past + seq]  ; Concat_k
+      %1 = map(%0, mask) expr=(add(x0, x1)) : f32[N,past + seq]  ; Add_y
+      return %1
+    }
+    ");
+    bespoke_ir::verify::verify(&graph).unwrap();
+}

@@ -7,9 +7,9 @@
 use crate::context::Cx;
 use crate::importer::{Done, invalid};
 use crate::known::{Arith, Known, arith};
-use bespoke_ir::DType;
 use bespoke_ir::op::Reduce;
 use bespoke_ir::op::reduce::ReduceKind;
+use bespoke_ir::{BinaryOp, DType};
 
 const TABLE: &[(&str, ReduceKind, Option<Arith>)] = &[
     ("ReduceL1", ReduceKind::L1, None),
@@ -75,7 +75,11 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
             },
             &[wide],
         )?;
-        let y = cx.cast("", reduced, DType::Bool)?;
+        // Not "!= 0": of no elements the largest is the smallest integer, which stands for false.
+        let y = cx.map("", &[reduced], |b, r| {
+            let zero = b.number(DType::I32, 0.0);
+            b.binary(BinaryOp::Gt, r[0], zero)
+        })?;
         cx.set(0, y);
         return Ok(());
     }
