@@ -15,7 +15,7 @@
 
 use bespoke::ir::{Constant, DType};
 
-use crate::elements::{floats, index, integer};
+use crate::elements::{floats, index, integer, number};
 
 /// What the user says instead of the defaults.
 #[derive(Clone, Copy, Debug, Default)]
@@ -179,7 +179,9 @@ pub(crate) fn compare(actual: &Constant, expected: &Constant, rule: Rule) -> Dif
             let by = (w.actual - w.expected).abs();
             format!(
                 "element {} is {} instead of {} (differs by {by:.3e}{allowed})",
-                w.index, w.actual, w.expected
+                w.index,
+                number(w.actual),
+                number(w.expected)
             )
         }
         None => String::new(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bespoke::ir::Constant;
-use bespoke::onnx::{OnnxError, read_tensor_file};
+use bespoke::onnx::read_tensor_file;
 
 use crate::failure::Failure;
 
@@ -68,20 +68,37 @@ fn number(path: &Path, prefix: &str, suffix: &str) -> Option<u64> {
 }
 
 /// Reads `prefix0.pb, prefix1.pb, …` and makes sure that no number is left out.
-fn series(folder: &Path, prefix: &str) -> Result<Vec<Arc<Constant>>, OnnxError> {
-    let io = |source| OnnxError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+fn series(folder: &Path, prefix: &str) -> Result<Vec<Arc<Constant>>, Failure> {
+    let io = |error: std::io::Error| Failure::file(folder, "read", &error);
     let mut numbers: Vec<u64> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         numbers.extend(number(&entry.map_err(io)?.path(), prefix, ".pb"));
     }
-    numbers.sort_unstable();
     // A number that is missing is then a file that cannot be read, and is named as such.
     (0..numbers.len())
-        .map(|i| read_tensor_file(&folder.join(format!("{prefix}{i}.pb"))))
+        .map(|i| read_tensor(&folder.join(format!("{prefix}{i}.pb"))))
         .collect()
+}
+
+/// Reads one serialized tensor.
+///
+/// # Errors
+///
+/// A file that is missing or is no tensor. What is wrong with data is never the model's fault.
+pub(crate) fn read_tensor(path: &Path) -> Result<Arc<Constant>, Failure> {
+    read_tensor_file(path).map_err(|error| {
+        let (path, error) = (path.display().to_string(), error.to_string());
+        // Some of the reader's messages have the file already.
+        let message = if error.contains(&path) {
+            error
+        } else {
+            format!("{path}: {error}")
+        };
+        Failure::usage(
+            message,
+            "a .pb file holds one serialized TensorProto, as the ONNX test data has them",
+        )
+    })
 }
 
 /// Reads a set.
@@ -89,7 +106,7 @@ fn series(folder: &Path, prefix: &str) -> Result<Vec<Arc<Constant>>, OnnxError> 
 /// # Errors
 ///
 /// A file that is missing from a series, cannot be read or is no tensor.
-pub(crate) fn read(folder: &Path) -> Result<Set, OnnxError> {
+pub(crate) fn read(folder: &Path) -> Result<Set, Failure> {
     Ok(Set {
         inputs: series(folder, "input_")?,
         outputs: series(folder, "output_")?,

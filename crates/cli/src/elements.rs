@@ -43,6 +43,16 @@ fn raw(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(wide)
 }
 
+/// A number as the shortest text that gives it back, in the narrower of `f32` and `f64` that holds it.
+pub(crate) fn number(value: f64) -> String {
+    let narrow = value as f32;
+    if f64::from(narrow) == value {
+        narrow.to_string()
+    } else {
+        value.to_string()
+    }
+}
+
 /// The index of element `at` of a row-major tensor: `[0,3,17]`.
 pub(crate) fn index(dims: &[i64], mut at: usize) -> String {
     let mut index = vec![0; dims.len()];
@@ -73,6 +83,14 @@ mod tests {
             integer(DType::U64, &u64::MAX.to_le_bytes()),
             i128::from(u64::MAX)
         );
+    }
+
+    #[test]
+    fn numbers_are_as_short_as_their_type_allows() {
+        assert_eq!(number(f64::from(0.1_f32)), "0.1");
+        assert_eq!(number(0.1), "0.1");
+        assert_eq!(number(f64::NAN), "NaN");
+        assert_eq!(number(f64::NEG_INFINITY), "-inf");
     }
 
     #[test]

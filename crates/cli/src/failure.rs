@@ -94,6 +94,10 @@ impl From<OnnxError> for Failure {
                 Kind::ModelRejected,
                 "`bespoke inspect` shows what the model needs; export it without these nodes",
             ),
+            OnnxError::Node { .. } | OnnxError::Tensor { .. } => (
+                Kind::ModelRejected,
+                "change it where the model is exported; `bespoke inspect` and `onnx.checker` show more",
+            ),
             _ => (
                 Kind::ModelRejected,
                 "export the model again; `onnx.checker` shows what breaks the standard",

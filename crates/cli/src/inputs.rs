@@ -236,12 +236,7 @@ impl<'a> Extents<'a> {
 pub(crate) fn read_file(path: &std::path::Path) -> Result<Arc<Constant>, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("npy") => npy::read(path),
-        Some("pb") => bespoke::onnx::read_tensor_file(path).map_err(|error| {
-            Failure::usage(
-                error.to_string(),
-                "a .pb file holds one serialized TensorProto, as the ONNX test data has them",
-            )
-        }),
+        Some("pb") => crate::dataset::read_tensor(path),
         _ => Err(Failure::usage(
             format!(
                 "{}: the kind of file is not known by its ending",

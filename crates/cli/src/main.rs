@@ -34,6 +34,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
@@ -131,13 +132,16 @@ fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
 fn refuse(error: &clap::Error, json: bool) -> u8 {
     // Where the stream cannot be written there is nobody to tell.
     let _ = error.print();
-    if !error.use_stderr() {
+    if error.exit_code() == 0 {
         return 0;
     }
     if json {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
-        let message = first.strip_prefix("error: ").unwrap_or(first);
+        let message = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+            _ => first.strip_prefix("error: ").unwrap_or(first),
+        };
         let failure = Failure::usage(message, "`bespoke help` lists commands and flags");
         let _ = Console::new(true, true).document(&failure.document());
     }

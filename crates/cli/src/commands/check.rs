@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::compare::{Difference, Overrides, Rule, Traits, compare};
 use crate::console::{Console, status};
 use crate::dataset;
+use crate::elements::number;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
@@ -253,8 +254,8 @@ fn not_run(case: &Case) -> Row {
     )
 }
 
-/// Checks one model. What is wrong with the model is its row; what is wrong with the command line or the data is a failure
-/// of the command.
+/// Checks one model. What is wrong with the model or a set is its row; what is wrong with the command line is a failure of
+/// the command.
 fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure> {
     let sets = dataset::find(&case.data)?;
     let model = match import(&case.model, &ImportOptions::default()) {
@@ -279,7 +280,10 @@ fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure
             .into_owned();
         let set = match dataset::read(path) {
             Ok(set) => set,
-            Err(error) => return Err(error.into()),
+            Err(failure) => {
+                reasons.push(failure.message);
+                continue;
+            }
         };
         let differences = match run_set(&session, &set, traits, user) {
             Ok(differences) => differences,
@@ -312,10 +316,13 @@ fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure
                 .map_or_else(String::new, |a| format!(", allowed {a:.2e}"));
             format!(
                 "worst: {place}, element {}: {} for {} (off by {by:.2e}{allowed})",
-                w.index, w.actual, w.expected
+                w.index,
+                number(w.actual),
+                number(w.expected)
             )
         }
-        _ => "all outputs are empty".to_owned(),
+        Some(_) => "all outputs are empty".to_owned(),
+        None => "nothing was compared".to_owned(),
     };
     let status = if reasons.is_empty() {
         Status::Pass

@@ -95,6 +95,7 @@ struct Document {
     nodes: usize,
     operators: BTreeMap<String, usize>,
     canonical_operators: BTreeMap<String, usize>,
+    /// Of all constants that the model reads; of the initializers where the model cannot be imported.
     weight_bytes: u64,
     external_files: Vec<External>,
     metadata: BTreeMap<String, String>,
@@ -112,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     let planned = match imported {
         Ok(model) => {
             document.operators = model.operators;
-            document.weight_bytes = model.weight_bytes;
+            document.weight_bytes = constant_bytes(&model.graph);
             document.external_files = model
                 .external_files
                 .into_iter()
@@ -267,6 +268,16 @@ fn unsupported(node: UnsupportedNode) -> Unsupported {
         input_types: node.input_types,
         reason: node.reason,
     }
+}
+
+/// Bytes of all constants that the model reads, wherever the file keeps them: initializers or `Constant` nodes.
+fn constant_bytes(graph: &Graph) -> u64 {
+    let uses = graph.use_counts();
+    (0..graph.value_bound())
+        .filter(|&at| uses[at] > 0)
+        .filter_map(|at| graph.constant(graph.value_at(at)?))
+        .map(|constant| constant.data().len() as u64)
+        .sum()
 }
 
 /// Canonical form and plan of an imported model; `None` if the planner refuses it.

@@ -84,7 +84,12 @@ fn wrong_flags_are_usage_errors_and_with_json_a_document() {
         &["cache", "wash"],
         &["frobnicate"],
     ] {
-        world.bespoke(line).refuses(2, &[]);
+        let ended = world.bespoke(line);
+        assert_eq!(ended.code, 2, "{line:?}: {ended:?}");
+        let points_on = ["--help", "help: "]
+            .iter()
+            .any(|word| ended.err.contains(word));
+        assert!(ended.out.is_empty() && points_on, "{ended:?}");
         let json: Vec<&str> = line.iter().copied().chain(["--json"]).collect();
         let ended = world.bespoke(&json);
         assert_eq!(

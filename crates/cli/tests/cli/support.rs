@@ -249,10 +249,10 @@ pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
 /// A test data set of [`relu`]: `x` and what should come out.
 pub(crate) fn write_set(folder: &Path, x: &[f32], y: &[f32]) {
     std::fs::create_dir_all(folder).unwrap();
-    let rows = x.len() as i64 / 4;
+    let rows = |values: &[f32]| values.len() as i64 / 4;
     for (name, tensor) in [
-        ("input_0.pb", floats("x", &[rows, 4], x)),
-        ("output_0.pb", floats("y", &[rows, 4], y)),
+        ("input_0.pb", floats("x", &[rows(x), 4], x)),
+        ("output_0.pb", floats("y", &[rows(y), 4], y)),
     ] {
         std::fs::write(folder.join(name), tensor.encode_to_vec()).unwrap();
     }
