@@ -73,6 +73,11 @@ pub(crate) const TARGETS: &[(&str, Make, &str)] = &[
         targets::cache::make,
         "a file of the kernel cache",
     ),
+    (
+        "broken",
+        targets::broken::make,
+        "breaks on purpose, to test the fuzzer",
+    ),
 ];
 
 /// The target of this name.

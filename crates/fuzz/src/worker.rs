@@ -4,6 +4,7 @@
 //! The target runs on a thread with the stack that Rust gives to threads by default (2 MiB), as in a user's program; the
 //! main thread watches the clock. Panics are caught and told with their place.
 
+use std::backtrace::Backtrace;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -107,9 +108,9 @@ fn watch_panics() -> Panicked {
     let last = Panicked::default();
     let kept = last.clone();
     std::panic::set_hook(Box::new(move |info| {
-        let place = info
-            .location()
-            .map_or_else(|| "an unknown place".into(), ToString::to_string);
+        let place = ours(&Backtrace::force_capture().to_string())
+            .or_else(|| info.location().map(ToString::to_string))
+            .unwrap_or_else(|| "an unknown place".into());
         let payload = info.payload();
         let message = payload
             .downcast_ref::<&str>()
@@ -119,6 +120,24 @@ fn watch_panics() -> Panicked {
         *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((place, message));
     }));
     last
+}
+
+/// The innermost place of a backtrace that lies in a crate of this project, this one only if there is no other: where
+/// a standard function panics says little.
+fn ours(backtrace: &str) -> Option<String> {
+    let places: Vec<&str> = backtrace
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("at "))
+        .filter_map(|place| place.rfind("crates/").map(|at| &place[at..]))
+        .collect();
+    let other = places
+        .iter()
+        .find(|place| !place.starts_with("crates/fuzz/"));
+    // The first places here are this hook's own.
+    let here = places
+        .iter()
+        .find(|place| !place.starts_with("crates/fuzz/src/worker.rs"));
+    other.or(here).map(ToString::to_string)
 }
 
 /// A target at work.
@@ -286,6 +305,16 @@ mod tests {
                 .judge(b"!")
                 .is_err_and(|f| f.kind.starts_with("panic at"))
         );
+    }
+
+    #[test]
+    fn the_place_of_a_panic_is_in_the_projects_own_code() {
+        let text = "\
+   0: hook\n             at /src/crates/fuzz/src/worker.rs:9:1\n   1: core::mul\n             at \
+                    /rustc/1/library/core/src/ops.rs:3:4\n   2: elements\n             at ./crates/ir/src/types.rs:5:6\n   \
+                    3: run\n             at ./crates/fuzz/src/targets/model.rs:7:8\n";
+        assert_eq!(ours(text).as_deref(), Some("crates/ir/src/types.rs:5:6"));
+        assert_eq!(ours("nothing"), None);
     }
 
     #[test]

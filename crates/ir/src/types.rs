@@ -114,14 +114,12 @@ pub struct Constant {
 impl Constant {
     /// A constant over `data`, which must hold exactly the packed elements.
     pub fn new(dtype: DType, dims: Vec<i64>, data: Bytes) -> Result<Arc<Self>, ConstantError> {
-        let mut count: u64 = 1;
-        for &d in &dims {
-            let next = u64::try_from(d).ok().and_then(|d| count.checked_mul(d));
-            let Some(next) = next else {
-                return Err(ConstantError::BadDims { dims });
-            };
-            count = next;
-        }
+        // In i64, which is what extents are multiplied in everywhere else.
+        let step = |count: i64, &d: &i64| if d < 0 { None } else { count.checked_mul(d) };
+        let count = dims.iter().try_fold(1i64, step);
+        let Some(count) = count.and_then(|count| u64::try_from(count).ok()) else {
+            return Err(ConstantError::BadDims { dims });
+        };
         if dtype.bits() == 0 {
             return Err(ConstantError::Unsized(dtype));
         }
@@ -194,11 +192,14 @@ mod tests {
                 ..
             })
         ));
-        for dims in [vec![-1], vec![i64::MAX, i64::MAX]] {
+        // The last one fits u64 before it is multiplied by 0.
+        for dims in [vec![-1], vec![i64::MAX, i64::MAX], vec![2, i64::MAX - 1, 0]] {
             assert!(matches!(
                 Constant::new(DType::F32, dims, Bytes::new()),
                 Err(ConstantError::BadDims { .. })
             ));
         }
+        let empty = Constant::new(DType::F32, vec![0, i64::MAX, 2], Bytes::new());
+        assert_eq!(empty.map(|c| c.elements()), Ok(0));
     }
 }

@@ -147,7 +147,8 @@ impl Known {
 
     /// The same elements under other extents.
     pub(crate) fn with_dims(&self, dims: Vec<usize>) -> Option<Self> {
-        (dims.iter().product::<usize>() == self.elems.len()).then(|| Known {
+        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        (count == self.elems.len()).then(|| Known {
             dtype: self.dtype,
             dims,
             elems: self.elems.clone(),
@@ -476,6 +477,13 @@ mod tests {
         let y = arith(op, DType::F32, &x, &Elem::Float(by), table)?;
         let z = cast(&round(how, &y)?, DType::F32, DType::I64, table)?;
         Some(z.int()?.display(table).to_string())
+    }
+
+    #[test]
+    fn extents_whose_product_overflows_hold_no_elements() {
+        let known = Known::ints(DType::I64, vec![0], []);
+        assert!(known.with_dims(vec![usize::MAX, 3, 0]).is_none());
+        assert!(known.with_dims(vec![5, 0]).is_some());
     }
 
     #[test]

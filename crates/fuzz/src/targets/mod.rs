@@ -1,5 +1,6 @@
 //! The targets: one file each, and the builders of ONNX messages that two of them share.
 
+pub(crate) mod broken;
 pub(crate) mod cache;
 pub(crate) mod external;
 pub(crate) mod model;

@@ -10,7 +10,7 @@ use bespoke_ir::Graph;
 use bespoke_ir::verify::verify;
 use bespoke_onnx::proto::ModelProto;
 use bespoke_onnx::{ImportOptions, import_bytes};
-use bespoke_plan::{Plan, PlanError};
+use bespoke_plan::{BindError, Binding, Plan, PlanError};
 use bytes::Bytes;
 use prost::Message;
 
@@ -25,6 +25,22 @@ const PLANNED_NODES: usize = 64;
 const PLANNED_WEIGHTS: u64 = 1 << 20;
 /// Real models up to this size are among the seeds.
 const SEED_BYTES: u64 = 600 << 10;
+
+/// Extents and symbols' values that plans are bound to.
+const EXTENTS: [i64; 12] = [
+    0,
+    1,
+    2,
+    7,
+    64,
+    1 << 20,
+    i64::MAX / 2,
+    i64::MAX,
+    -1,
+    -2,
+    -7,
+    i64::MIN,
+];
 
 /// The target.
 struct Model {
@@ -213,18 +229,8 @@ fn bind(plan: &Plan) -> Result<Seen, String> {
         .collect();
     // The text form is what users see of a plan.
     seen.push(format!("plan text: {}", plan.to_string().is_empty()));
-    for extent in [
-        0,
-        1,
-        2,
-        7,
-        64,
-        1 << 20,
-        i64::MAX / 2,
-        i64::MAX,
-        -1,
-        i64::MIN,
-    ] {
+    for extent in EXTENTS {
+        // Extents of inputs, as a caller gives them.
         let dims: Vec<Vec<i64>> = plan
             .inputs
             .iter()
@@ -237,20 +243,33 @@ fn bind(plan: &Plan) -> Result<Seen, String> {
             })
             .collect();
         let dims: Vec<&[i64]> = dims.iter().map(Vec::as_slice).collect();
-        match plan.bind(&dims) {
-            Ok(binding) => {
-                let outputs = plan.outputs.iter().flat_map(|port| &port.dims);
-                if let Some(bad) = outputs.map(|&id| binding.get(id)).find(|&d| d < 0) {
-                    return Err(format!(
-                        "an output has extent {bad} where the inputs' extents are {dims:?}"
-                    ));
-                }
-                seen.push("bind: bound".into());
-            }
-            Err(error) => seen.push(outline("bind", &error.to_string())),
-        }
+        seen.push(judge(plan, extent, plan.bind(&dims))?);
+        // And values of symbols within their limits: some are elements of inputs, which may be any number.
+        let symbols = plan.symbols.iter().map(|(_, s)| {
+            let value = extent.clamp(s.min, s.max);
+            value - value.rem_euclid(s.divisor)
+        });
+        seen.push(judge(plan, extent, plan.bind_symbols(symbols.collect()))?);
     }
     Ok(seen)
+}
+
+/// What became of extents; a negative extent of an output is a broken promise.
+fn judge(plan: &Plan, extent: i64, bound: Result<Binding, BindError>) -> Result<String, String> {
+    let binding = match bound {
+        Ok(binding) => binding,
+        Err(error) => return Ok(outline("bind", &error.to_string())),
+    };
+    for port in &plan.outputs {
+        let dims: Vec<i64> = port.dims.iter().map(|&id| binding.get(id)).collect();
+        if dims.iter().any(|&d| d < 0) {
+            return Err(format!(
+                "an output has a negative extent\n`{}` is {dims:?} where {extent} was given",
+                port.name
+            ));
+        }
+    }
+    Ok("bind: bound".into())
 }
 
 /// The model without parts number `leave.start..leave.end`, and how many parts it has. Parts are the elements of its

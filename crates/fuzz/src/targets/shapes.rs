@@ -217,20 +217,20 @@ fn compare(
             .collect(),
         Err(error) => {
             return Err(format!(
-                "{kind} is refused with numbers ({error}), but typed with symbols, and all guards hold"
+                "{kind} is refused with numbers, but typed with symbols, and all guards hold\n{error}"
             ));
         }
     };
     if want != have {
         return Err(format!(
-            "{kind} has other extents with numbers than with symbols: {have:?}, not {want:?}"
+            "{kind} has other extents with numbers than with symbols\n{have:?}, not {want:?}"
         ));
     }
     if let Some((_, dims)) = have
         .iter()
         .find(|(_, dims)| dims.iter().flatten().any(|&d| d < 0))
     {
-        return Err(format!("{kind} has a negative extent: {dims:?}"));
+        return Err(format!("{kind} has a negative extent\n{dims:?}"));
     }
     Ok(())
 }

@@ -22,9 +22,9 @@ pub struct HostInts {
 impl Operator for HostInts {
     fn infer(&self, inputs: &[&TensorType], _: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, 0)?;
-        if !matches!(self.dtype, DType::I32 | DType::I64)
-            || self.dims.iter().product::<i64>() != self.elements.len() as i64
-        {
+        let step = |count: i64, &d: &i64| if d < 0 { None } else { count.checked_mul(d) };
+        let count = self.dims.iter().try_fold(1, step);
+        if !matches!(self.dtype, DType::I32 | DType::I64) || count != Some(self.elements.len() as i64) {
             return Err(InferError::new("elements do not fit the type"));
         }
         Ok(vec![TensorType::fixed(self.dtype, &self.dims)])
@@ -32,5 +32,19 @@ impl Operator for HostInts {
 
     fn attributes(&self, symbols: &SymbolTable) -> String {
         Attributes::default().syms("elements", &self.elements, symbols).done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+
+    #[test]
+    fn extents_whose_product_overflows_are_refused() {
+        for dims in [vec![1 << 40, 1 << 40], vec![-1, -1], vec![2]] {
+            let op = HostInts { dtype: DType::I64, dims, elements: vec![SymInt::constant(1)] };
+            assert!(Graph::new("g").add("h", op, &[]).is_err());
+        }
     }
 }

@@ -46,15 +46,18 @@ fn fold(parts: &[Rc<Known>], axis: usize) -> Option<Known> {
         if !fits {
             return None;
         }
-        dims[axis] += part.dims[axis];
+        dims[axis] = dims[axis].checked_add(part.dims[axis])?;
     }
-    let outer: usize = dims[..axis].iter().product();
-    let inner: usize = dims[axis + 1..].iter().product();
-    if outer.checked_mul(inner)?.checked_mul(dims[axis])? > MAX_ELEMENTS {
+    let count = |dims: &[usize]| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let (outer, inner) = (count(&dims[..axis])?, count(&dims[axis + 1..])?);
+    let total = outer.checked_mul(inner)?.checked_mul(dims[axis])?;
+    if total > MAX_ELEMENTS {
         return None;
     }
     let mut elems = Vec::new();
-    for block in 0..outer {
+    // Extents of a tensor without elements may be anything; there is nothing to go through then.
+    let blocks = if total == 0 { 0 } else { outer };
+    for block in 0..blocks {
         for part in parts {
             let run = part.dims[axis] * inner;
             elems.extend_from_slice(part.elems.get(block * run..(block + 1) * run)?);
@@ -101,5 +104,20 @@ mod tests {
             .initializer(ints("b", &[2, 1], &[3, 4]))
             .node("Concat", &["a", "b"], &["y"], &[attr("axis", 1i64)]);
         assert!(model.graph("y").contains("[1,3,2,4]"));
+    }
+
+    #[test]
+    fn tensors_without_elements_may_have_absurd_extents() {
+        let many = 1 << 40;
+        for (dims, axis) in [([many, many, 0], 2), ([many, 0, many], 1), ([0, 1, i64::MAX], 2)] {
+            let model = Model::new(13).initializer(ints("a", &dims, &[])).node(
+                "Concat",
+                &["a", "a", "a"],
+                &["y"],
+                &[attr("axis", axis)],
+            );
+            // Whether it can be run is another matter; it ends.
+            let _ = model.import("y");
+        }
     }
 }
