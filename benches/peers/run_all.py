@@ -89,11 +89,12 @@ class Recorder:
             (self.out / "table.md").write_text(table.page(self.rows), encoding="utf-8")
 
     def execute(self, step, what, command, limit, env):
-        """Runs a process. Returns its exit status, None if it did not start or was stopped, and its output so far."""
+        """Runs a process. Returns its exit status, None if it did not start or was stopped, and its output so far, None if
+        no time was left to start it, which is then a line."""
         limit = min(limit, self.left())
         if limit < 5:
             self.emit(kind="skip", step=step, what=what, reason="no time is left")
-            return None, ""
+            return None, None
         start = time.monotonic()
         code, outcome = None, ""
         # files, not pipes: what a stopped process has written stays readable
@@ -178,7 +179,7 @@ class Steps:
                 sys.executable, workloads.BUILDERS / "export.py", "--size", self.args.size, "--out", self.args.work,
                 "--device", "cuda" if self.gpu else "cpu", "--reference", self.args.reference, "--no-compare", name,
             ], dict(self.env, OMP_NUM_THREADS=str(threads)))
-            print("".join(f"    {line}\n" for line in text.splitlines()), end="", flush=True)
+            print("".join(f"    {line}\n" for line in (text or "").splitlines()), end="", flush=True)
             if code != 0:
                 return
             complete.write_text(how)
@@ -200,6 +201,8 @@ class Steps:
                 code, text = self.run("check", f"{name} {label} {strategy}", [
                     self.args.bundle / "bespoke", "check", self.model(name), "--data", folder, "--device",
                     self.args.device, "--specialize", strategy, "--cache-dir", self.scratch / "check", "--json"])
+                if text is None:
+                    return
                 try:
                     rows = json.loads(text)
                 except json.JSONDecodeError:
@@ -221,6 +224,8 @@ class Steps:
         for shape in shapes:
             command += ["--shapes", flag(shape)]
         code, text = self.run(step, what, command if self.gpu else [*command, "--host"])
+        if text is None:
+            return
         lines = list(objects(text))
         for i, row in enumerate(lines):
             label = workloads.label(name, shapes[i % len(shapes)])
@@ -271,6 +276,8 @@ class Steps:
         code, text = self.run("torch", name, [
             sys.executable, HERE / "time_torch.py", name, "--modes", self.args.modes, "--size", self.args.size,
             "--device", "cuda" if self.gpu else "cpu", "--runs", self.args.runs, "--seconds", f"{seconds:.0f}", *extra])
+        if text is None:
+            return
         for row in objects(text):
             self.recorder.emit(**row)
         if code != 0:

@@ -11,8 +11,8 @@ Prints one JSON line for every (model, shape, mode), on standard output:
 Weights and inputs are fp16 with the same kind of values as bespoke-bench uses: floats within ±0.175, integers 1. Each
 mode compiles anew for every shape, if it compiles at all. cuDNN may try its algorithms at the first run of a shape.
 
-With `--gate FILE` several of these processes may run at the same time: they hold a lock on FILE, shared while they do
-anything and exclusive while they measure. Compilations overlap and measurements are alone on the machine; `first_s` then
+With `--gate FILE` several of these processes may run at the same time: they hold a lock on FILE, shared while they
+work and exclusive while they measure. Compilations overlap and measurements are alone on the machine; `first_s` then
 comes from a busy processor, and the line says so (`"shared": true`).
 """
 import argparse
@@ -33,29 +33,47 @@ MODES = {
     "compile-dynamic": dict(mode="reduce-overhead", dynamic=True),
     "compile-autotune": dict(mode="max-autotune", dynamic=False),
 }
-WARM = 5
+# before timing, at least: a GPU that waited for a compiler has lowered its clocks and takes a while to raise them
+WARM_RUNS, WARM_SECONDS = 5, 0.3
 
 
 class Gate:
-    """Shared while the process works, exclusive while it measures; nothing without a file."""
+    """Shared while the process works, exclusive while it measures; nothing without a file.
+
+    File locks are not fair: alone, they would let a process that measured go on to its next compilation while others
+    still wait to measure, and these would idle until it ends. So those who want to measure share a second lock, the queue,
+    and work begins only when nobody is in it. Nobody waits for the queue holding the gate, so nothing can lock up.
+    """
 
     def __init__(self, path):
-        self.file = open(path, "a") if path else None
-        self.lock("LOCK_SH")
+        self.gate = self.queue = None
+        if path:
+            self.gate, self.queue = open(path, "a"), open(f"{path}.queue", "a")
+            self.work()
 
-    def lock(self, kind):
-        if self.file:
-            import fcntl
+    def work(self):
+        import fcntl
 
-            fcntl.flock(self.file, getattr(fcntl, kind))
+        fcntl.flock(self.queue, fcntl.LOCK_EX)
+        fcntl.flock(self.gate, fcntl.LOCK_SH)
+        fcntl.flock(self.queue, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def alone(self):
-        self.lock("LOCK_EX")
+        if not self.gate:
+            yield
+            return
+        import fcntl
+
+        fcntl.flock(self.gate, fcntl.LOCK_UN)
+        fcntl.flock(self.queue, fcntl.LOCK_SH)
+        fcntl.flock(self.gate, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            self.lock("LOCK_SH")
+            fcntl.flock(self.gate, fcntl.LOCK_UN)
+            fcntl.flock(self.queue, fcntl.LOCK_UN)
+            self.work()
 
 
 def emit(**line):
@@ -91,8 +109,10 @@ class Clock:
         return time.perf_counter() - start
 
     def medians(self, run, runs):
-        for _ in range(WARM):
+        start, warm = time.perf_counter(), 0
+        while warm < WARM_RUNS or time.perf_counter() - start < WARM_SECONDS:
             self.once(run)
+            warm += 1
         wall, gpu = [], []
         for _ in range(runs):
             if not self.gpu:

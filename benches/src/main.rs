@@ -186,6 +186,10 @@ fn tensors(session: &Session, shapes: &Shapes) -> Result<Tensors, Box<dyn Error>
     })
 }
 
+/// What precedes timing, at least: a GPU that waited for a compiler has lowered its clocks and takes a while to raise them.
+const WARM_RUNS: u32 = 4;
+const WARM_TIME: Duration = Duration::from_millis(300);
+
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -277,8 +281,11 @@ fn measure(
     }
     let specialize_ms = ms(start) - first_ms;
     let mut report = session.run_into(&t.bindings, &options)?;
-    for _ in 0..3 {
+    let warming = Instant::now();
+    let mut warm = 1;
+    while warm < WARM_RUNS || warming.elapsed() < WARM_TIME {
         report = session.run_into(&t.bindings, &options)?;
+        warm += 1;
     }
     let mut times = Vec::with_capacity(args.iterations);
     let began = Instant::now();
