@@ -39,7 +39,9 @@ pub enum BindError {
         actual: usize,
     },
     /// An extent contradicts the graph or another extent.
-    #[error("dimension {axis} of input `{input}` is {actual}, the model needs {expected}; change the input")]
+    #[error(
+        "dimension {axis} of input `{input}` is {actual}, the model needs {expected}; change the input"
+    )]
     Dim {
         /// Name of the input.
         input: String,
@@ -81,7 +83,11 @@ pub fn bind_tensors(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<i64>, BindEr
     for (&id, x) in graph.inputs().iter().zip(inputs) {
         let (expected, actual) = (graph.dtype(id), x.dtype());
         if expected != actual {
-            return Err(BindError::DType { input: graph.value(id).name.clone(), expected, actual });
+            return Err(BindError::DType {
+                input: graph.value(id).name.clone(),
+                expected,
+                actual,
+            });
         }
     }
     let shapes: Vec<&[i64]> = inputs.iter().map(Tensor::dims).collect();
@@ -98,14 +104,21 @@ fn bind_with(
 ) -> Result<Vec<i64>, BindError> {
     let table = &graph.symbols;
     if shapes.len() != graph.inputs().len() {
-        return Err(BindError::Count { expected: graph.inputs().len(), actual: shapes.len() });
+        return Err(BindError::Count {
+            expected: graph.inputs().len(),
+            actual: shapes.len(),
+        });
     }
     let mut values: Vec<Option<i64>> = vec![None; table.len()];
     for (&id, shape) in graph.inputs().iter().zip(shapes) {
         let dims = graph.dims(id);
         if dims.len() != shape.len() {
             let input = graph.value(id).name.clone();
-            return Err(BindError::Rank { input, expected: dims.len(), actual: shape.len() });
+            return Err(BindError::Rank {
+                input,
+                expected: dims.len(),
+                actual: shape.len(),
+            });
         }
         for (dim, &extent) in dims.iter().zip(*shape) {
             if let Some(slot) = dim.as_symbol().and_then(|s| values.get_mut(s.index())) {
@@ -116,9 +129,10 @@ fn bind_with(
     let mut symbols = Vec::with_capacity(values.len());
     for (id, symbol) in table.iter() {
         let from_origin = || match symbol.origin {
-            SymbolOrigin::InputDim { input, axis } => {
-                shapes.get(input as usize).and_then(|s| s.get(axis as usize)).copied()
-            }
+            SymbolOrigin::InputDim { input, axis } => shapes
+                .get(input as usize)
+                .and_then(|s| s.get(axis as usize))
+                .copied(),
             SymbolOrigin::InputValue { input, element: at } => element(input as usize, at as usize),
             SymbolOrigin::DeviceValue { .. } | SymbolOrigin::Free => None,
         };
@@ -137,7 +151,12 @@ fn bind_with(
                     Err(e) => e.to_string(),
                 };
                 let input = graph.value(id).name.clone();
-                return Err(BindError::Dim { input, axis, expected, actual });
+                return Err(BindError::Dim {
+                    input,
+                    axis,
+                    expected,
+                    actual,
+                });
             }
         }
     }
@@ -151,7 +170,11 @@ fn bind_with(
             if s.divisor > 1 {
                 expected.push_str(&format!(", a multiple of {}", s.divisor));
             }
-            return Err(BindError::Range { symbol: s.name.clone(), value, expected });
+            return Err(BindError::Range {
+                symbol: s.name.clone(),
+                value,
+                expected,
+            });
         }
     }
     match graph.guards.iter().find(|g| !g.holds(&symbols)) {
@@ -171,13 +194,22 @@ mod tests {
         let mut g = Graph::new("t");
         let dim = |g: &mut Graph, name: &str, input, axis| {
             let origin = SymbolOrigin::InputDim { input, axis };
-            SymInt::symbol(g.symbols.add(Symbol { min: 1, ..Symbol::new(name, origin) }))
+            SymInt::symbol(g.symbols.add(Symbol {
+                min: 1,
+                ..Symbol::new(name, origin)
+            }))
         };
         let (n, m) = (dim(&mut g, "N", 0, 0), dim(&mut g, "M", 1, 0));
         let x = g.add_input("x", TensorType::new(DType::F32, vec![n.clone(), 3.into()]));
         let y = g.add_input("y", TensorType::new(DType::F32, vec![m, 1.into()]));
         g.add_input("k", TensorType::new(DType::I64, vec![n]));
-        let z = g.add1("z", Map::new(Expr::binary(BinaryOp::Add, DType::F32)), &[x, y]).unwrap();
+        let z = g
+            .add1(
+                "z",
+                Map::new(Expr::binary(BinaryOp::Add, DType::F32)),
+                &[x, y],
+            )
+            .unwrap();
         g.add_output(z);
         g
     }
@@ -200,23 +232,41 @@ mod tests {
             text(shapes(&[5, 3], &[4, 1], &[5])),
             "the inputs' extents break the condition N ~ M (node `z`); change the inputs"
         );
-        assert_eq!(text(shapes(&[0, 3], &[1, 1], &[0])), "`N` is 0, the model needs at least 1; change the inputs");
+        assert_eq!(
+            text(shapes(&[0, 3], &[1, 1], &[0])),
+            "`N` is 0, the model needs at least 1; change the inputs"
+        );
         assert_eq!(
             text(shapes(&[5, 3], &[1], &[5])),
             "input `y` has 1 dimensions, the model needs 2; reshape it"
         );
-        assert!(matches!(bind(&g, &[vec![1]]), Err(BindError::Count { expected: 3, actual: 1 })));
+        assert!(matches!(
+            bind(&g, &[vec![1]]),
+            Err(BindError::Count {
+                expected: 3,
+                actual: 1
+            })
+        ));
     }
 
     #[test]
     fn elements_of_an_input_may_be_symbols() {
         let mut g = Graph::new("t");
         g.add_input("n", TensorType::fixed(DType::I64, &[2]));
-        g.symbols.add(Symbol::new("K", SymbolOrigin::InputValue { input: 0, element: 1 }));
+        g.symbols.add(Symbol::new(
+            "K",
+            SymbolOrigin::InputValue {
+                input: 0,
+                element: 1,
+            },
+        ));
         assert_eq!(bind(&g, &[[2]]), Err(BindError::Unbound("K".into())));
         let n = Tensor::from_i64(DType::I64, &[2], &[4, 9]).unwrap();
         assert_eq!(bind_tensors(&g, &[n]), Ok(vec![9]));
         let f = Tensor::from_i64(DType::F32, &[2], &[4, 9]).unwrap();
-        assert!(matches!(bind_tensors(&g, &[f]), Err(BindError::DType { .. })));
+        assert!(matches!(
+            bind_tensors(&g, &[f]),
+            Err(BindError::DType { .. })
+        ));
     }
 }

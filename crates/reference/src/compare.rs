@@ -17,15 +17,31 @@ pub struct Tolerance {
 
 impl Tolerance {
     /// Not at all.
-    pub const EXACT: Tolerance = Tolerance { relative: 0.0, absolute: 0.0, of_largest: 0.0 };
+    pub const EXACT: Tolerance = Tolerance {
+        relative: 0.0,
+        absolute: 0.0,
+        of_largest: 0.0,
+    };
 
     /// What results of an element type usually keep to: 10⁻³ relative and 10⁻⁴ of the largest element for `f32`, 2 %
     /// of the largest for narrow floats, next to nothing for `f64`, exact for integers.
     pub fn usual(dtype: DType) -> Tolerance {
         match dtype {
-            DType::F32 => Tolerance { relative: 1e-3, absolute: 0.0, of_largest: 1e-4 },
-            DType::F64 => Tolerance { relative: 1e-9, absolute: 0.0, of_largest: 1e-12 },
-            ty if ty.is_float() => Tolerance { relative: 0.0, absolute: 0.0, of_largest: 2e-2 },
+            DType::F32 => Tolerance {
+                relative: 1e-3,
+                absolute: 0.0,
+                of_largest: 1e-4,
+            },
+            DType::F64 => Tolerance {
+                relative: 1e-9,
+                absolute: 0.0,
+                of_largest: 1e-12,
+            },
+            ty if ty.is_float() => Tolerance {
+                relative: 0.0,
+                absolute: 0.0,
+                of_largest: 2e-2,
+            },
             _ => Tolerance::EXACT,
         }
     }
@@ -77,7 +93,11 @@ impl std::fmt::Display for Comparison {
             self.beyond, self.count, self.max_abs, self.max_rel
         )?;
         match &self.worst {
-            Some(w) => write!(f, ", worst at {:?}: {} instead of {}", w.position, w.actual, w.expected),
+            Some(w) => write!(
+                f,
+                ", worst at {:?}: {} instead of {}",
+                w.position, w.actual, w.expected
+            ),
             None => Ok(()),
         }
     }
@@ -111,22 +131,38 @@ pub fn compare(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Comp
         worst: None,
     };
     if actual.dtype() != expected.dtype() || actual.dims() != expected.dims() {
-        result.mismatch = Some(format!("is {} instead of {}", actual.describe(), expected.describe()));
+        result.mismatch = Some(format!(
+            "is {} instead of {}",
+            actual.describe(),
+            expected.describe()
+        ));
         return result;
     }
     let magnitude = |n: Number| n.to_f64().abs();
-    let largest = expected.iter().map(magnitude).filter(|m| m.is_finite()).fold(0.0, f64::max);
+    let largest = expected
+        .iter()
+        .map(magnitude)
+        .filter(|m| m.is_finite())
+        .fold(0.0, f64::max);
     let mut worst: Option<(f64, usize)> = None;
     for (i, (a, e)) in actual.iter().zip(expected.iter()).enumerate() {
         let (off, size) = (distance(a, e), magnitude(e));
-        let relative = if size.is_finite() { tolerance.relative * size } else { 0.0 };
+        let relative = if size.is_finite() {
+            tolerance.relative * size
+        } else {
+            0.0
+        };
         let allowed = relative + tolerance.absolute + tolerance.of_largest * largest;
         if off > allowed {
             result.beyond += 1;
         }
         result.max_abs = result.max_abs.max(off);
         if size > 0.0 && off > 0.0 {
-            result.max_rel = result.max_rel.max(if size.is_finite() { off / size } else { f64::INFINITY });
+            result.max_rel = result.max_rel.max(if size.is_finite() {
+                off / size
+            } else {
+                f64::INFINITY
+            });
         }
         // an exact tolerance leaves 0 / 0 for equal elements
         let badness = if off == 0.0 { 0.0 } else { off / allowed };
@@ -161,11 +197,28 @@ mod tests {
 
     #[test]
     fn the_worst_element_is_named() {
-        let c = compare(&t(&[1., 2., 3., 4.]), &t(&[1., 2., 3.5, 4.25]), Tolerance { absolute: 0.3, ..Tolerance::EXACT });
+        let c = compare(
+            &t(&[1., 2., 3., 4.]),
+            &t(&[1., 2., 3.5, 4.25]),
+            Tolerance {
+                absolute: 0.3,
+                ..Tolerance::EXACT
+            },
+        );
         assert!(!c.passed());
         assert_eq!((c.beyond, c.count, c.max_abs), (1, 4, 0.5));
-        assert_eq!(c.worst, Some(Worst { position: vec![1, 0], actual: 3.0, expected: 3.5 }));
-        let loose = Tolerance { of_largest: 0.2, ..Tolerance::EXACT };
+        assert_eq!(
+            c.worst,
+            Some(Worst {
+                position: vec![1, 0],
+                actual: 3.0,
+                expected: 3.5
+            })
+        );
+        let loose = Tolerance {
+            of_largest: 0.2,
+            ..Tolerance::EXACT
+        };
         assert!(compare(&t(&[1., 2., 3., 4.]), &t(&[1., 2., 3.5, 4.25]), loose).passed());
     }
 
@@ -173,9 +226,17 @@ mod tests {
     fn what_is_not_finite_must_agree() {
         let (inf, nan) = (f64::INFINITY, f64::NAN);
         assert!(compare(&t(&[inf, nan]), &t(&[inf, nan]), Tolerance::EXACT).passed());
-        let loose = Tolerance { relative: 1e9, absolute: 1e9, of_largest: 1e9 };
+        let loose = Tolerance {
+            relative: 1e9,
+            absolute: 1e9,
+            of_largest: 1e9,
+        };
         for (a, b) in [(inf, -inf), (nan, 0.0), (0.0, inf)] {
-            assert_eq!(compare(&t(&[a, 0.0]), &t(&[b, 0.0]), loose).beyond, 1, "{a} {b}");
+            assert_eq!(
+                compare(&t(&[a, 0.0]), &t(&[b, 0.0]), loose).beyond,
+                1,
+                "{a} {b}"
+            );
         }
     }
 

@@ -15,7 +15,9 @@ pub enum ReferenceError {
         reason: String,
     },
     /// A condition on the extents does not hold.
-    #[error("{op}: the condition {condition} does not hold for these extents; use other input dimensions")]
+    #[error(
+        "{op}: the condition {condition} does not hold for these extents; use other input dimensions"
+    )]
     Guard {
         /// Name of the operator.
         op: &'static str,
@@ -36,7 +38,9 @@ pub enum ReferenceError {
         limit: u64,
     },
     /// Elements and extents disagree, or an extent is negative.
-    #[error("{elements} elements do not fill a {dtype} tensor with extents {dims:?}; pass one element a position")]
+    #[error(
+        "{elements} elements do not fill a {dtype} tensor with extents {dims:?}; pass one element a position"
+    )]
     Malformed {
         /// Element type.
         dtype: DType,
@@ -46,7 +50,9 @@ pub enum ReferenceError {
         elements: u64,
     },
     /// The element type has no arithmetic here.
-    #[error("tensors of type {0} have no reference arithmetic; convert them to a computable type first")]
+    #[error(
+        "tensors of type {0} have no reference arithmetic; convert them to a computable type first"
+    )]
     Unsupported(DType),
     /// A symbolic integer has no value.
     #[error("{op}: {source}")]
@@ -57,7 +63,9 @@ pub enum ReferenceError {
         source: SymError,
     },
     /// The number of inputs is wrong.
-    #[error("graph `{graph}` takes {expected} inputs, {actual} were given; pass one tensor an input")]
+    #[error(
+        "graph `{graph}` takes {expected} inputs, {actual} were given; pass one tensor an input"
+    )]
     InputCount {
         /// Name of the graph.
         graph: String,
@@ -67,7 +75,9 @@ pub enum ReferenceError {
         actual: usize,
     },
     /// A value is not what the graph says of it.
-    #[error("value `{value}` should be {expected}, it is {actual}; bind the symbols to these inputs' extents")]
+    #[error(
+        "value `{value}` should be {expected}, it is {actual}; bind the symbols to these inputs' extents"
+    )]
     Mismatch {
         /// Name of the value.
         value: String,
@@ -91,6 +101,9 @@ pub enum ReferenceError {
 
 impl ReferenceError {
     pub(crate) fn operands(op: &'static str, reason: impl Into<String>) -> ReferenceError {
-        ReferenceError::Operands { op, reason: reason.into() }
+        ReferenceError::Operands {
+            op,
+            reason: reason.into(),
+        }
     }
 }

@@ -22,11 +22,18 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// The value of a symbolic integer.
     pub fn value(&self, x: &SymInt) -> Result<i64, ReferenceError> {
-        x.eval(self.symbols).map_err(|source| ReferenceError::Symbol { op: self.op, source })
+        x.eval(self.symbols)
+            .map_err(|source| ReferenceError::Symbol {
+                op: self.op,
+                source,
+            })
     }
 
     /// The values of symbolic integers.
-    pub fn values<'b>(&self, xs: impl IntoIterator<Item = &'b SymInt>) -> Result<Vec<i64>, ReferenceError> {
+    pub fn values<'b>(
+        &self,
+        xs: impl IntoIterator<Item = &'b SymInt>,
+    ) -> Result<Vec<i64>, ReferenceError> {
         xs.into_iter().map(|x| self.value(x)).collect()
     }
 
@@ -53,7 +60,11 @@ impl Context<'_> {
 ///
 /// Operands that the operator's type rule or its guards refuse, extents beyond [`crate::MAX_ELEMENTS`], symbols
 /// without a value, and types without arithmetic.
-pub fn eval_node(op: &Op, inputs: &[&Tensor], symbols: &[i64]) -> Result<Vec<Tensor>, ReferenceError> {
+pub fn eval_node(
+    op: &Op,
+    inputs: &[&Tensor],
+    symbols: &[i64],
+) -> Result<Vec<Tensor>, ReferenceError> {
     eval_in(op, inputs, symbols, &known_symbols(symbols))
 }
 
@@ -61,7 +72,11 @@ pub fn eval_node(op: &Op, inputs: &[&Tensor], symbols: &[i64]) -> Result<Vec<Ten
 pub(crate) fn known_symbols(symbols: &[i64]) -> SymbolTable {
     let mut table = SymbolTable::new();
     for (i, &value) in symbols.iter().enumerate() {
-        table.add(Symbol { min: value, max: value, ..Symbol::new(format!("s{i}"), SymbolOrigin::Free) });
+        table.add(Symbol {
+            min: value,
+            max: value,
+            ..Symbol::new(format!("s{i}"), SymbolOrigin::Free)
+        });
     }
     table
 }
@@ -74,7 +89,11 @@ pub(crate) fn eval_in(
     table: &SymbolTable,
 ) -> Result<Vec<Tensor>, ReferenceError> {
     let results = result_types(op, inputs, symbols, table.clone())?;
-    let cx = Context { op: op.name(), symbols, results };
+    let cx = Context {
+        op: op.name(),
+        symbols,
+        results,
+    };
     evaluate(op, inputs, &cx)
 }
 
@@ -86,14 +105,22 @@ fn result_types(
     mut table: SymbolTable,
 ) -> Result<Vec<(DType, Vec<i64>)>, ReferenceError> {
     let name = op.name();
-    let types: Vec<TensorType> = inputs.iter().map(|t| TensorType::fixed(t.dtype(), t.dims())).collect();
+    let types: Vec<TensorType> = inputs
+        .iter()
+        .map(|t| TensorType::fixed(t.dtype(), t.dims()))
+        .collect();
     let types: Vec<&TensorType> = types.iter().collect();
     let mut guards = Vec::new();
     let mut infer = Infer::new(&mut table, &mut guards, &[], name);
-    let types = op.infer(&types, &mut infer).map_err(|e| ReferenceError::operands(name, e.reason))?;
+    let types = op
+        .infer(&types, &mut infer)
+        .map_err(|e| ReferenceError::operands(name, e.reason))?;
     if let Some(guard) = guards.iter().find(|g| !g.holds(symbols)) {
         let condition = guard.display(&table).to_string();
-        return Err(ReferenceError::Guard { op: name, condition });
+        return Err(ReferenceError::Guard {
+            op: name,
+            condition,
+        });
     }
     let mut results = Vec::with_capacity(types.len());
     for ty in &types {

@@ -19,7 +19,12 @@ use crate::tensor::Number;
 
 /// The result for one element of each operand at a position of the result. `inputs` has one value an operand, and
 /// `position` one index an axis that the expression reads; a missing index is 0.
-pub fn eval_expr(expr: &Expr, inputs: &[Number], position: &[i64], registers: &mut Vec<Number>) -> Number {
+pub fn eval_expr(
+    expr: &Expr,
+    inputs: &[Number],
+    position: &[i64],
+    registers: &mut Vec<Number>,
+) -> Number {
     registers.clear();
     for &(instr, dtype) in expr.code() {
         let arg = |r: bespoke_ir::expr::Reg| registers[r.0 as usize];
@@ -28,7 +33,9 @@ pub fn eval_expr(expr: &Expr, inputs: &[Number], position: &[i64], registers: &m
             Instr::Const(c) if c.dtype.is_float() => Number::F(c.as_f64()).cast(c.dtype),
             // the literal's bits; the conversion wraps them to the type, which is exact for `u64` too
             Instr::Const(c) => Number::I(c.as_i64().into()).cast(c.dtype),
-            Instr::Coord(axis) => Number::I(position.get(axis as usize).copied().unwrap_or(0).into()),
+            Instr::Coord(axis) => {
+                Number::I(position.get(axis as usize).copied().unwrap_or(0).into())
+            }
             Instr::Unary(op, a) => unary(op, dtype, arg(a)),
             Instr::Binary(op, a, b) => {
                 let operands = expr.code()[a.0 as usize].1;
@@ -122,7 +129,9 @@ fn unary_int(op: UnaryOp, dtype: DType, x: i128) -> i128 {
         UnaryOp::Not => !x,
         _ => {
             let (low, high) = int_range(dtype);
-            Number::F(unary_float(op, x as f64)).to_int().clamp(low, high)
+            Number::F(unary_float(op, x as f64))
+                .to_int()
+                .clamp(low, high)
         }
     }
 }
@@ -182,7 +191,11 @@ fn binary_float(op: BinaryOp, a: f64, b: f64) -> f64 {
         Rem => a % b,
         Mod => {
             let r = a % b;
-            if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+            if r != 0.0 && (r < 0.0) != (b < 0.0) {
+                r + b
+            } else {
+                r
+            }
         }
         Pow => a.powf(b),
         Min if a.is_nan() || b.is_nan() => f64::NAN,
@@ -206,7 +219,11 @@ fn binary_int(op: BinaryOp, dtype: DType, a: i128, b: i128) -> i128 {
         Rem => a % b,
         Mod => {
             let r = a % b;
-            if r != 0 && (r < 0) != (b < 0) { r + b } else { r }
+            if r != 0 && (r < 0) != (b < 0) {
+                r + b
+            } else {
+                r
+            }
         }
         Pow => power(dtype, a, b),
         Min => a.min(b),
@@ -249,19 +266,35 @@ mod tests {
     use bespoke_ir::{ExprBuilder, Scalar};
 
     fn int(op: BinaryOp, dtype: DType, a: i128, b: i128) -> i128 {
-        eval_expr(&Expr::binary(op, dtype), &[Number::I(a), Number::I(b)], &[], &mut Vec::new()).to_int()
+        eval_expr(
+            &Expr::binary(op, dtype),
+            &[Number::I(a), Number::I(b)],
+            &[],
+            &mut Vec::new(),
+        )
+        .to_int()
     }
 
     fn float(op: BinaryOp, a: f64, b: f64) -> f64 {
-        eval_expr(&Expr::binary(op, DType::F32), &[Number::F(a), Number::F(b)], &[], &mut Vec::new()).to_f64()
+        eval_expr(
+            &Expr::binary(op, DType::F32),
+            &[Number::F(a), Number::F(b)],
+            &[],
+            &mut Vec::new(),
+        )
+        .to_f64()
     }
 
     #[test]
     fn integer_division_truncates_and_remainders_take_their_sign() {
         use BinaryOp::*;
-        for (a, b, div, modulo, rem) in
-            [(7, 2, 3, 1, 1), (-7, 2, -3, 1, -1), (7, -2, -3, -1, 1), (-7, -2, 3, -1, -1), (7, 0, 0, 0, 0)]
-        {
+        for (a, b, div, modulo, rem) in [
+            (7, 2, 3, 1, 1),
+            (-7, 2, -3, 1, -1),
+            (7, -2, -3, -1, 1),
+            (-7, -2, 3, -1, -1),
+            (7, 0, 0, 0, 0),
+        ] {
             assert_eq!(int(Div, DType::I32, a, b), div);
             assert_eq!(int(Mod, DType::I32, a, b), modulo);
             assert_eq!(int(Rem, DType::I32, a, b), rem);
@@ -278,7 +311,10 @@ mod tests {
         use BinaryOp::*;
         assert_eq!(int(Pow, DType::I32, -3, 3), -27);
         assert_eq!(int(Pow, DType::I32, 2, 32), 0);
-        assert_eq!(int(Pow, DType::I64, 3, 40), 12_157_665_459_056_928_801u64 as i64 as i128);
+        assert_eq!(
+            int(Pow, DType::I64, 3, 40),
+            12_157_665_459_056_928_801u64 as i64 as i128
+        );
         assert_eq!(int(Pow, DType::U64, 3, 40), 12_157_665_459_056_928_801);
         assert_eq!(int(Pow, DType::I32, -1, -3), -1);
         assert_eq!(int(Pow, DType::I32, 2, -1), 0);
@@ -303,8 +339,22 @@ mod tests {
 
     #[test]
     fn unary_corner_cases() {
-        let f = |op, x: f64| eval_expr(&Expr::unary(op, DType::F32), &[Number::F(x)], &[], &mut Vec::new()).to_f64();
-        for (x, y) in [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (-0.5, 0.0), (-1.5, -2.0)] {
+        let f = |op, x: f64| {
+            eval_expr(
+                &Expr::unary(op, DType::F32),
+                &[Number::F(x)],
+                &[],
+                &mut Vec::new(),
+            )
+            .to_f64()
+        };
+        for (x, y) in [
+            (0.5, 0.0),
+            (1.5, 2.0),
+            (2.5, 2.0),
+            (-0.5, 0.0),
+            (-1.5, -2.0),
+        ] {
             assert_eq!(f(UnaryOp::Round, x), y);
         }
         assert!(f(UnaryOp::Sign, f64::NAN).is_nan());
@@ -312,7 +362,9 @@ mod tests {
         assert_eq!(f(UnaryOp::IsNegInf, f64::NEG_INFINITY), 1.0);
         assert_eq!(f(UnaryOp::IsPosInf, f64::NEG_INFINITY), 0.0);
         assert_eq!(f(UnaryOp::Sigmoid, -1000.0), 0.0);
-        let i = |op, ty, x| eval_expr(&Expr::unary(op, ty), &[Number::I(x)], &[], &mut Vec::new()).to_int();
+        let i = |op, ty, x| {
+            eval_expr(&Expr::unary(op, ty), &[Number::I(x)], &[], &mut Vec::new()).to_int()
+        };
         assert_eq!(i(UnaryOp::Not, DType::U8, 0x0f), 0xf0);
         assert_eq!(i(UnaryOp::Not, DType::Bool, 1), 0);
         assert_eq!(i(UnaryOp::Abs, DType::I8, -128), -128);
@@ -322,7 +374,12 @@ mod tests {
     #[test]
     fn the_error_function_has_its_tabulated_values() {
         // Abramowitz and Stegun, table 7.1
-        for (x, y) in [(0.1, 0.112_462_916_0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
+        for (x, y) in [
+            (0.1, 0.112_462_916_0),
+            (0.5, 0.520_499_877_8),
+            (1.0, 0.842_700_792_9),
+            (2.0, 0.995_322_265_0),
+        ] {
             assert!((erf(x) - y).abs() < 1e-10);
             assert_eq!(erf(-x), -erf(x));
         }

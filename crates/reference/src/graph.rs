@@ -13,7 +13,11 @@ use crate::tensor::{Tensor, describe};
 ///
 /// Besides what a node may refuse: a wrong number of inputs, and any value whose type is not the one that the graph
 /// declares for it.
-pub fn run(graph: &Graph, inputs: &[Tensor], symbols: &[i64]) -> Result<Vec<Tensor>, ReferenceError> {
+pub fn run(
+    graph: &Graph,
+    inputs: &[Tensor],
+    symbols: &[i64],
+) -> Result<Vec<Tensor>, ReferenceError> {
     if inputs.len() != graph.inputs().len() {
         return Err(ReferenceError::InputCount {
             graph: graph.name.clone(),
@@ -33,9 +37,16 @@ pub fn run(graph: &Graph, inputs: &[Tensor], symbols: &[i64]) -> Result<Vec<Tens
         for &v in node.inputs() {
             fetch(graph, &mut values, v)?;
         }
-        let operands: Vec<&Tensor> = node.inputs().iter().filter_map(|v| values[v.index()].as_ref()).collect();
-        let results = eval_in(&node.op, &operands, symbols, &table)
-            .map_err(|e| ReferenceError::Node { node: node.name.clone(), source: Box::new(e) })?;
+        let operands: Vec<&Tensor> = node
+            .inputs()
+            .iter()
+            .filter_map(|v| values[v.index()].as_ref())
+            .collect();
+        let results =
+            eval_in(&node.op, &operands, symbols, &table).map_err(|e| ReferenceError::Node {
+                node: node.name.clone(),
+                source: Box::new(e),
+            })?;
         for (&v, x) in node.outputs().iter().zip(results) {
             check(graph, v, &x, symbols)?;
             if uses[v.index()] > 0 {
@@ -54,7 +65,9 @@ pub fn run(graph: &Graph, inputs: &[Tensor], symbols: &[i64]) -> Result<Vec<Tens
         .iter()
         .map(|&v| {
             fetch(graph, &mut values, v)?;
-            values[v.index()].clone().ok_or_else(|| ReferenceError::Undefined(graph.value(v).name.clone()))
+            values[v.index()]
+                .clone()
+                .ok_or_else(|| ReferenceError::Undefined(graph.value(v).name.clone()))
         })
         .collect()
 }
@@ -73,7 +86,10 @@ fn fetch(graph: &Graph, values: &mut [Option<Tensor>], id: ValueId) -> Result<()
 fn check(graph: &Graph, id: ValueId, x: &Tensor, symbols: &[i64]) -> Result<(), ReferenceError> {
     let value = graph.value(id);
     let dims: Result<Vec<i64>, _> = value.ty.dims.iter().map(|d| d.eval(symbols)).collect();
-    let dims = dims.map_err(|source| ReferenceError::Symbol { op: "extents", source })?;
+    let dims = dims.map_err(|source| ReferenceError::Symbol {
+        op: "extents",
+        source,
+    })?;
     if value.ty.dtype == x.dtype() && dims == x.dims() {
         return Ok(());
     }
@@ -94,13 +110,38 @@ mod tests {
     #[test]
     fn nodes_run_in_order_on_symbolic_extents() {
         let mut g = Graph::new("t");
-        let n = g.symbols.add(Symbol::new("N", SymbolOrigin::InputDim { input: 0, axis: 0 }));
-        let x = g.add_input("x", TensorType::new(DType::F32, vec![SymInt::symbol(n), 2.into()]));
-        let w = Tensor::from_i64(DType::F32, &[2, 1], &[1, 10]).unwrap().to_constant().unwrap();
+        let n = g.symbols.add(Symbol::new(
+            "N",
+            SymbolOrigin::InputDim { input: 0, axis: 0 },
+        ));
+        let x = g.add_input(
+            "x",
+            TensorType::new(DType::F32, vec![SymInt::symbol(n), 2.into()]),
+        );
+        let w = Tensor::from_i64(DType::F32, &[2, 1], &[1, 10])
+            .unwrap()
+            .to_constant()
+            .unwrap();
         let w = g.add_constant("w", w);
         let y = g.add1("y", MatMul::default(), &[x, w]).unwrap();
-        let s = g.add1("s", Reduce { kind: ReduceKind::Sum, axes: vec![0], keep_dims: true }, &[y]).unwrap();
-        let z = g.add1("z", Map::new(Expr::binary(BinaryOp::Sub, DType::F32)), &[y, s]).unwrap();
+        let s = g
+            .add1(
+                "s",
+                Reduce {
+                    kind: ReduceKind::Sum,
+                    axes: vec![0],
+                    keep_dims: true,
+                },
+                &[y],
+            )
+            .unwrap();
+        let z = g
+            .add1(
+                "z",
+                Map::new(Expr::binary(BinaryOp::Sub, DType::F32)),
+                &[y, s],
+            )
+            .unwrap();
         g.add_output(z);
         g.add_output(w);
         let input = |dims: &[i64], v: &[i64]| Tensor::from_i64(DType::F32, dims, v).unwrap();
@@ -114,14 +155,27 @@ mod tests {
             wrong.to_string(),
             "value `x` should be f32[3,2], it is f32[1,2]; bind the symbols to these inputs' extents"
         );
-        assert!(matches!(run(&g, &[], &symbols), Err(ReferenceError::InputCount { .. })));
+        assert!(matches!(
+            run(&g, &[], &symbols),
+            Err(ReferenceError::InputCount { .. })
+        ));
     }
 
     #[test]
     fn an_unread_second_result_is_no_trouble() {
         let mut g = Graph::new("t");
         let x = g.add_input("x", TensorType::fixed(DType::I64, &[3]));
-        let y = g.add("y", TopK { axis: 0, k: 2.into(), largest: true }, &[x]).unwrap();
+        let y = g
+            .add(
+                "y",
+                TopK {
+                    axis: 0,
+                    k: 2.into(),
+                    largest: true,
+                },
+                &[x],
+            )
+            .unwrap();
         g.add_output(y[1]);
         let x = Tensor::from_i64(DType::I64, &[3], &[5, 1, 7]).unwrap();
         assert_eq!(run(&g, &[x], &[]).unwrap()[0].to_i64s(), [2, 0]);

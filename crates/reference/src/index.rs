@@ -15,13 +15,23 @@ pub fn broadcast_strides(from: &[i64], to: &[i64]) -> Vec<i64> {
     let own = strides(from);
     let lead = to.len() - from.len();
     (0..to.len())
-        .map(|i| if i < lead || (from[i - lead] == 1 && to[i] != 1) { 0 } else { own[i - lead] })
+        .map(|i| {
+            if i < lead || (from[i - lead] == 1 && to[i] != 1) {
+                0
+            } else {
+                own[i - lead]
+            }
+        })
         .collect()
 }
 
 /// The flat index of a position.
 pub fn flat(strides: &[i64], position: &[i64]) -> usize {
-    strides.iter().zip(position).map(|(s, p)| s * p).sum::<i64>() as usize
+    strides
+        .iter()
+        .zip(position)
+        .map(|(s, p)| s * p)
+        .sum::<i64>() as usize
 }
 
 /// Every position of a space in row-major order: one for rank 0, none if an extent is 0.
@@ -34,7 +44,10 @@ pub struct Positions {
 /// Every position of a space with these extents.
 pub fn positions(dims: &[i64]) -> Positions {
     let next = dims.iter().all(|&d| d > 0).then(|| vec![0; dims.len()]);
-    Positions { dims: dims.to_vec(), next }
+    Positions {
+        dims: dims.to_vec(),
+        next,
+    }
 }
 
 impl Positions {
@@ -55,7 +68,10 @@ impl Positions {
 }
 
 /// Calls `f` with every position in row-major order and collects what it returns.
-pub fn map_positions<T, E>(dims: &[i64], mut f: impl FnMut(&[i64]) -> Result<T, E>) -> Result<Vec<T>, E> {
+pub fn map_positions<T, E>(
+    dims: &[i64],
+    mut f: impl FnMut(&[i64]) -> Result<T, E>,
+) -> Result<Vec<T>, E> {
     let mut walk = positions(dims);
     let (mut position, mut out) = (Vec::new(), Vec::new());
     while let Some(p) = walk.advance(&mut position) {

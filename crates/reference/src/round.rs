@@ -17,7 +17,9 @@ fn format(dtype: DType) -> Option<(i32, i32, f64)> {
 
 /// The value of float type `dtype` nearest to `x`; other types leave `x` as it is.
 pub fn round_float(dtype: DType, x: f64) -> f64 {
-    let Some((bits, smallest, largest)) = format(dtype) else { return x };
+    let Some((bits, smallest, largest)) = format(dtype) else {
+        return x;
+    };
     if !x.is_finite() || x == 0.0 {
         return x;
     }
@@ -25,7 +27,11 @@ pub fn round_float(dtype: DType, x: f64) -> f64 {
     let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023;
     let unit = f64::from(exponent.max(smallest) - (bits - 1)).exp2();
     let rounded = (x / unit).round_ties_even() * unit;
-    if rounded.abs() > largest { f64::INFINITY.copysign(x) } else { rounded.copysign(x) }
+    if rounded.abs() > largest {
+        f64::INFINITY.copysign(x)
+    } else {
+        rounded.copysign(x)
+    }
 }
 
 /// The precision in which kernels compute with a type: narrow floats widen to `f32`.
@@ -42,7 +48,11 @@ pub fn wrap_int(dtype: DType, x: i128) -> i128 {
         return i128::from(x != 0);
     }
     let shift = 128 - dtype.bits().clamp(1, 64);
-    if dtype.is_signed_int() { (x << shift) >> shift } else { (((x as u128) << shift) >> shift) as i128 }
+    if dtype.is_signed_int() {
+        (x << shift) >> shift
+    } else {
+        (((x as u128) << shift) >> shift) as i128
+    }
 }
 
 /// Smallest and largest value of an integer type or `bool`.
@@ -84,7 +94,10 @@ mod tests {
         assert_eq!(round_float(DType::F16, 2049.0 + 1e-12), 2050.0);
         // half of the smallest subnormal is a tie with zero
         assert_eq!(round_float(DType::F16, (2.0f64).powi(-25)), 0.0);
-        assert_eq!(round_float(DType::F16, (2.0f64).powi(-25) * 1.01), (2.0f64).powi(-24));
+        assert_eq!(
+            round_float(DType::F16, (2.0f64).powi(-25) * 1.01),
+            (2.0f64).powi(-24)
+        );
         assert!(round_float(DType::F16, -1e-30).is_sign_negative());
         assert_eq!(round_float(DType::BF16, 257.0), 256.0);
         assert_eq!(round_float(DType::BF16, 259.0), 260.0);

@@ -81,7 +81,11 @@ pub struct Tensor {
 /// Number of elements; an error if an extent is negative or there are more than [`MAX_ELEMENTS`].
 pub fn element_count(dtype: DType, dims: &[i64]) -> Result<usize, ReferenceError> {
     if dims.iter().any(|&d| d < 0) {
-        return Err(ReferenceError::Malformed { dtype, dims: dims.to_vec(), elements: 0 });
+        return Err(ReferenceError::Malformed {
+            dtype,
+            dims: dims.to_vec(),
+            elements: 0,
+        });
     }
     // a zero extent makes any other harmless
     let mut count = u64::from(!dims.contains(&0));
@@ -89,13 +93,21 @@ pub fn element_count(dtype: DType, dims: &[i64]) -> Result<usize, ReferenceError
         count = count.saturating_mul(d.unsigned_abs());
     }
     if count > MAX_ELEMENTS {
-        return Err(ReferenceError::TooLarge { dtype, dims: dims.to_vec(), limit: MAX_ELEMENTS });
+        return Err(ReferenceError::TooLarge {
+            dtype,
+            dims: dims.to_vec(),
+            limit: MAX_ELEMENTS,
+        });
     }
     Ok(count as usize)
 }
 
 fn computable(dtype: DType) -> Result<(), ReferenceError> {
-    if dtype.is_computable() { Ok(()) } else { Err(ReferenceError::Unsupported(dtype)) }
+    if dtype.is_computable() {
+        Ok(())
+    } else {
+        Err(ReferenceError::Unsupported(dtype))
+    }
 }
 
 impl Tensor {
@@ -117,18 +129,34 @@ impl Tensor {
         };
         if data.len() != count {
             let elements = data.len() as u64;
-            return Err(ReferenceError::Malformed { dtype, dims: dims.to_vec(), elements });
+            return Err(ReferenceError::Malformed {
+                dtype,
+                dims: dims.to_vec(),
+                elements,
+            });
         }
-        Ok(Tensor { dtype, dims: dims.to_vec(), data })
+        Ok(Tensor {
+            dtype,
+            dims: dims.to_vec(),
+            data,
+        })
     }
 
     /// A tensor from floats, converted to `dtype`.
-    pub fn from_f64(dtype: DType, dims: &[i64], elements: &[f64]) -> Result<Tensor, ReferenceError> {
+    pub fn from_f64(
+        dtype: DType,
+        dims: &[i64],
+        elements: &[f64],
+    ) -> Result<Tensor, ReferenceError> {
         Tensor::new(dtype, dims, elements.iter().map(|&x| Number::F(x)))
     }
 
     /// A tensor from integers, converted to `dtype`.
-    pub fn from_i64(dtype: DType, dims: &[i64], elements: &[i64]) -> Result<Tensor, ReferenceError> {
+    pub fn from_i64(
+        dtype: DType,
+        dims: &[i64],
+        elements: &[i64],
+    ) -> Result<Tensor, ReferenceError> {
         Tensor::new(dtype, dims, elements.iter().map(|&x| Number::I(x.into())))
     }
 
@@ -144,7 +172,11 @@ impl Tensor {
         let count = element_count(dtype, dims)?;
         if dtype.bytes_for(count as u64) != Some(bytes.len() as u64) {
             let elements = (bytes.len() * 8) as u64 / u64::from(dtype.bits().max(1));
-            return Err(ReferenceError::Malformed { dtype, dims: dims.to_vec(), elements });
+            return Err(ReferenceError::Malformed {
+                dtype,
+                dims: dims.to_vec(),
+                elements,
+            });
         }
         if dtype.is_int() && dtype.bits() < 8 {
             // the first element lies in the low bits
@@ -154,7 +186,11 @@ impl Tensor {
                 let raw = (bytes[i * bits / 8] >> (i * bits % 8)) & mask;
                 Number::I(wrap_int(dtype, raw.into()))
             });
-            let wide = if dtype.is_signed_int() { DType::I8 } else { DType::U8 };
+            let wide = if dtype.is_signed_int() {
+                DType::I8
+            } else {
+                DType::U8
+            };
             return Tensor::new(wide, dims, elements);
         }
         computable(dtype)?;
@@ -199,7 +235,11 @@ impl Tensor {
     /// The tensor as a constant.
     pub fn to_constant(&self) -> Result<Arc<Constant>, ReferenceError> {
         Constant::new(self.dtype, self.dims.clone(), Bytes::from(self.to_bytes())).map_err(|_| {
-            ReferenceError::Malformed { dtype: self.dtype, dims: self.dims.clone(), elements: self.len() as u64 }
+            ReferenceError::Malformed {
+                dtype: self.dtype,
+                dims: self.dims.clone(),
+                elements: self.len() as u64,
+            }
         })
     }
 
@@ -266,9 +306,17 @@ impl Tensor {
     pub fn reshaped(&self, dims: &[i64]) -> Result<Tensor, ReferenceError> {
         if element_count(self.dtype, dims)? != self.len() {
             let elements = self.len() as u64;
-            return Err(ReferenceError::Malformed { dtype: self.dtype, dims: dims.to_vec(), elements });
+            return Err(ReferenceError::Malformed {
+                dtype: self.dtype,
+                dims: dims.to_vec(),
+                elements,
+            });
         }
-        Ok(Tensor { dtype: self.dtype, dims: dims.to_vec(), data: self.data.clone() })
+        Ok(Tensor {
+            dtype: self.dtype,
+            dims: dims.to_vec(),
+            data: self.data.clone(),
+        })
     }
 
     /// `f32[2,3]`
@@ -289,7 +337,11 @@ mod tests {
     #[test]
     fn bytes_round_trip_for_every_computable_type() {
         for dtype in DType::all().filter(|d| d.is_computable()) {
-            let (low, high) = if dtype.is_float() { (-3, 7) } else { crate::round::int_range(dtype) };
+            let (low, high) = if dtype.is_float() {
+                (-3, 7)
+            } else {
+                crate::round::int_range(dtype)
+            };
             let elements = [low, 0, 1, high].map(Number::I);
             let x = Tensor::new(dtype, &[2, 2], elements).unwrap();
             let constant = x.to_constant().unwrap();
@@ -312,7 +364,12 @@ mod tests {
         assert_eq!((n.dtype(), n.to_i64s()), (DType::I8, vec![1, -1, 7]));
         let u = Tensor::from_bytes(DType::U2, &[5], &[0b1110_0100, 0b10]).unwrap();
         assert_eq!((u.dtype(), u.to_i64s()), (DType::U8, vec![0, 1, 2, 3, 2]));
-        assert_eq!(Tensor::from_bytes(DType::Bool, &[2], &[0, 255]).unwrap().to_i64s(), [0, 1]);
+        assert_eq!(
+            Tensor::from_bytes(DType::Bool, &[2], &[0, 255])
+                .unwrap()
+                .to_i64s(),
+            [0, 1]
+        );
     }
 
     #[test]
@@ -322,19 +379,44 @@ mod tests {
         assert_eq!(Number::I(300).cast(DType::U8), Number::I(44));
         assert_eq!(Number::F(0.5).cast(DType::Bool), Number::I(1));
         // 2^24 + 1 is a tie in f32
-        assert_eq!(Number::I(16_777_217).cast(DType::F32), Number::F(16_777_216.0));
+        assert_eq!(
+            Number::I(16_777_217).cast(DType::F32),
+            Number::F(16_777_216.0)
+        );
         // above the tie by less than f64 can tell
         let x = (1i128 << 60) + (1 << 36) + 1;
-        assert_eq!(Number::I(x).cast(DType::F32), Number::F(((1u64 << 60) + (1 << 37)) as f64));
+        assert_eq!(
+            Number::I(x).cast(DType::F32),
+            Number::F(((1u64 << 60) + (1 << 37)) as f64)
+        );
     }
 
     #[test]
     fn hostile_extents_are_errors() {
-        assert!(matches!(Tensor::zeros(DType::F32, &[1 << 40, 1 << 40]), Err(ReferenceError::TooLarge { .. })));
-        assert!(matches!(Tensor::zeros(DType::F32, &[-1]), Err(ReferenceError::Malformed { .. })));
-        assert!(Tensor::zeros(DType::F32, &[0, i64::MAX, i64::MAX]).unwrap().is_empty());
-        assert!(matches!(Tensor::from_bytes(DType::F32, &[2], &[0; 7]), Err(ReferenceError::Malformed { .. })));
-        assert!(matches!(Tensor::zeros(DType::F8E5M2, &[1]), Err(ReferenceError::Unsupported(_))));
-        assert!(matches!(Tensor::from_bytes(DType::String, &[1], &[0]), Err(ReferenceError::Malformed { .. })));
+        assert!(matches!(
+            Tensor::zeros(DType::F32, &[1 << 40, 1 << 40]),
+            Err(ReferenceError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Tensor::zeros(DType::F32, &[-1]),
+            Err(ReferenceError::Malformed { .. })
+        ));
+        assert!(
+            Tensor::zeros(DType::F32, &[0, i64::MAX, i64::MAX])
+                .unwrap()
+                .is_empty()
+        );
+        assert!(matches!(
+            Tensor::from_bytes(DType::F32, &[2], &[0; 7]),
+            Err(ReferenceError::Malformed { .. })
+        ));
+        assert!(matches!(
+            Tensor::zeros(DType::F8E5M2, &[1]),
+            Err(ReferenceError::Unsupported(_))
+        ));
+        assert!(matches!(
+            Tensor::from_bytes(DType::String, &[1], &[0]),
+            Err(ReferenceError::Malformed { .. })
+        ));
     }
 }

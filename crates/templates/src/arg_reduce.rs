@@ -36,7 +36,10 @@ pub struct ArgReduce {
 
 impl ArgReduce {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: 1 }
+        Rows {
+            outer: self.outer,
+            inner: 1,
+        }
     }
 }
 
@@ -64,14 +67,22 @@ impl Template for ArgReduce {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/arg_reduce.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/arg_reduce.cu"
+            ))
         )
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.space().row_operand("x", self.dtype, &[("y", DType::I64)]);
+        let mut out = self
+            .space()
+            .row_operand("x", self.dtype, &[("y", DType::I64)]);
         // writing to a String cannot fail
         let _ = writeln!(
             out,
@@ -94,8 +105,13 @@ impl Template for ArgReduce {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let extents = args.ints("d", self.outer + 1);
         let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let bytes = view_bytes(args, "x", &extents, self.dtype) + 8.0 * self.space().rows(args) as f64;
-        Cost { operations: points, bytes, tensor_cores: false }
+        let bytes =
+            view_bytes(args, "x", &extents, self.dtype) + 8.0 * self.space().rows(args) as f64;
+        Cost {
+            operations: points,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -107,29 +123,41 @@ impl Template for ArgReduce {
         let y = ElementsMut::of(DType::I64, y)?;
         let out = Strided::of(args, "y", self.outer);
         lanes::check("y", &out, &extents[..self.outer], y.len())?;
-        let x = View::new("x", Elements::of(self.dtype, x)?, Strided::of(args, "x", extents.len()), &extents)?;
+        let x = View::new(
+            "x",
+            Elements::of(self.dtype, x)?,
+            Strided::of(args, "x", extents.len()),
+            &extents,
+        )?;
         let columns = extents[self.outer].max(0) as usize;
         let keys = Keys::new(x, self.largest);
         let axes: Vec<usize> = (0..self.outer).collect();
         let grain = (8192 / columns.max(1) as i64).max(1);
-        regions::for_each_region(y, &out, &extents[..self.outer], &axes, grain, &|region, part| {
-            regions::for_each_row(region, self.outer, |position, _| {
-                let mut start = position.to_vec();
-                start.push(0);
-                let row = keys.row(&start, self.outer, columns);
-                let mut best = 0;
-                for (i, key) in row.iter().enumerate() {
-                    if *key < row[best] || (self.select_last && *key == row[best]) {
-                        best = i;
+        regions::for_each_region(
+            y,
+            &out,
+            &extents[..self.outer],
+            &axes,
+            grain,
+            &|region, part| {
+                regions::for_each_row(region, self.outer, |position, _| {
+                    let mut start = position.to_vec();
+                    start.push(0);
+                    let row = keys.row(&start, self.outer, columns);
+                    let mut best = 0;
+                    for (i, key) in row.iter().enumerate() {
+                        if *key < row[best] || (self.select_last && *key == row[best]) {
+                            best = i;
+                        }
                     }
-                }
-                let lane = part.lane(position, 0);
-                if let ElementsMut::I64(y) = lane.elements {
-                    // a row without elements has no position
-                    y[lane.start as usize] = if columns == 0 { -1 } else { best as i64 };
-                }
-            });
-        });
+                    let lane = part.lane(position, 0);
+                    if let ElementsMut::I64(y) = lane.elements {
+                        // a row without elements has no position
+                        y[lane.start as usize] = if columns == 0 { -1 } else { best as i64 };
+                    }
+                });
+            },
+        );
         Ok(())
     }
 }
@@ -190,7 +218,11 @@ mod tests {
                     let at = |j: i64| x.get(view.at(&[p, &[j]].concat()) as usize).to_f64();
                     let mut best = 0;
                     for j in 1..extents[t.outer] {
-                        let better = if t.largest { at(j) > at(best) } else { at(j) < at(best) };
+                        let better = if t.largest {
+                            at(j) > at(best)
+                        } else {
+                            at(j) < at(best)
+                        };
                         if better || (t.select_last && at(j) == at(best)) {
                             best = j;
                         }
@@ -204,11 +236,19 @@ mod tests {
     #[test]
     fn nan_beats_and_zeros_are_equal() {
         let position = |data: &[f32], largest, select_last| {
-            let t = ArgReduce { outer: 0, dtype: DType::F32, largest, select_last };
+            let t = ArgReduce {
+                outer: 0,
+                dtype: DType::F32,
+                largest,
+                select_last,
+            };
             let mut b = Arguments::new(&t);
             b.int("d0", data.len() as i64);
             b.int("x_s0", 1);
-            b.set("x", SampleSlot::Read(data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+            b.set(
+                "x",
+                SampleSlot::Read(data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            );
             b.set("y", SampleSlot::Write(vec![0; 8]));
             let y = b.finish(Arc::new(t), 0.0).run_twin().unwrap();
             i64::from_le_bytes(y[0][..].try_into().unwrap())
@@ -223,7 +263,12 @@ mod tests {
 
     #[test]
     fn definitions_of_logits() {
-        let t = ArgReduce { outer: 2, dtype: DType::F16, largest: true, select_last: false };
+        let t = ArgReduce {
+            outer: 2,
+            dtype: DType::F16,
+            largest: true,
+            select_last: false,
+        };
         insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
     }
 }

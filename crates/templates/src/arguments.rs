@@ -72,7 +72,13 @@ impl Arguments {
 
     /// Makes a tensor over `extents`, random where it is read: its axes in random order of memory (mostly the plain
     /// one), sometimes with gaps and an offset; if it is read, sometimes broadcast along the axes in `broadcast`.
-    pub(crate) fn tensor(&mut self, rng: &mut Rng, name: &str, extents: &[i64], broadcast: &[usize]) {
+    pub(crate) fn tensor(
+        &mut self,
+        rng: &mut Rng,
+        name: &str,
+        extents: &[i64],
+        broadcast: &[usize],
+    ) {
         let mut order: Vec<usize> = (0..extents.len()).collect();
         if chance(rng, 2) {
             for i in (1..order.len()).rev() {
@@ -83,7 +89,14 @@ impl Arguments {
     }
 
     /// Like [`Arguments::tensor`], with the axes in this order of memory, the last with the smallest stride.
-    pub(crate) fn tensor_in_order(&mut self, rng: &mut Rng, name: &str, extents: &[i64], broadcast: &[usize], order: &[usize]) {
+    pub(crate) fn tensor_in_order(
+        &mut self,
+        rng: &mut Rng,
+        name: &str,
+        extents: &[i64],
+        broadcast: &[usize],
+        order: &[usize],
+    ) {
         let Some(param) = self.params.iter().find(|p| p.name == name) else {
             debug_assert!(false, "no parameter `{name}`");
             return;
@@ -106,7 +119,14 @@ impl Arguments {
         for (i, s) in strides.iter().enumerate() {
             self.int(&format!("{name}_s{i}"), *s);
         }
-        self.set(name, if kind == SlotKind::Read { SampleSlot::Read(bytes) } else { SampleSlot::Write(bytes) });
+        self.set(
+            name,
+            if kind == SlotKind::Read {
+                SampleSlot::Read(bytes)
+            } else {
+                SampleSlot::Write(bytes)
+            },
+        );
     }
 
     /// The sample; arguments that nobody set are 0 and empty.
@@ -123,7 +143,11 @@ impl Arguments {
                 })
             })
             .collect();
-        Sample { template, slots, tolerance }
+        Sample {
+            template,
+            slots,
+            tolerance,
+        }
     }
 }
 
@@ -134,7 +158,11 @@ pub(crate) fn epilogue(rng: &mut Rng, sum: DType, rank: usize) -> bespoke_ir::ex
         0 | 1 => Expr::identity(sum),
         // a bias or a residual, and a gate
         2 => {
-            let gate = if sum.is_float() && sum != DType::F64 { DType::F32 } else { sum };
+            let gate = if sum.is_float() && sum != DType::F64 {
+                DType::F32
+            } else {
+                sum
+            };
             let mut b = ExprBuilder::new(&[sum, sum, gate]);
             let (x, e, f) = (b.input(0), b.input(1), b.input(2));
             let x = b.binary(BinaryOp::Add, x, e);

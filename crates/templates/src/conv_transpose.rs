@@ -47,7 +47,11 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<ConvTranspose>, Sample)> {
         .iter()
         .map(|&(dtype, sum)| {
             let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
-            let template = Arc::new(ConvTranspose { spatial, dtype, epilogue: epilogue(rng, sum, spatial + 2) });
+            let template = Arc::new(ConvTranspose {
+                spatial,
+                dtype,
+                epilogue: epilogue(rng, sum, spatial + 2),
+            });
             let sample = sample(rng, template.clone(), template.common());
             (template, sample)
         })
@@ -59,8 +63,8 @@ mod tests {
     use super::*;
     use crate::Template;
     use crate::convolution::tests::check;
-    use bespoke_device::{Arch, DeviceProps};
     use crate::sample::Rng;
+    use bespoke_device::{Arch, DeviceProps};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     proptest! {
@@ -75,7 +79,11 @@ mod tests {
 
     #[test]
     fn definitions_are_stable() {
-        let template = ConvTranspose { spatial: 2, dtype: DType::F32, epilogue: Expr::identity(DType::F32) };
+        let template = ConvTranspose {
+            spatial: 2,
+            dtype: DType::F32,
+            epilogue: Expr::identity(DType::F32),
+        };
         insta::assert_snapshot!(template.describe(), @"2d f32 (f32) -> f32 x0");
         insta::assert_snapshot!(template.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
         #define SPATIAL 2

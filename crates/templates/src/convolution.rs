@@ -108,12 +108,18 @@ impl Geometry {
             (common, other) = (other, common % other);
         }
         let tap_step = stride / common;
-        let tap = (0..tap_step).find(|t| (phase + pad - t * dil) % stride == 0).filter(|&t| t < ker);
+        let tap = (0..tap_step)
+            .find(|t| (phase + pad - t * dil) % stride == 0)
+            .filter(|&t| t < ker);
         Axis {
             input,
             first: phase,
             spacing: stride,
-            outputs: if phase < out { (out - phase + stride - 1) / stride } else { 0 },
+            outputs: if phase < out {
+                (out - phase + stride - 1) / stride
+            } else {
+                0
+            },
             mul: 1,
             base: tap.map_or(0, |t| (phase + pad - t * dil) / stride),
             step: -(dil / common),
@@ -130,7 +136,12 @@ impl Convolution<'_> {
     }
 
     pub(crate) fn describe(&self) -> String {
-        format!("{}d {} {}", self.spatial, self.dtype, tile::describe_epilogue(self.epilogue))
+        format!(
+            "{}d {} {}",
+            self.spatial,
+            self.dtype,
+            tile::describe_epilogue(self.epilogue)
+        )
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {
@@ -154,24 +165,40 @@ impl Convolution<'_> {
 
     pub(crate) fn definitions(&self, props: &DeviceProps) -> String {
         let list = |item: &dyn Fn(usize) -> String, between: &str| {
-            (0..self.spatial).map(item).collect::<Vec<_>>().join(between)
+            (0..self.spatial)
+                .map(item)
+                .collect::<Vec<_>>()
+                .join(between)
         };
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = writeln!(out, "#define SPATIAL {}", self.spatial);
         let _ = writeln!(out, "typedef {} X_TYPE;", cuda_type(self.dtype));
-        let _ = writeln!(out, "#define SPATIAL_LIST(v) {{{}}}", list(&|a| format!("v##{a}"), ", "));
-        let _ = writeln!(out, "#define SPATIAL_STRIDES(v) {{{}}}", list(&|a| format!("v##_s{}", a + 2), ", "));
+        let _ = writeln!(
+            out,
+            "#define SPATIAL_LIST(v) {{{}}}",
+            list(&|a| format!("v##{a}"), ", ")
+        );
+        let _ = writeln!(
+            out,
+            "#define SPATIAL_STRIDES(v) {{{}}}",
+            list(&|a| format!("v##_s{}", a + 2), ", ")
+        );
         let _ = writeln!(
             out,
             "#define SPATIAL_OFFSET(v, o) ({})",
             list(&|a| format!("o[{a}] * v##_s{}", a + 2), " + ")
         );
-        out.push_str(&tile::definitions(self.engine(props), self.dtype, self.epilogue, |axis| match axis {
-            0 => "(long long)batch".to_owned(),
-            1 => "(at_channel + j)".to_owned(),
-            a => format!("(long long)o[{}]", a - 2),
-        }));
+        out.push_str(&tile::definitions(
+            self.engine(props),
+            self.dtype,
+            self.epilogue,
+            |axis| match axis {
+                0 => "(long long)batch".to_owned(),
+                1 => "(at_channel + j)".to_owned(),
+                a => format!("(long long)o[{}]", a - 2),
+            },
+        ));
         out
     }
 
@@ -184,7 +211,12 @@ impl Convolution<'_> {
             m *= (s.outs[a] + phases - 1) / phases;
             k *= (s.kers[a] + phases - 1) / phases;
         }
-        Problem { matrices, m, n: s.k, k }
+        Problem {
+            matrices,
+            m,
+            n: s.k,
+            k,
+        }
     }
 
     fn is_depthwise(args: &Args<'_>) -> bool {
@@ -195,27 +227,47 @@ impl Convolution<'_> {
         // the table of a tile's pixels is static shared memory
         let table = 256 * 4 * (self.spatial as i64 + 1);
         // a depthwise convolution multiplies no matrices: only the number of threads matters to it
-        let problem = args.filter(|a| !Self::is_depthwise(a)).map(|a| self.problem(a));
+        let problem = args
+            .filter(|a| !Self::is_depthwise(a))
+            .map(|a| self.problem(a));
         tile::tiles(self.engine(props), problem, table, props)
     }
 
-    pub(crate) fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+    pub(crate) fn geometry(
+        &self,
+        tile: &Tile,
+        args: Option<&Args<'_>>,
+        props: &DeviceProps,
+    ) -> LaunchConfig {
         if let Some(args) = args.filter(|a| Self::is_depthwise(a)) {
             let s = Geometry::of(args, self.spatial);
             let run = 16 / tile::bytes_of(self.dtype).max(1);
             let last = args.int("x_s1") == 1 && args.int("y_s1") == 1;
-            let (run, pixels) = if last { (run, if self.transposed { 1 } else { 4 }) } else { (1, 1) };
+            let (run, pixels) = if last {
+                (run, if self.transposed { 1 } else { 4 })
+            } else {
+                (1, 1)
+            };
             let ceil = |a: i64, b: i64| (a + b - 1) / b;
             let rows: i64 = s.outs[..self.spatial - 1].iter().product();
             let items = s.n * rows * ceil(s.outs[self.spatial - 1], pixels) * ceil(s.g, run);
             let threads = tile.get("THREADS").max(1);
             return LaunchConfig {
-                grid: [ceil(items, threads).clamp(1, i64::from(i32::MAX)) as u32, 1, 1],
+                grid: [
+                    ceil(items, threads).clamp(1, i64::from(i32::MAX)) as u32,
+                    1,
+                    1,
+                ],
                 block: threads as u32,
                 shared_bytes: 0,
             };
         }
-        tile::geometry(self.engine(props), tile, args.map(|a| self.problem(a)), props)
+        tile::geometry(
+            self.engine(props),
+            tile,
+            args.map(|a| self.problem(a)),
+            props,
+        )
     }
 
     pub(crate) fn cost(&self, args: &Args<'_>) -> Cost {
@@ -232,17 +284,27 @@ impl Convolution<'_> {
         let extents = s.extents();
         for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
             let strides = args.ints(&format!("e{i}_s"), self.spatial + 2);
-            let read = extents.iter().zip(&strides).filter(|(_, s)| **s != 0).map(|(d, _)| *d as f64).product::<f64>();
+            let read = extents
+                .iter()
+                .zip(&strides)
+                .filter(|(_, s)| **s != 0)
+                .map(|(d, _)| *d as f64)
+                .product::<f64>();
             bytes += read * tile::bytes_of(*ty) as f64;
         }
         Cost {
             operations: 2.0 * n * g * c * k * pairs + results * self.epilogue.operations() as f64,
             bytes,
-            tensor_cores: matches!(self.dtype, DType::F16 | DType::BF16) && !Self::is_depthwise(args),
+            tensor_cores: matches!(self.dtype, DType::F16 | DType::BF16)
+                && !Self::is_depthwise(args),
         }
     }
 
-    pub(crate) fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+    pub(crate) fn run(
+        &self,
+        args: &Args<'_>,
+        operands: &mut [Operand<'_>],
+    ) -> Result<(), TwinError> {
         convolution_host::run(self, self.extras(), args, operands)
     }
 }
@@ -276,13 +338,27 @@ macro_rules! convolution_template {
 
             fn body(&self) -> &'static str {
                 concat!(
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/tile.cuh")),
+                    include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"),
+                        "/../../kernels/tile.cuh"
+                    )),
                     "\n",
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/im2col.cuh")),
+                    include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"),
+                        "/../../kernels/im2col.cuh"
+                    )),
                     "\n",
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/", $text, ".cu")),
+                    include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"),
+                        "/../../kernels/",
+                        $text,
+                        ".cu"
+                    )),
                     "\n",
-                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/convolution.cuh"))
+                    include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"),
+                        "/../../kernels/convolution.cuh"
+                    ))
                 )
             }
 
@@ -332,7 +408,13 @@ pub(crate) fn sample(
     let rank = options.spatial + 2;
     let mut s = Arguments::new(&*template);
     let depthwise = chance(rng, 4);
-    let wide = |rng: &mut Rng| if chance(rng, 2) { 8 * rng.int(1, 3) } else { rng.int(1, 20) };
+    let wide = |rng: &mut Rng| {
+        if chance(rng, 2) {
+            8 * rng.int(1, 3)
+        } else {
+            rng.int(1, 20)
+        }
+    };
     let n = rng.int(1, 2);
     let (g, c, k) = if depthwise {
         (wide(rng), 1, 1)
@@ -348,8 +430,16 @@ pub(crate) fn sample(
     let (mut ins, mut outs, mut kers) = (Vec::new(), Vec::new(), Vec::new());
     for a in 0..options.spatial {
         let input = rng.int(1, if options.spatial > 2 { 5 } else { 12 });
-        let (ker, stride, dil) = if point { (1, 1, 1) } else { (rng.int(1, 4), rng.int(1, 3), rng.int(1, 2)) };
-        let (pad, end) = if point { (0, 0) } else { (rng.int(-1, 2), rng.int(0, 2)) };
+        let (ker, stride, dil) = if point {
+            (1, 1, 1)
+        } else {
+            (rng.int(1, 4), rng.int(1, 3), rng.int(1, 2))
+        };
+        let (pad, end) = if point {
+            (0, 0)
+        } else {
+            (rng.int(-1, 2), rng.int(0, 2))
+        };
         let reach = (ker - 1) * dil + 1;
         let out = if options.transposed {
             (input - 1) * stride + reach - pad - end + rng.int(0, stride - 1)
@@ -357,7 +447,14 @@ pub(crate) fn sample(
             (input + pad + end - reach).div_euclid(stride) + 1
         };
         let out = out.max(0);
-        let values = [("in", input), ("out", out), ("ker", ker), ("str", stride), ("dil", dil), ("pad", pad)];
+        let values = [
+            ("in", input),
+            ("out", out),
+            ("ker", ker),
+            ("str", stride),
+            ("dil", dil),
+            ("pad", pad),
+        ];
         for (name, value) in values {
             s.int(&format!("{name}{a}"), value);
         }
@@ -365,7 +462,12 @@ pub(crate) fn sample(
         outs.push(out);
         kers.push(ker);
     }
-    let tensor = |first: [i64; 2], rest: &[i64]| first.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>();
+    let tensor = |first: [i64; 2], rest: &[i64]| {
+        first
+            .into_iter()
+            .chain(rest.iter().copied())
+            .collect::<Vec<_>>()
+    };
     // channels last, as they mostly are
     let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
     let plain: Vec<usize> = (0..rank).collect();
@@ -374,7 +476,11 @@ pub(crate) fn sample(
     let x = order(rng);
     s.tensor_in_order(rng, "x", &tensor([n, g * c], &ins), &[], &x);
     let w = order(rng);
-    let first = if options.transposed { [g * c, k] } else { [g * k, c] };
+    let first = if options.transposed {
+        [g * c, k]
+    } else {
+        [g * k, c]
+    };
     s.tensor_in_order(rng, "w", &tensor(first, &kers), &[], &w);
     let results = tensor([n, g * k], &outs);
     for i in 0..options.extras() {
@@ -400,7 +506,9 @@ pub(crate) mod tests {
         let s = Geometry::of(&oracle.args(), options.spatial);
         let rank = options.spatial + 2;
         let (x, w) = (oracle.read("x", rank), oracle.read("w", rank));
-        let extras: Vec<_> = (0..options.extras()).map(|i| oracle.read(&format!("e{i}"), rank)).collect();
+        let extras: Vec<_> = (0..options.extras())
+            .map(|i| oracle.read(&format!("e{i}"), rank))
+            .collect();
         let taps: i64 = s.kers.iter().product();
         oracle.check(&s.extents(), |position| {
             let group = position[1] / s.k;
@@ -426,22 +534,39 @@ pub(crate) mod tests {
                 }
                 for c in 0..if inside { s.c } else { 0 } {
                     at_x[1] = group * s.c + c;
-                    (at_w[0], at_w[1]) =
-                        if options.transposed { (group * s.c + c, position[1] % s.k) } else { (position[1], c) };
-                    match (x.0.get(x.1.at(&at_x) as usize), w.0.get(w.1.at(&at_w) as usize)) {
+                    (at_w[0], at_w[1]) = if options.transposed {
+                        (group * s.c + c, position[1] % s.k)
+                    } else {
+                        (position[1], c)
+                    };
+                    match (
+                        x.0.get(x.1.at(&at_x) as usize),
+                        w.0.get(w.1.at(&at_w) as usize),
+                    ) {
                         (Number::I(x), Number::I(y)) => exact += x * y,
                         (x, y) => sum += x.to_f64() * y.to_f64(),
                     }
                 }
             }
-            let sum = if options.dtype.is_float() { Number::F(sum) } else { Number::I(exact) };
+            let sum = if options.dtype.is_float() {
+                Number::F(sum)
+            } else {
+                Number::I(exact)
+            };
             oracle::epilogue(options.epilogue, &extras, sum, position)
         });
     }
 
     #[test]
     fn phases_of_a_transposed_convolution_cover_every_tap_once() {
-        for (stride, dil, ker, pad) in [(1, 1, 3, 1), (2, 1, 2, 0), (2, 1, 4, 1), (3, 2, 3, 2), (2, 2, 3, 1), (4, 6, 5, 3)] {
+        for (stride, dil, ker, pad) in [
+            (1, 1, 3, 1),
+            (2, 1, 2, 0),
+            (2, 1, 4, 1),
+            (3, 2, 3, 2),
+            (2, 2, 3, 1),
+            (4, 6, 5, 3),
+        ] {
             let s = Geometry {
                 n: 1,
                 g: 1,
@@ -457,13 +582,17 @@ pub(crate) mod tests {
             for o in 0..23 {
                 let axis = s.axis(true, 0, o % stride);
                 let q = o / stride;
-                let pairs: Vec<(i64, i64)> =
-                    (0..axis.taps).map(|t| (axis.tap + t * axis.tap_step, q + axis.base + t * axis.step)).collect();
+                let pairs: Vec<(i64, i64)> = (0..axis.taps)
+                    .map(|t| (axis.tap + t * axis.tap_step, q + axis.base + t * axis.step))
+                    .collect();
                 let expected: Vec<(i64, i64)> = (0..ker)
                     .filter(|t| (o + pad - t * dil) % stride == 0)
                     .map(|t| (t, (o + pad - t * dil).div_euclid(stride)))
                     .collect();
-                assert_eq!(pairs, expected, "stride {stride} dilation {dil} kernel {ker} output {o}");
+                assert_eq!(
+                    pairs, expected,
+                    "stride {stride} dilation {dil} kernel {ker} output {o}"
+                );
             }
         }
     }

@@ -22,7 +22,9 @@ use crate::spec::Args;
 use crate::view::Strided;
 
 /// Types that sums are computed in: `f32` for floats up to 32 bits, `f64` for `f64` and, exactly, for small integers.
-trait Sum: Real + bytemuck::Pod + Send + Sync + std::ops::AddAssign + std::ops::Mul<Output = Self> {
+trait Sum:
+    Real + bytemuck::Pod + Send + Sync + std::ops::AddAssign + std::ops::Mul<Output = Self>
+{
     /// Elements that are computed with as they are.
     fn direct<'a>(from: Elements<'a>) -> Option<&'a [Self]>;
     /// A run of elements, converted.
@@ -33,7 +35,11 @@ trait Sum: Real + bytemuck::Pod + Send + Sync + std::ops::AddAssign + std::ops::
 
 impl Sum for f32 {
     fn direct<'a>(from: Elements<'a>) -> Option<&'a [f32]> {
-        if let Elements::F32(s) = from { Some(s) } else { None }
+        if let Elements::F32(s) = from {
+            Some(s)
+        } else {
+            None
+        }
     }
     fn widen(from: Elements<'_>, start: i64, stride: i64, out: &mut [f32]) {
         widen_run(from, start, stride, out);
@@ -45,13 +51,19 @@ impl Sum for f32 {
 
 impl Sum for f64 {
     fn direct<'a>(from: Elements<'a>) -> Option<&'a [f64]> {
-        if let Elements::F64(s) = from { Some(s) } else { None }
+        if let Elements::F64(s) = from {
+            Some(s)
+        } else {
+            None
+        }
     }
     fn widen(from: Elements<'_>, start: i64, stride: i64, out: &mut [f64]) {
         let at = |i: usize| (start + i as i64 * stride) as usize;
         macro_rules! each {
             ($s:ident) => {
-                out.iter_mut().enumerate().for_each(|(i, y)| *y = f64::from($s[at(i)]))
+                out.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, y)| *y = f64::from($s[at(i)]))
             };
         }
         match from {
@@ -120,7 +132,9 @@ pub(crate) fn run(
         DType::F64 | DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::Bool => {
             run_as::<f64>(options, extras, args, operands)
         }
-        other => Err(TwinError(format!("convolutions of {other} have no host twin; cast to f64"))),
+        other => Err(TwinError(format!(
+            "convolutions of {other} have no host twin; cast to f64"
+        ))),
     }
 }
 
@@ -138,18 +152,32 @@ fn run_as<T: Sum>(
     }
     let (mut writes, reads) = split_operands(operands);
     if reads.len() != 2 + extras || writes.len() != 1 {
-        return Err(TwinError(format!("a convolution takes {} operands and one result", 2 + extras)));
+        return Err(TwinError(format!(
+            "a convolution takes {} operands and one result",
+            2 + extras
+        )));
     }
-    let space = |first: [i64; 2], rest: &[i64]| first.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>();
+    let space = |first: [i64; 2], rest: &[i64]| {
+        first
+            .into_iter()
+            .chain(rest.iter().copied())
+            .collect::<Vec<_>>()
+    };
     let x = Elements::of(options.dtype, reads[0])?;
     let x_view = Strided::of(args, "x", rank);
     check("x", &x_view, &space([s.n, s.g * s.c], &s.ins), x.len())?;
     let w = Elements::of(options.dtype, reads[1])?;
     let w_view = Strided::of(args, "w", rank);
-    let first = if options.transposed { [s.g * s.c, s.k] } else { [s.g * s.k, s.c] };
+    let first = if options.transposed {
+        [s.g * s.c, s.k]
+    } else {
+        [s.g * s.k, s.c]
+    };
     check("w", &w_view, &space(first, &s.kers), w.len())?;
     let finish = Finish::new(options.epilogue, args, &reads[2..], &extents)?;
-    let bytes = writes.pop().ok_or_else(|| TwinError("a convolution has no result".to_owned()))?;
+    let bytes = writes
+        .pop()
+        .ok_or_else(|| TwinError("a convolution has no result".to_owned()))?;
     let y = ElementsMut::of(options.epilogue.dtype(), bytes)?;
     let y_view = Strided::of(args, "y", rank);
     check("y", &y_view, &extents, y.len())?;
@@ -157,11 +185,20 @@ fn run_as<T: Sum>(
     let channels_last = x_view.strides[1].abs() <= x_view.strides[rank - 1].abs() || s.g * s.c == 1;
     let mut phases = vec![Vec::new()];
     for a in 0..options.spatial {
-        let count = if options.transposed { s.strs[a].max(1) } else { 1 };
+        let count = if options.transposed {
+            s.strs[a].max(1)
+        } else {
+            1
+        };
         phases = phases
             .iter()
             .flat_map(|p: &Vec<Axis>| {
-                (0..count).map(|phase| p.iter().copied().chain([s.axis(options.transposed, a, phase)]).collect())
+                (0..count).map(|phase| {
+                    p.iter()
+                        .copied()
+                        .chain([s.axis(options.transposed, a, phase)])
+                        .collect()
+                })
             })
             .collect();
     }
@@ -169,7 +206,15 @@ fn run_as<T: Sum>(
     let phases = phases
         .into_iter()
         .map(|axes| {
-            let weights = pack(&s, options.transposed, channels_last, depthwise, &axes, w, &w_view);
+            let weights = pack(
+                &s,
+                options.transposed,
+                channels_last,
+                depthwise,
+                &axes,
+                w,
+                &w_view,
+            );
             Phase { axes, weights }
         })
         .collect();
@@ -191,7 +236,11 @@ fn run_as<T: Sum>(
     let axes: Vec<usize> = (0..rank).filter(|&a| a != 1 || split_filters).collect();
     let failure = Mutex::new(None);
     for_each_region(y, &y_view, &extents, &axes, grain, &|region, part| {
-        let result = if depthwise { twin.depthwise(region, part) } else { twin.region(region, part) };
+        let result = if depthwise {
+            twin.depthwise(region, part)
+        } else {
+            twin.region(region, part)
+        };
         if let Err(e) = result
             && let Ok(mut failure) = failure.lock()
         {
@@ -217,9 +266,17 @@ fn pack<'a, T: Sum>(
 ) -> Weights<'a, T> {
     let spatial = axes.len();
     let taps: i64 = axes.iter().map(|a| a.taps).product();
-    let (filter, channel) =
-        if transposed { (view.strides[1], view.strides[0]) } else { (view.strides[0], view.strides[1]) };
-    let start = view.offset + axes.iter().zip(&view.strides[2..]).map(|(a, s)| a.tap * s).sum::<i64>();
+    let (filter, channel) = if transposed {
+        (view.strides[1], view.strides[0])
+    } else {
+        (view.strides[0], view.strides[1])
+    };
+    let start = view.offset
+        + axes
+            .iter()
+            .zip(&view.strides[2..])
+            .map(|(a, s)| a.tap * s)
+            .sum::<i64>();
     // whether position r of the reduction is at r elements from the first
     let mut linear = true;
     let mut expected = if channels_last { s.c } else { 1 };
@@ -228,10 +285,16 @@ fn pack<'a, T: Sum>(
         expected *= axes[a].taps;
     }
     linear &= s.c <= 1 || channel == if channels_last { 1 } else { expected };
-    if linear && !depthwise && (!transposed || s.g == 1)
+    if linear
+        && !depthwise
+        && (!transposed || s.g == 1)
         && let Some(data) = T::direct(w)
     {
-        return Weights { data: data.into(), start, filter };
+        return Weights {
+            data: data.into(),
+            start,
+            filter,
+        };
     }
     let reduction = (taps * s.c) as usize;
     let filters = (s.g * s.k) as usize;
@@ -251,17 +314,30 @@ fn pack<'a, T: Sum>(
         }
         for f in 0..s.g * s.k {
             let (group, k) = (f / s.k, f % s.k);
-            let at = at + if transposed { k * filter + group * s.c * channel } else { f * filter };
+            let at = at
+                + if transposed {
+                    k * filter + group * s.c * channel
+                } else {
+                    f * filter
+                };
             T::widen(w, at, channel, &mut lane);
             let to = &mut data[f as usize * reduction..][..reduction];
             if channels_last {
                 to[(tap * s.c) as usize..][..lane.len()].copy_from_slice(&lane);
             } else {
-                to.iter_mut().skip(tap as usize).step_by(taps as usize).zip(&lane).for_each(|(y, &x)| *y = x);
+                to.iter_mut()
+                    .skip(tap as usize)
+                    .step_by(taps as usize)
+                    .zip(&lane)
+                    .for_each(|(y, &x)| *y = x);
             }
         }
     }
-    Weights { data: data.into(), start: 0, filter: reduction as i64 }
+    Weights {
+        data: data.into(),
+        start: 0,
+        filter: reduction as i64,
+    }
 }
 
 /// Outputs `q` of a row whose tap reads inside the input.
@@ -293,7 +369,11 @@ impl<T: Sum> Twin<'_, T> {
         let mut index = 0;
         for a in 0..self.spatial {
             let spacing = self.phases[0].axes[a].spacing;
-            let phase = if a + 1 == self.spatial { last } else { position[a + 2] % spacing };
+            let phase = if a + 1 == self.spatial {
+                last
+            } else {
+                position[a + 2] % spacing
+            };
             index = index * spacing + phase;
         }
         &self.phases[index as usize]
@@ -308,7 +388,11 @@ impl<T: Sum> Twin<'_, T> {
         // as many pixels as leave the packed windows in the level-2 cache
         let pixels = (98_304 / reduction.max(1)).clamp(64, 2048);
         let whole = region[last].start == 0 && region[last].end == s.outs[self.spatial - 1];
-        let together = if self.phases.len() == 1 && self.spatial > 1 && whole { (pixels / width).max(1) } else { 1 };
+        let together = if self.phases.len() == 1 && self.spatial > 1 && whole {
+            (pixels / width).max(1)
+        } else {
+            1
+        };
         let piece = if spacing == 1 { pixels } else { width };
 
         let channels_last = y.strided.strides[1].abs() <= y.strided.strides[last].abs();
@@ -317,14 +401,27 @@ impl<T: Sum> Twin<'_, T> {
         // the axis on which rows follow each other
         let down = last - 1;
         loop {
-            let rows = if together > 1 { together.min(region[down].end - position[down]) } else { 1 };
+            let rows = if together > 1 {
+                together.min(region[down].end - position[down])
+            } else {
+                1
+            };
             for group in groups.clone() {
-                let filters = (group * s.k).max(region[1].start)..((group + 1) * s.k).min(region[1].end);
+                let filters =
+                    (group * s.k).max(region[1].start)..((group + 1) * s.k).min(region[1].end);
                 for from in region[last].clone().step_by(piece as usize) {
                     let to = (from + piece).min(region[last].end);
                     position[1] = filters.start;
                     position[last] = from;
-                    self.block(&position, rows, to - from, group, &filters, channels_last, y)?;
+                    self.block(
+                        &position,
+                        rows,
+                        to - from,
+                        group,
+                        &filters,
+                        channels_last,
+                        y,
+                    )?;
                 }
             }
             position[1] = region[1].start;
@@ -362,7 +459,11 @@ impl<T: Sum> Twin<'_, T> {
         let last = self.last();
         let (count, pixels) = (filters.end - filters.start, rows * width);
         // distances of pixels and filters in the block
-        let (pixel, filter) = if channels_last { (count, 1) } else { (1, pixels) };
+        let (pixel, filter) = if channels_last {
+            (count, 1)
+        } else {
+            (1, pixels)
+        };
         with_scratch((count * pixels) as usize, |sums: &mut [T]| {
             let spacing = self.phases[0].axes[self.spatial - 1].spacing;
             let to = position[last] + width;
@@ -370,21 +471,44 @@ impl<T: Sum> Twin<'_, T> {
                 let p = self.phase(position, phase);
                 let axis = p.axes[self.spatial - 1];
                 // outputs of this phase in the row
-                let q = (position[last] - phase + spacing - 1).div_euclid(spacing).max(0)
-                    ..(to - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+                let q = (position[last] - phase + spacing - 1)
+                    .div_euclid(spacing)
+                    .max(0)
+                    ..(to - phase + spacing - 1)
+                        .div_euclid(spacing)
+                        .min(axis.outputs);
                 if q.is_empty() {
                     continue;
                 }
                 let start = (phase + q.start * spacing - position[last]) * pixel;
-                let out = MatrixMut { data: &mut *sums, start, rows: spacing * pixel, columns: filter };
-                self.product(p, &Rows { position, count: rows, q }, group, filters, out)?;
+                let out = MatrixMut {
+                    data: &mut *sums,
+                    start,
+                    rows: spacing * pixel,
+                    columns: filter,
+                };
+                self.product(
+                    p,
+                    &Rows {
+                        position,
+                        count: rows,
+                        q,
+                    },
+                    group,
+                    filters,
+                    out,
+                )?;
             }
             T::as_elements(sums, self.integers, |sums| {
                 if channels_last {
                     let block = Block {
                         position,
                         column_axis: 1,
-                        row_axes: if rows > 1 { last - 1..last + 1 } else { last..last + 1 },
+                        row_axes: if rows > 1 {
+                            last - 1..last + 1
+                        } else {
+                            last..last + 1
+                        },
                         extents: &self.extents,
                         rows: pixels as usize,
                         columns: count as usize,
@@ -404,7 +528,8 @@ impl<T: Sum> Twin<'_, T> {
                         columns: width as usize,
                         pitch: pixels as usize,
                     };
-                    self.finish.block(skip(sums, (r * width) as usize), &block, y);
+                    self.finish
+                        .block(skip(sums, (r * width) as usize), &block, y);
                     position[last - 1] += 1;
                 }
             });
@@ -460,20 +585,40 @@ impl<T: Sum> Twin<'_, T> {
             let start = self.outer(p, rows.position, 0, &zeros);
             let end = self.outer(p, rows.position, rows.count - 1, &zeros);
             let step = axis.mul * across;
-            let linear = rows.count == 1 || s[self.last() - 1] * p.axes[self.spatial - 2].mul == step * width;
+            let linear = rows.count == 1
+                || s[self.last() - 1] * p.axes[self.spatial - 2].mul == step * width;
             if let (Some(start), Some(_)) = (start, end)
                 && linear
             {
                 let start = start + first + (rows.q.start * axis.mul + axis.base) * across;
-                return multiply(size, out, false, Matrix { data, start, rows: step, columns: channel }, weights);
+                return multiply(
+                    size,
+                    out,
+                    false,
+                    Matrix {
+                        data,
+                        start,
+                        rows: step,
+                        columns: channel,
+                    },
+                    weights,
+                );
             }
         }
         with_scratch(pixels * reduction, |windows: &mut [T]| {
             // distances of pixels and of positions of the reduction
-            let (pixel, step) = if self.channels_last { (reduction, 1) } else { (1, pixels) };
+            let (pixel, step) = if self.channels_last {
+                (reduction, 1)
+            } else {
+                (1, pixels)
+            };
             let mut tap = vec![0i64; self.spatial];
             // taps that lie next to each other are copied together
-            let joined = if self.channels_last && channel == 1 && axis.step * across == c { axis.taps } else { 1 };
+            let joined = if self.channels_last && channel == 1 && axis.step * across == c {
+                axis.taps
+            } else {
+                1
+            };
             for first_tap in (0..taps).step_by(joined.max(1) as usize) {
                 let mut rest = first_tap;
                 for a in (0..self.spatial).rev() {
@@ -485,7 +630,15 @@ impl<T: Sum> Twin<'_, T> {
                     let to = (row * width) as usize * pixel;
                     if self.channels_last {
                         let to = &mut windows[to + (first_tap * c) as usize..];
-                        self.copy_pixels(axis, start, rows, tap[self.spatial - 1], joined, pixel, to);
+                        self.copy_pixels(
+                            axis,
+                            start,
+                            rows,
+                            tap[self.spatial - 1],
+                            joined,
+                            pixel,
+                            to,
+                        );
                     } else {
                         for ch in 0..c {
                             let at = to + (ch * taps + first_tap) as usize * step;
@@ -496,7 +649,12 @@ impl<T: Sum> Twin<'_, T> {
                     }
                 }
             }
-            let a = Matrix { data: &*windows, start: 0, rows: pixel as i64, columns: step as i64 };
+            let a = Matrix {
+                data: &*windows,
+                start: 0,
+                rows: pixel as i64,
+                columns: step as i64,
+            };
             multiply(size, out, false, a, weights)
         })
     }
@@ -519,7 +677,10 @@ impl<T: Sum> Twin<'_, T> {
         // pixels for which the first and the last tap are inside
         let inner = match start {
             Some(_) if joined > 1 => {
-                let (a, b) = (valid(axis, tap, &rows.q), valid(axis, tap + joined - 1, &rows.q));
+                let (a, b) = (
+                    valid(axis, tap, &rows.q),
+                    valid(axis, tap + joined - 1, &rows.q),
+                );
                 a.start.max(b.start)..a.end.min(b.end)
             }
             Some(_) => valid(axis, tap, &rows.q),
@@ -553,10 +714,15 @@ impl<T: Sum> Twin<'_, T> {
 
     /// One tap of one channel for the pixels of a row.
     fn copy_row(&self, axis: &Axis, start: Option<i64>, rows: &Rows<'_>, tap: i64, line: &mut [T]) {
-        let Some(start) = start else { return line.fill(T::ZERO) };
+        let Some(start) = start else {
+            return line.fill(T::ZERO);
+        };
         let across = self.x_view.strides[self.last()];
         let inside = valid(axis, tap, &rows.q);
-        let (before, after) = ((inside.start - rows.q.start) as usize, (inside.end - rows.q.start) as usize);
+        let (before, after) = (
+            (inside.start - rows.q.start) as usize,
+            (inside.end - rows.q.start) as usize,
+        );
         let (before, after) = (before.min(line.len()), after.min(line.len()));
         line[..before].fill(T::ZERO);
         line[after.max(before)..].fill(T::ZERO);
@@ -574,7 +740,8 @@ impl<T: Sum> Twin<'_, T> {
         let channels = region[1].clone();
         let count = (channels.end - channels.start) as usize;
         // sums lie as the input does; the epilogue takes them by pixel or by channel
-        let by_pixel = self.x_view.strides[1] == 1 || self.x_view.strides[last] != 1 && self.channels_last;
+        let by_pixel =
+            self.x_view.strides[1] == 1 || self.x_view.strides[last] != 1 && self.channels_last;
         let mut position: Vec<i64> = region.iter().map(|r| r.start).collect();
         loop {
             with_scratch(count * width, |sums: &mut [T]| {
@@ -616,7 +783,13 @@ impl<T: Sum> Twin<'_, T> {
     }
 
     /// Depthwise sums of a row, a pixel's channels side by side.
-    fn sum_pixels(&self, position: &[i64], across: &Range<i64>, channels: &Range<i64>, sums: &mut [T]) {
+    fn sum_pixels(
+        &self,
+        position: &[i64],
+        across: &Range<i64>,
+        channels: &Range<i64>,
+        sums: &mut [T],
+    ) {
         let count = (channels.end - channels.start) as usize;
         let (channel, stride) = (self.x_view.strides[1], self.x_view.strides[self.last()]);
         let all = (self.s.g) as usize;
@@ -638,10 +811,17 @@ impl<T: Sum> Twin<'_, T> {
                     tap[a] = rest % p.axes[a].taps;
                     rest /= p.axes[a].taps;
                 }
-                outer.push(self.outer(p, position, 0, &tap).map(|at| at + channels.start * channel));
+                outer.push(
+                    self.outer(p, position, 0, &tap)
+                        .map(|at| at + channels.start * channel),
+                );
             }
-            let q = (across.start - phase + spacing - 1).div_euclid(spacing).max(0)
-                ..(across.end - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+            let q = (across.start - phase + spacing - 1)
+                .div_euclid(spacing)
+                .max(0)
+                ..(across.end - phase + spacing - 1)
+                    .div_euclid(spacing)
+                    .min(axis.outputs);
             for q in q {
                 let o = phase + q * spacing - across.start;
                 let sums = &mut sums[o as usize * count..][..count];
@@ -650,7 +830,10 @@ impl<T: Sum> Twin<'_, T> {
                     let i = q * axis.mul + axis.base + t as i64 % axis.taps * axis.step;
                     let Some(outer) = outer else { continue };
                     if (0..axis.input).contains(&i) {
-                        found.push(((outer + i * stride) as usize, t * all + channels.start as usize));
+                        found.push((
+                            (outer + i * stride) as usize,
+                            t * all + channels.start as usize,
+                        ));
                     }
                 }
                 match direct {
@@ -667,7 +850,13 @@ impl<T: Sum> Twin<'_, T> {
     }
 
     /// Depthwise sums of a row, a channel's pixels side by side.
-    fn sum_channels(&self, position: &[i64], across: &Range<i64>, channels: &Range<i64>, sums: &mut [T]) {
+    fn sum_channels(
+        &self,
+        position: &[i64],
+        across: &Range<i64>,
+        channels: &Range<i64>,
+        sums: &mut [T],
+    ) {
         let width = (across.end - across.start) as usize;
         let (channel, stride) = (self.x_view.strides[1], self.x_view.strides[self.last()]);
         let all = self.s.g as usize;
@@ -677,8 +866,12 @@ impl<T: Sum> Twin<'_, T> {
         for phase in 0..spacing {
             let p = self.phase(position, phase);
             let axis = &p.axes[self.spatial - 1];
-            let q = (across.start - phase + spacing - 1).div_euclid(spacing).max(0)
-                ..(across.end - phase + spacing - 1).div_euclid(spacing).min(axis.outputs);
+            let q = (across.start - phase + spacing - 1)
+                .div_euclid(spacing)
+                .max(0)
+                ..(across.end - phase + spacing - 1)
+                    .div_euclid(spacing)
+                    .min(axis.outputs);
             if q.is_empty() {
                 continue;
             }
@@ -688,7 +881,9 @@ impl<T: Sum> Twin<'_, T> {
                     tap[a] = rest % p.axes[a].taps;
                     rest /= p.axes[a].taps;
                 }
-                let Some(outer) = self.outer(p, position, 0, &tap) else { continue };
+                let Some(outer) = self.outer(p, position, 0, &tap) else {
+                    continue;
+                };
                 let inside = valid(axis, tap[self.spatial - 1], &q);
                 let len = (inside.end - inside.start) as usize;
                 if len == 0 {
@@ -711,7 +906,12 @@ impl<T: Sum> Twin<'_, T> {
                     if spacing == 1 {
                         simd(
                             #[inline(always)]
-                            || row[first..first + len].iter_mut().zip(x).for_each(|(y, &x)| *y += x * weight),
+                            || {
+                                row[first..first + len]
+                                    .iter_mut()
+                                    .zip(x)
+                                    .for_each(|(y, &x)| *y += x * weight)
+                            },
                         );
                     } else {
                         let row = row[first..].iter_mut().step_by(spacing as usize);
@@ -735,7 +935,10 @@ fn sum_taps<T: Sum>(x: &[T], w: &[T], taps: &[(usize, usize)], sums: &mut [T]) {
                 let mut acc = [T::ZERO; LANES];
                 acc.copy_from_slice(&sums[done..done + LANES]);
                 for &(i, j) in taps {
-                    let (x, w) = (&x[i + done..i + done + LANES], &w[j + done..j + done + LANES]);
+                    let (x, w) = (
+                        &x[i + done..i + done + LANES],
+                        &w[j + done..j + done + LANES],
+                    );
                     for l in 0..LANES {
                         acc[l] += x[l] * w[l];
                     }
@@ -744,7 +947,10 @@ fn sum_taps<T: Sum>(x: &[T], w: &[T], taps: &[(usize, usize)], sums: &mut [T]) {
                 done += LANES;
             }
             for &(i, j) in taps {
-                let rest = sums[done..].iter_mut().zip(&x[i + done..i + count]).zip(&w[j + done..j + count]);
+                let rest = sums[done..]
+                    .iter_mut()
+                    .zip(&x[i + done..i + count])
+                    .zip(&w[j + done..j + count]);
                 rest.for_each(|((y, &x), &w)| *y += x * w);
             }
         },

@@ -35,7 +35,10 @@ pub struct CumSum {
 
 impl CumSum {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: 1 }
+        Rows {
+            outer: self.outer,
+            inner: 1,
+        }
     }
 
     fn run_in<T: Lanes + std::ops::Add<Output = T>>(
@@ -53,7 +56,12 @@ impl CumSum {
         let y = ElementsMut::of(self.dtype, y)?;
         let out = Strided::of(args, "y", extents.len());
         lanes::check("y", &out, &extents, y.len())?;
-        let x = View::new("x", Elements::of(self.dtype, x)?, Strided::of(args, "x", extents.len()), &extents)?;
+        let x = View::new(
+            "x",
+            Elements::of(self.dtype, x)?,
+            Strided::of(args, "x", extents.len()),
+            &extents,
+        )?;
         let before = Function::new(&Expr::cast(self.dtype, wide), vec![x]);
         let after = Function::new(&Expr::cast(wide, self.dtype), Vec::new());
         rows_host::map_rows::<T>(&before, &after, self.outer, &extents, y, &out, |x, y| {
@@ -63,7 +71,11 @@ impl CumSum {
                 sum = add(sum, x[i]);
                 y[i] = if self.exclusive { before } else { sum };
             };
-            if self.reverse { (0..x.len()).rev().for_each(&mut step) } else { (0..x.len()).for_each(&mut step) }
+            if self.reverse {
+                (0..x.len()).rev().for_each(&mut step)
+            } else {
+                (0..x.len()).for_each(&mut step)
+            }
         });
         Ok(())
     }
@@ -94,9 +106,15 @@ impl Template for CumSum {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/cumsum.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/cumsum.cu"
+            ))
         )
     }
 
@@ -109,7 +127,9 @@ impl Template for CumSum {
             ty if ty.is_unsigned_int() => ("unsigned int", true),
             _ => ("int", true),
         };
-        let mut out = self.space().row_operand("x", self.dtype, &[("y", self.dtype)]);
+        let mut out = self
+            .space()
+            .row_operand("x", self.dtype, &[("y", self.dtype)]);
         // writing to a String cannot fail
         let _ = writeln!(
             out,
@@ -134,8 +154,13 @@ impl Template for CumSum {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let extents = args.ints("d", self.outer + 1);
         let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let bytes = view_bytes(args, "x", &extents, self.dtype) + points * f64::from(self.dtype.bits()) / 8.0;
-        Cost { operations: points, bytes, tensor_cores: false }
+        let bytes = view_bytes(args, "x", &extents, self.dtype)
+            + points * f64::from(self.dtype.bits()) / 8.0;
+        Cost {
+            operations: points,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -217,7 +242,12 @@ mod tests {
 
     #[test]
     fn definitions_of_bytes() {
-        let t = CumSum { outer: 1, dtype: DType::U8, exclusive: true, reverse: false };
+        let t = CumSum {
+            outer: 1,
+            dtype: DType::U8,
+            exclusive: true,
+            reverse: false,
+        };
         insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
     }
 }

@@ -72,12 +72,23 @@ impl<'a> Finish<'a> {
         let mut views = Vec::with_capacity(extras.len());
         for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
             let name = format!("e{i}");
-            let bytes = extras.get(i).ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
+            let bytes = extras
+                .get(i)
+                .ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
             let strided = Strided::of(args, &name, extents.len());
-            views.push(View::new(&name, Elements::of(*ty, bytes)?, strided, extents)?);
+            views.push(View::new(
+                &name,
+                Elements::of(*ty, bytes)?,
+                strided,
+                extents,
+            )?);
         }
         let coords = epilogue.reads_coords();
-        Ok(Finish { function: Function::new(epilogue, Vec::new()), views, coords })
+        Ok(Finish {
+            function: Function::new(epilogue, Vec::new()),
+            views,
+            coords,
+        })
     }
 
     /// Whether the sums are the result.
@@ -94,8 +105,14 @@ impl<'a> Finish<'a> {
         let columns = block.columns as i64;
         // how far a row is from the one before it, where that is the same for all
         let row_stride = |v: &Strided| {
-            let mut axes = block.row_axes.clone().rev().filter(|&a| block.extents[a] > 1);
-            let Some(last) = axes.next() else { return Some(0) };
+            let mut axes = block
+                .row_axes
+                .clone()
+                .rev()
+                .filter(|&a| block.extents[a] > 1);
+            let Some(last) = axes.next() else {
+                return Some(0);
+            };
             let mut extent = block.extents[last];
             for a in axes {
                 if v.strides[a] != v.strides[last] * extent {
@@ -126,15 +143,28 @@ impl<'a> Finish<'a> {
             for v in &self.views {
                 let varies = step(&v.strided) != 0;
                 repeated.push(if row_stride(&v.strided) == Some(0) && varies {
-                    let Some(size) = v.elements.dtype().size() else { return };
+                    let Some(size) = v.elements.dtype().size() else {
+                        return;
+                    };
                     let mut memory = vec![0u64; (together * block.columns * size).div_ceil(8)];
-                    let bytes = &mut bytemuck::cast_slice_mut(&mut memory)[..together * block.columns * size];
+                    let bytes = &mut bytemuck::cast_slice_mut(&mut memory)
+                        [..together * block.columns * size];
                     // the memory is aligned and whole
-                    let Ok(mut elements) = ElementsMut::of(v.elements.dtype(), bytes) else { return };
-                    let from = Lane { elements: v.elements, start: at(&v.strided), stride: step(&v.strided) };
+                    let Ok(mut elements) = ElementsMut::of(v.elements.dtype(), bytes) else {
+                        return;
+                    };
+                    let from = Lane {
+                        elements: v.elements,
+                        start: at(&v.strided),
+                        stride: step(&v.strided),
+                    };
                     for r in 0..together {
                         let start = (r * block.columns) as i64;
-                        let mut to = LaneMut { elements: &mut elements, start, stride: 1 };
+                        let mut to = LaneMut {
+                            elements: &mut elements,
+                            start,
+                            stride: 1,
+                        };
                         host::copy(from, block.columns, &mut to);
                     }
                     Some(memory)
@@ -147,23 +177,40 @@ impl<'a> Finish<'a> {
                 let count = together.min(block.rows - first) * block.columns;
                 let done = (first * block.columns) as i64;
                 lanes.clear();
-                lanes.push(Lane { elements: sums, start: done, stride: 1 });
+                lanes.push(Lane {
+                    elements: sums,
+                    start: done,
+                    stride: 1,
+                });
                 for (v, repeated) in self.views.iter().zip(&repeated) {
                     lanes.push(match repeated {
                         Some(memory) => {
-                            let Some(size) = v.elements.dtype().size() else { return };
-                            let bytes = &bytemuck::cast_slice(memory)[..together * block.columns * size];
-                            let Ok(elements) = Elements::of(v.elements.dtype(), bytes) else { return };
+                            let Some(size) = v.elements.dtype().size() else {
+                                return;
+                            };
+                            let bytes =
+                                &bytemuck::cast_slice(memory)[..together * block.columns * size];
+                            let Ok(elements) = Elements::of(v.elements.dtype(), bytes) else {
+                                return;
+                            };
                             Lane::new(elements)
                         }
                         None => {
                             let stride = step(&v.strided);
-                            Lane { elements: v.elements, start: at(&v.strided) + done * stride, stride }
+                            Lane {
+                                elements: v.elements,
+                                start: at(&v.strided) + done * stride,
+                                stride,
+                            }
                         }
                     });
                 }
                 let start = at(&y.strided) + done;
-                let mut out = LaneMut { elements: &mut y.elements, start, stride: 1 };
+                let mut out = LaneMut {
+                    elements: &mut y.elements,
+                    start,
+                    stride: 1,
+                };
                 worker.run(&lanes, block.position, block.column_axis, count, &mut out);
             }
             return;
@@ -173,10 +220,24 @@ impl<'a> Finish<'a> {
         let mut lanes = Vec::with_capacity(self.views.len() + 1);
         for r in 0..block.rows {
             lanes.clear();
-            lanes.push(Lane { elements: sums, start: (r * block.pitch) as i64, stride: 1 });
-            lanes.extend(self.views.iter().map(|v| v.lane(&position, block.column_axis)));
+            lanes.push(Lane {
+                elements: sums,
+                start: (r * block.pitch) as i64,
+                stride: 1,
+            });
+            lanes.extend(
+                self.views
+                    .iter()
+                    .map(|v| v.lane(&position, block.column_axis)),
+            );
             let mut out = y.lane(&position, block.column_axis);
-            worker.run(&lanes, &position, block.column_axis, block.columns, &mut out);
+            worker.run(
+                &lanes,
+                &position,
+                block.column_axis,
+                block.columns,
+                &mut out,
+            );
             for a in block.row_axes.clone().rev() {
                 position[a] += 1;
                 if position[a] < block.extents[a] {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
+use crate::arguments::{self, Arguments};
 use crate::expr::host;
 use crate::expr::lanes::{self, Elements, Lane, View};
 use crate::pointwise::view_bytes;
-use crate::arguments::{self, Arguments};
 use crate::random;
 use crate::sample::{Rng, Sample};
 use crate::spec::{Args, Cost, Param, Template, Tile};
@@ -74,13 +74,24 @@ impl<'a> Indexing<'a> {
         let mut space = extents.to_vec();
         space.push(tuple as i64);
         lanes::check("i", &with_tuple, &space, indices.len())?;
-        let (reach, along) = (args.ints("n", tuple), args.ints(&format!("{prefix}_t"), tuple));
+        let (reach, along) = (
+            args.ints("n", tuple),
+            args.ints(&format!("{prefix}_t"), tuple),
+        );
         let mut reached = data.0.clone();
         reached.strides.extend_from_slice(&along);
         let mut space = extents.to_vec();
         space.extend_from_slice(&reach);
         lanes::check(prefix, &reached, &space, data.1)?;
-        Ok(Indexing { view: View { elements: indices, strided }, apart, reach, along })
+        Ok(Indexing {
+            view: View {
+                elements: indices,
+                strided,
+            },
+            apart,
+            reach,
+            along,
+        })
     }
 
     /// Stride of the indices along an axis.
@@ -103,7 +114,11 @@ impl<'a> Indexing<'a> {
                 Elements::I64(s) => s[at],
                 _ => return None,
             };
-            let index = if index < 0 { index.checked_add(n)? } else { index };
+            let index = if index < 0 {
+                index.checked_add(n)?
+            } else {
+                index
+            };
             if !(0..n).contains(&index) {
                 return None;
             }
@@ -118,8 +133,16 @@ pub(crate) fn index_definitions(out: &mut String, rank: usize, tuple: usize, pre
     let extents: Vec<String> = (0..rank).map(|a| format!("d{a}")).collect();
     walk::space(out, &extents);
     let _ = writeln!(out, "constexpr int TUPLE = {tuple};");
-    let _ = writeln!(out, "#define INDEXED_EXTENTS {}", walk::list("n", tuple, "0"));
-    let _ = writeln!(out, "#define INDEXED_STRIDES {}", walk::list(&format!("{prefix}_t"), tuple, "0"));
+    let _ = writeln!(
+        out,
+        "#define INDEXED_EXTENTS {}",
+        walk::list("n", tuple, "0")
+    );
+    let _ = writeln!(
+        out,
+        "#define INDEXED_STRIDES {}",
+        walk::list(&format!("{prefix}_t"), tuple, "0")
+    );
     walk::at_macro(out, "i", rank);
 }
 
@@ -161,8 +184,14 @@ impl Template for Gather {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/walk.cuh")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/gather.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/walk.cuh"
+            )),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/gather.cu"
+            ))
         )
     }
 
@@ -192,7 +221,11 @@ impl Template for Gather {
         for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
             bytes += view_bytes(args, &format!("e{i}"), &extents, *ty);
         }
-        Cost { operations: count * self.epilogue.operations() as f64, bytes, tensor_cores: false }
+        Cost {
+            operations: count * self.epilogue.operations() as f64,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -207,25 +240,46 @@ impl Template for Gather {
         let indexing = Indexing::new(args, indices, &extents, self.tuple, "x", (&x_view, x.len()))?;
         let zero = One::new(self.data, &[]);
         let zero = zero.elements()?;
-        let target = Target { bytes: y, strided: Strided::of(args, "y", self.rank), extents };
-        walk::rows(target, args, &self.epilogue, extras, self.data, &|position, axis, count, out| {
-            let base = x_view.at(position);
-            let step = x_view.strides.get(axis).copied().unwrap_or(0);
-            let (from, apart) = (indexing.at(position), indexing.stride(axis));
-            if apart == 0 {
-                match indexing.resolve(from) {
-                    Some(offset) => {
-                        host::copy(Lane { elements: x, start: base + offset, stride: step }, count, out);
+        let target = Target {
+            bytes: y,
+            strided: Strided::of(args, "y", self.rank),
+            extents,
+        };
+        walk::rows(
+            target,
+            args,
+            &self.epilogue,
+            extras,
+            self.data,
+            &|position, axis, count, out| {
+                let base = x_view.at(position);
+                let step = x_view.strides.get(axis).copied().unwrap_or(0);
+                let (from, apart) = (indexing.at(position), indexing.stride(axis));
+                if apart == 0 {
+                    match indexing.resolve(from) {
+                        Some(offset) => {
+                            host::copy(
+                                Lane {
+                                    elements: x,
+                                    start: base + offset,
+                                    stride: step,
+                                },
+                                count,
+                                out,
+                            );
+                        }
+                        None => walk::fill_with(zero, count, out),
                     }
-                    None => walk::fill_with(zero, count, out),
+                    return;
                 }
-                return;
-            }
-            walk::pick(x, count, out, |k| {
-                let k = k as i64;
-                indexing.resolve(from + k * apart).map(|offset| base + k * step + offset)
-            });
-        })
+                walk::pick(x, count, out, |k| {
+                    let k = k as i64;
+                    indexing
+                        .resolve(from + k * apart)
+                        .map(|offset| base + k * step + offset)
+                });
+            },
+        )
     }
 }
 
@@ -235,18 +289,36 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 }
 
 fn cases(rng: &mut Rng) -> Vec<(Gather, Sample)> {
-    const TYPES: &[DType] =
-        &[DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::I32, DType::U8, DType::Bool];
+    const TYPES: &[DType] = &[
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::F64,
+        DType::I64,
+        DType::I32,
+        DType::U8,
+        DType::Bool,
+    ];
     let mut all = Vec::new();
     for &data in TYPES {
         let rank = rng.int(0, 4) as usize;
         let tuple = rng.int(1, 3) as usize;
-        let index = if arguments::chance(rng, 2) { DType::I32 } else { DType::I64 };
+        let index = if arguments::chance(rng, 2) {
+            DType::I32
+        } else {
+            DType::I64
+        };
         let extents = random::extents(rng, rank, 6000);
         let epilogue = random::epilogue(rng, data, rank);
         let extras = epilogue.inputs().len() - 1;
         let tolerance = arguments::tolerance(epilogue.dtype());
-        let template = Gather { rank, tuple, data, index, epilogue };
+        let template = Gather {
+            rank,
+            tuple,
+            data,
+            index,
+            epilogue,
+        };
         let mut args = Arguments::new(&template);
         random::ints(&mut args, "d", &extents);
         let every: Vec<usize> = (0..rank).collect();
@@ -277,8 +349,9 @@ mod tests {
                 let extents = t.extents(&args);
                 let (x, x_view) = oracle.read("x", t.rank);
                 let (i, i_view) = oracle.read("i", t.rank);
-                let extras: Vec<_> =
-                    (1..t.epilogue.inputs().len()).map(|k| oracle.read(&format!("e{}", k - 1), t.rank)).collect();
+                let extras: Vec<_> = (1..t.epilogue.inputs().len())
+                    .map(|k| oracle.read(&format!("e{}", k - 1), t.rank))
+                    .collect();
                 oracle.check(&extents, |p| {
                     let mut at = x_view.at(p);
                     let mut inside = true;
@@ -289,7 +362,11 @@ mod tests {
                         inside &= (0..n).contains(&index);
                         at += index * args.int(&format!("x_t{j}"));
                     }
-                    let zero = if t.data.is_float() { Number::F(0.0) } else { Number::I(0) };
+                    let zero = if t.data.is_float() {
+                        Number::F(0.0)
+                    } else {
+                        Number::I(0)
+                    };
                     let value = if inside { x.get(at as usize) } else { zero };
                     oracle::epilogue(&t.epilogue, &extras, value, p)
                 });
@@ -305,12 +382,36 @@ mod tests {
         let x = Tensor::from_i64(DType::F32, &[2, 3], &[0, 1, 2, 3, 4, 5]).unwrap();
         let i = Tensor::from_i64(DType::I64, &[2, 2], &[0, -1, 1, 7]).unwrap();
         let epilogue = Expr::identity(DType::F32);
-        let t = Gather { rank: 3, tuple: 1, data: DType::F32, index: DType::I64, epilogue };
+        let t = Gather {
+            rank: 3,
+            tuple: 1,
+            data: DType::F32,
+            index: DType::I64,
+            epilogue,
+        };
         let mut args = Arguments::new(&t);
         random::ints(&mut args, "d", &[2, 2, 2]);
-        random::view(&mut args, "y", 0, &[4, 2, 1], SampleSlot::Write(vec![0; 32]));
-        random::view(&mut args, "x", 0, &[3, 0, 0], SampleSlot::Read(x.to_bytes()));
-        random::view(&mut args, "i", 0, &[0, 2, 1], SampleSlot::Read(i.to_bytes()));
+        random::view(
+            &mut args,
+            "y",
+            0,
+            &[4, 2, 1],
+            SampleSlot::Write(vec![0; 32]),
+        );
+        random::view(
+            &mut args,
+            "x",
+            0,
+            &[3, 0, 0],
+            SampleSlot::Read(x.to_bytes()),
+        );
+        random::view(
+            &mut args,
+            "i",
+            0,
+            &[0, 2, 1],
+            SampleSlot::Read(i.to_bytes()),
+        );
         args.int("n0", 3);
         args.int("x_t0", 1);
         let got = args.finish(Arc::new(t), 0.0).run_twin().unwrap();
@@ -321,7 +422,13 @@ mod tests {
     #[test]
     fn a_view_that_leaves_its_memory_is_refused() {
         let epilogue = Expr::identity(DType::F32);
-        let t = Gather { rank: 1, tuple: 1, data: DType::F32, index: DType::I64, epilogue };
+        let t = Gather {
+            rank: 1,
+            tuple: 1,
+            data: DType::F32,
+            index: DType::I64,
+            epilogue,
+        };
         let mut args = Arguments::new(&t);
         random::ints(&mut args, "d", &[2]);
         random::view(&mut args, "y", 0, &[1], SampleSlot::Write(vec![0; 8]));
@@ -336,7 +443,13 @@ mod tests {
     #[test]
     fn definitions_read_like_written_by_hand() {
         let epilogue = Expr::cast(DType::F16, DType::F32);
-        let t = Gather { rank: 3, tuple: 1, data: DType::F16, index: DType::I64, epilogue };
+        let t = Gather {
+            rank: 3,
+            tuple: 1,
+            data: DType::F16,
+            index: DType::I64,
+            epilogue,
+        };
         let props = DeviceProps::preset(Arch::sm(89));
         insta::assert_snapshot!(t.definitions(&props), @r"
         constexpr int RANK = 3;

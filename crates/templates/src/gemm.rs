@@ -66,7 +66,13 @@ impl Template for Gemm {
     }
 
     fn describe(&self) -> String {
-        format!("batch {} {}x{} {}", self.batch, self.a, self.b, tile::describe_epilogue(&self.epilogue))
+        format!(
+            "batch {} {}x{} {}",
+            self.batch,
+            self.a,
+            self.b,
+            tile::describe_epilogue(&self.epilogue)
+        )
     }
 
     fn params(&self) -> Vec<Param> {
@@ -84,9 +90,15 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/tile.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/tile.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/gemm.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/gemm.cu"
+            ))
         )
     }
 
@@ -108,14 +120,21 @@ impl Template for Gemm {
         for i in 0..batch {
             let _ = write!(out, " + i{i} * v##_s{i}");
         }
-        let _ = writeln!(out, ")\n#define ROW_STRIDE(v) v##_s{batch}\n#define COLUMN_STRIDE(v) v##_s{}", batch + 1);
-        out.push_str(&tile::definitions(self.engine(props), self.a, &self.epilogue, |axis| {
-            match (axis as usize).checked_sub(batch) {
+        let _ = writeln!(
+            out,
+            ")\n#define ROW_STRIDE(v) v##_s{batch}\n#define COLUMN_STRIDE(v) v##_s{}",
+            batch + 1
+        );
+        out.push_str(&tile::definitions(
+            self.engine(props),
+            self.a,
+            &self.epilogue,
+            |axis| match (axis as usize).checked_sub(batch) {
                 None => format!("i{axis}"),
                 Some(0) => "(long long)r".to_owned(),
                 Some(_) => "(long long)(c + j)".to_owned(),
-            }
-        }));
+            },
+        ));
         out
     }
 
@@ -124,7 +143,12 @@ impl Template for Gemm {
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        tile::geometry(self.engine(props), tile, args.map(|a| self.problem(a)), props)
+        tile::geometry(
+            self.engine(props),
+            tile,
+            args.map(|a| self.problem(a)),
+            props,
+        )
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -136,7 +160,11 @@ impl Template for Gemm {
         let read = |name: &str, last: [f64; 2], dtype: DType| {
             let strides = args.ints(&format!("{name}_s"), rank);
             let all = d.iter().map(|&x| x as f64).chain(last);
-            all.zip(&strides).filter(|(_, s)| **s != 0).map(|(x, _)| x).product::<f64>() * tile::bytes_of(dtype) as f64
+            all.zip(&strides)
+                .filter(|(_, s)| **s != 0)
+                .map(|(x, _)| x)
+                .product::<f64>()
+                * tile::bytes_of(dtype) as f64
         };
         let mut bytes = read("a", [m, k], self.a) + read("b", [k, n], self.b);
         for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
@@ -160,20 +188,26 @@ impl Template for Gemm {
         }
         let (mut writes, reads) = split_operands(operands);
         if reads.len() != 2 + self.extras() || writes.len() != 1 {
-            return Err(TwinError(format!("gemm takes {} operands and one result", 2 + self.extras())));
+            return Err(TwinError(format!(
+                "gemm takes {} operands and one result",
+                2 + self.extras()
+            )));
         }
-        let operand = |name: &str, bytes, ty, last: [i64; 2]| -> Result<(Elements<'_>, Strided), TwinError> {
-            let elements = Elements::of(ty, bytes)?;
-            let strided = Strided::of(args, name, rank);
-            let mut space = extents[..self.batch].to_vec();
-            space.extend(last);
-            check(name, &strided, &space, elements.len())?;
-            Ok((elements, strided))
-        };
+        let operand =
+            |name: &str, bytes, ty, last: [i64; 2]| -> Result<(Elements<'_>, Strided), TwinError> {
+                let elements = Elements::of(ty, bytes)?;
+                let strided = Strided::of(args, name, rank);
+                let mut space = extents[..self.batch].to_vec();
+                space.extend(last);
+                check(name, &strided, &space, elements.len())?;
+                Ok((elements, strided))
+            };
         let a = operand("a", reads[0], self.a, [m, k.max(0)])?;
         let b = operand("b", reads[1], self.b, [k.max(0), n])?;
         let finish = Finish::new(&self.epilogue, args, &reads[2..], &extents)?;
-        let bytes = writes.pop().ok_or_else(|| TwinError("gemm has no result".to_owned()))?;
+        let bytes = writes
+            .pop()
+            .ok_or_else(|| TwinError("gemm has no result".to_owned()))?;
         let y = ElementsMut::of(self.epilogue.dtype(), bytes)?;
         let y_view = Strided::of(args, "y", rank);
         check("y", &y_view, &extents, y.len())?;
@@ -182,7 +216,13 @@ impl Template for Gemm {
         // some 2 MFLOP a piece
         let grain = (1_000_000 / (k.max(1) + 16)).max(1);
         let failure = Mutex::new(None);
-        let twin = Twin { k: k.max(0) as usize, a, b, finish: &finish, extents: &extents };
+        let twin = Twin {
+            k: k.max(0) as usize,
+            a,
+            b,
+            finish: &finish,
+            extents: &extents,
+        };
         for_each_region(y, &y_view, &extents, &axes, grain, &|region, part| {
             if let Err(e) = twin.region(region, part)
                 && let Ok(mut failure) = failure.lock()
@@ -247,7 +287,12 @@ impl Twin<'_> {
     }
 
     /// One matrix, in blocks that leave room in the cache for the epilogue.
-    fn matrix(&self, position: &mut [i64], region: &[Range<i64>], y: &mut Part<'_>) -> Result<(), TwinError> {
+    fn matrix(
+        &self,
+        position: &mut [i64],
+        region: &[Range<i64>],
+        y: &mut Part<'_>,
+    ) -> Result<(), TwinError> {
         let batch = position.len() - 2;
         let (rows, columns) = (region[batch].clone(), region[batch + 1].clone());
         let sum = accumulator(self.a.0.dtype());
@@ -259,12 +304,28 @@ impl Twin<'_> {
         {
             (position[batch], position[batch + 1]) = (rows.start, columns.start);
             let (s, start) = (&y.strided.strides, y.strided.at(position));
-            let out = MatrixMut { data: out, start, rows: s[batch], columns: s[batch + 1] };
-            let size = [(rows.end - rows.start) as usize, (columns.end - columns.start) as usize, self.k];
-            return multiply(size, out, false, self.left(a, position, 0), self.right(b, position, 0));
+            let out = MatrixMut {
+                data: out,
+                start,
+                rows: s[batch],
+                columns: s[batch + 1],
+            };
+            let size = [
+                (rows.end - rows.start) as usize,
+                (columns.end - columns.start) as usize,
+                self.k,
+            ];
+            return multiply(
+                size,
+                out,
+                false,
+                self.left(a, position, 0),
+                self.right(b, position, 0),
+            );
         }
         // the axis along which the result is contiguous is that of the columns of a block
-        let turned = y.strided.strides[batch].unsigned_abs() < y.strided.strides[batch + 1].unsigned_abs()
+        let turned = y.strided.strides[batch].unsigned_abs()
+            < y.strided.strides[batch + 1].unsigned_abs()
             && rows.end - rows.start > 1;
         let wide = if turned { &rows } else { &columns };
         let tall = if turned { &columns } else { &rows };
@@ -274,22 +335,36 @@ impl Twin<'_> {
             for top in tall.clone().step_by(height as usize) {
                 let w = width.min(wide.end - first) as usize;
                 let h = height.min(tall.end - top) as usize;
-                (position[batch], position[batch + 1]) = if turned { (first, top) } else { (top, first) };
+                (position[batch], position[batch + 1]) =
+                    if turned { (first, top) } else { (top, first) };
                 let block = Block {
                     position,
                     column_axis: if turned { batch } else { batch + 1 },
-                    row_axes: if turned { batch + 1..batch + 2 } else { batch..batch + 1 },
+                    row_axes: if turned {
+                        batch + 1..batch + 2
+                    } else {
+                        batch..batch + 1
+                    },
                     extents: self.extents,
                     rows: h,
                     columns: w,
                     pitch: w,
                 };
-                let size = if turned { [w, h, self.k] } else { [h, w, self.k] };
+                let size = if turned {
+                    [w, h, self.k]
+                } else {
+                    [h, w, self.k]
+                };
                 // distances of rows and columns of the matrix in the block
                 let (row, column) = if turned { (1, w as i64) } else { (w as i64, 1) };
                 match sum {
                     DType::F32 => with_scratch(w * h, |sums: &mut [f32]| {
-                        let out = MatrixMut { data: sums, start: 0, rows: row, columns: column };
+                        let out = MatrixMut {
+                            data: sums,
+                            start: 0,
+                            rows: row,
+                            columns: column,
+                        };
                         self.floats(block.position, size, out)?;
                         self.finish.block(Elements::F32(sums), &block, y);
                         Ok(())
@@ -298,8 +373,19 @@ impl Twin<'_> {
                         let (Elements::F64(a), Elements::F64(b)) = (self.a.0, self.b.0) else {
                             return Err(TwinError("both matrices must be f64".to_owned()));
                         };
-                        let out = MatrixMut { data: sums, start: 0, rows: row, columns: column };
-                        multiply(size, out, false, self.left(a, block.position, 0), self.right(b, block.position, 0))?;
+                        let out = MatrixMut {
+                            data: sums,
+                            start: 0,
+                            rows: row,
+                            columns: column,
+                        };
+                        multiply(
+                            size,
+                            out,
+                            false,
+                            self.left(a, block.position, 0),
+                            self.right(b, block.position, 0),
+                        )?;
                         self.finish.block(Elements::F64(sums), &block, y);
                         Ok(())
                     })?,
@@ -314,7 +400,8 @@ impl Twin<'_> {
                             let narrow: Vec<u32> = sums.iter().map(|&x| x as u32).collect();
                             self.finish.block(Elements::U32(&narrow), &block, y);
                         } else if other == DType::U64 {
-                            self.finish.block(Elements::U64(bytemuck::cast_slice(sums)), &block, y);
+                            self.finish
+                                .block(Elements::U64(bytemuck::cast_slice(sums)), &block, y);
                         } else {
                             self.finish.block(Elements::I64(sums), &block, y);
                         }
@@ -331,8 +418,14 @@ impl Twin<'_> {
         let batch = position.len() - 2;
         let s = &self.a.1.strides;
         let batches: i64 = position[..batch].iter().zip(s).map(|(i, s)| i * s).sum();
-        let start = self.a.1.offset + batches + position[batch] * s[batch] + k as i64 * s[batch + 1];
-        Matrix { data, start, rows: s[batch], columns: s[batch + 1] }
+        let start =
+            self.a.1.offset + batches + position[batch] * s[batch] + k as i64 * s[batch + 1];
+        Matrix {
+            data,
+            start,
+            rows: s[batch],
+            columns: s[batch + 1],
+        }
     }
 
     /// The columns of `b` that a position of the result needs, from step `k` on.
@@ -340,17 +433,37 @@ impl Twin<'_> {
         let batch = position.len() - 2;
         let s = &self.b.1.strides;
         let batches: i64 = position[..batch].iter().zip(s).map(|(i, s)| i * s).sum();
-        let start = self.b.1.offset + batches + position[batch + 1] * s[batch + 1] + k as i64 * s[batch];
-        Matrix { data, start, rows: s[batch], columns: s[batch + 1] }
+        let start =
+            self.b.1.offset + batches + position[batch + 1] * s[batch + 1] + k as i64 * s[batch];
+        Matrix {
+            data,
+            start,
+            rows: s[batch],
+            columns: s[batch + 1],
+        }
     }
 
     /// A product of floats, widened panel by panel where they are narrow.
-    fn floats(&self, position: &[i64], [m, n, k]: [usize; 3], out: MatrixMut<'_, f32>) -> Result<(), TwinError> {
+    fn floats(
+        &self,
+        position: &[i64],
+        [m, n, k]: [usize; 3],
+        out: MatrixMut<'_, f32>,
+    ) -> Result<(), TwinError> {
         if let (Elements::F32(a), Elements::F32(b)) = (self.a.0, self.b.0) {
-            return multiply([m, n, k], out, false, self.left(a, position, 0), self.right(b, position, 0));
+            return multiply(
+                [m, n, k],
+                out,
+                false,
+                self.left(a, position, 0),
+                self.right(b, position, 0),
+            );
         }
         self.panels(position, [m, n, k], 1024, |k, a, b, first| {
-            let out = MatrixMut { data: &mut *out.data, ..out };
+            let out = MatrixMut {
+                data: &mut *out.data,
+                ..out
+            };
             multiply([m, n, k], out, !first, a, b)
         })
     }
@@ -370,18 +483,29 @@ impl Twin<'_> {
             return with_scratch(m * n, |wide: &mut [i64]| {
                 self.integers(position, [m, n, k], wide, row, column)?;
                 // sums of 32-bit integers wrap
-                sums.iter_mut().zip(&*wide).for_each(|(y, &x)| *y = x as i32);
+                sums.iter_mut()
+                    .zip(&*wide)
+                    .for_each(|(y, &x)| *y = x as i32);
                 Ok(())
             });
         }
         sums.fill(0);
         with_scratch(m * n, |partial: &mut [f32]| {
             self.panels(position, [m, n, k], 256, |k, a, b, _| {
-                let out = MatrixMut { data: &mut *partial, start: 0, rows: row, columns: column };
+                let out = MatrixMut {
+                    data: &mut *partial,
+                    start: 0,
+                    rows: row,
+                    columns: column,
+                };
                 multiply([m, n, k], out, false, a, b)?;
                 simd(
                     #[inline(always)]
-                    || sums.iter_mut().zip(&*partial).for_each(|(y, &x)| *y = y.wrapping_add(x as i32)),
+                    || {
+                        sums.iter_mut()
+                            .zip(&*partial)
+                            .for_each(|(y, &x)| *y = y.wrapping_add(x as i32))
+                    },
                 );
                 Ok(())
             })
@@ -401,7 +525,12 @@ impl Twin<'_> {
             with_scratch(n * depth, |pb: &mut [f32]| {
                 let none: &[f32] = &[];
                 if k == 0 {
-                    let empty = Matrix { data: none, start: 0, rows: 0, columns: 0 };
+                    let empty = Matrix {
+                        data: none,
+                        start: 0,
+                        rows: 0,
+                        columns: 0,
+                    };
                     return work(0, empty, empty, true);
                 }
                 for first in (0..k).step_by(block) {
@@ -413,8 +542,18 @@ impl Twin<'_> {
                     let (br, bc) = widen(self.b.0, b.start, [b.columns, b.rows], [n, steps], pb);
                     work(
                         steps,
-                        Matrix { data: pa, start: 0, rows: ar, columns: ac },
-                        Matrix { data: pb, start: 0, rows: bc, columns: br },
+                        Matrix {
+                            data: pa,
+                            start: 0,
+                            rows: ar,
+                            columns: ac,
+                        },
+                        Matrix {
+                            data: pb,
+                            start: 0,
+                            rows: bc,
+                            columns: br,
+                        },
                         first == 0,
                     )?;
                 }
@@ -433,7 +572,8 @@ impl Twin<'_> {
         column: i64,
     ) -> Result<(), TwinError> {
         sums.fill(0);
-        let (a, b): (Matrix<'_, u8>, Matrix<'_, u8>) = (self.left(&[], position, 0), self.right(&[], position, 0));
+        let (a, b): (Matrix<'_, u8>, Matrix<'_, u8>) =
+            (self.left(&[], position, 0), self.right(&[], position, 0));
         integers!(self.a.0, sa => {
             integers!(self.b.0, sb => {
                 for i in 0..m as i64 {
@@ -454,7 +594,13 @@ impl Twin<'_> {
 
 /// Copies `lines`×`steps` elements as `f32` into `out`, keeping the faster axis fast. Returns the distances of lines and
 /// steps in `out`.
-fn widen(from: Elements<'_>, start: i64, strides: [i64; 2], [lines, steps]: [usize; 2], out: &mut [f32]) -> (i64, i64) {
+fn widen(
+    from: Elements<'_>,
+    start: i64,
+    strides: [i64; 2],
+    [lines, steps]: [usize; 2],
+    out: &mut [f32],
+) -> (i64, i64) {
     let by_line = strides[1].unsigned_abs() <= strides[0].unsigned_abs() || lines == 1;
     let (outer, inner, outer_stride, stride) = if by_line {
         (lines, steps, strides[0], strides[1])
@@ -465,7 +611,11 @@ fn widen(from: Elements<'_>, start: i64, strides: [i64; 2], [lines, steps]: [usi
         let at = start + o as i64 * outer_stride;
         widen_run(from, at, stride, &mut out[o * inner..(o + 1) * inner]);
     }
-    if by_line { (steps as i64, 1) } else { (1, lines as i64) }
+    if by_line {
+        (steps as i64, 1)
+    } else {
+        (1, lines as i64)
+    }
 }
 
 /// A run of elements as `f32`.
@@ -496,12 +646,28 @@ pub(crate) fn widen_run(from: Elements<'_>, start: i64, stride: i64, out: &mut [
     let at = |i: usize| (start + i as i64 * stride) as usize;
     match from {
         Elements::F32(s) => out.iter_mut().enumerate().for_each(|(i, y)| *y = s[at(i)]),
-        Elements::F16(s) => out.iter_mut().enumerate().for_each(|(i, y)| *y = s[at(i)].to_f32()),
-        Elements::BF16(s) => out.iter_mut().enumerate().for_each(|(i, y)| *y = s[at(i)].to_f32()),
-        Elements::I8(s) => out.iter_mut().enumerate().for_each(|(i, y)| *y = f32::from(s[at(i)])),
-        Elements::U8(s) | Elements::Bool(s) => out.iter_mut().enumerate().for_each(|(i, y)| *y = f32::from(s[at(i)])),
+        Elements::F16(s) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, y)| *y = s[at(i)].to_f32()),
+        Elements::BF16(s) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, y)| *y = s[at(i)].to_f32()),
+        Elements::I8(s) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, y)| *y = f32::from(s[at(i)])),
+        Elements::U8(s) | Elements::Bool(s) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, y)| *y = f32::from(s[at(i)])),
         // callers widen nothing else
-        other => debug_assert!(false, "{} does not widen to f32", host::compute_dtype(other.dtype())),
+        other => debug_assert!(
+            false,
+            "{} does not widen to f32",
+            host::compute_dtype(other.dtype())
+        ),
     }
 }
 
@@ -534,9 +700,20 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             _ => rng.int(1, 150),
         };
         let (m, n) = (size(rng), size(rng));
-        let k = if chance(rng, 12) { 0 } else { size(rng) * if chance(rng, 6) { 4 } else { 1 } };
-        let mut space: Vec<i64> = (0..batch).map(|_| if chance(rng, 15) { 0 } else { rng.int(1, 3) }).collect();
-        let gemm = Arc::new(Gemm { batch, a, b, epilogue: epilogue(rng, sum, batch + 2) });
+        let k = if chance(rng, 12) {
+            0
+        } else {
+            size(rng) * if chance(rng, 6) { 4 } else { 1 }
+        };
+        let mut space: Vec<i64> = (0..batch)
+            .map(|_| if chance(rng, 15) { 0 } else { rng.int(1, 3) })
+            .collect();
+        let gemm = Arc::new(Gemm {
+            batch,
+            a,
+            b,
+            epilogue: epilogue(rng, sum, batch + 2),
+        });
         let mut s = Arguments::new(&*gemm);
         for (name, value) in [("m", m), ("n", n), ("k", k)] {
             s.int(name, value);
@@ -551,7 +728,12 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             s.tensor(rng, name, &space, &batches);
         }
         for i in 0..gemm.extras() {
-            s.tensor(rng, &format!("e{i}"), &space, &(0..batch + 2).collect::<Vec<_>>());
+            s.tensor(
+                rng,
+                &format!("e{i}"),
+                &space,
+                &(0..batch + 2).collect::<Vec<_>>(),
+            );
         }
         // the sum of products of narrow floats is exact to f32, the result is rounded once
         let tolerance = tolerance(sum).max(tolerance(gemm.epilogue.dtype()));
@@ -564,9 +746,9 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
 mod tests {
     use super::*;
     use crate::oracle::{self, Oracle};
+    use crate::sample::Rng;
     use bespoke_device::Arch;
     use bespoke_reference::Number;
-    use crate::sample::Rng;
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     fn check(sample: &Sample, gemm: &Gemm) {
@@ -576,19 +758,28 @@ mod tests {
         let mut extents = args.ints("d", gemm.batch);
         extents.extend([args.int("m"), args.int("n")]);
         let (a, b) = (oracle.read("a", rank), oracle.read("b", rank));
-        let extras: Vec<_> = (0..gemm.extras()).map(|i| oracle.read(&format!("e{i}"), rank)).collect();
+        let extras: Vec<_> = (0..gemm.extras())
+            .map(|i| oracle.read(&format!("e{i}"), rank))
+            .collect();
         oracle.check(&extents, |position| {
             let (mut left, mut right) = (position.to_vec(), position.to_vec());
             let (mut exact, mut sum) = (0i128, 0f64);
             for t in 0..args.int("k") {
                 left[rank - 1] = t;
                 right[rank - 2] = t;
-                match (a.0.get(a.1.at(&left) as usize), b.0.get(b.1.at(&right) as usize)) {
+                match (
+                    a.0.get(a.1.at(&left) as usize),
+                    b.0.get(b.1.at(&right) as usize),
+                ) {
                     (Number::I(x), Number::I(y)) => exact += x * y,
                     (x, y) => sum += x.to_f64() * y.to_f64(),
                 }
             }
-            let sum = if gemm.a.is_float() { Number::F(sum) } else { Number::I(exact) };
+            let sum = if gemm.a.is_float() {
+                Number::F(sum)
+            } else {
+                Number::I(exact)
+            };
             oracle::epilogue(&gemm.epilogue, &extras, sum, position)
         });
     }
@@ -612,7 +803,12 @@ mod tests {
             let z = b.binary(BinaryOp::Add, x, e);
             b.finish(z)
         };
-        let gemm = Gemm { batch: 1, a: DType::F16, b: DType::F16, epilogue };
+        let gemm = Gemm {
+            batch: 1,
+            a: DType::F16,
+            b: DType::F16,
+            epilogue,
+        };
         insta::assert_snapshot!(gemm.describe(), @"batch 1 f16xf16 (f16, f16) -> f16 add(x0, x1)");
         insta::assert_snapshot!(gemm.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
         typedef f16 A_TYPE;
@@ -639,7 +835,12 @@ mod tests {
 
     #[test]
     fn bf16_needs_newer_tensor_cores() {
-        let gemm = Gemm { batch: 0, a: DType::BF16, b: DType::BF16, epilogue: Expr::identity(DType::BF16) };
+        let gemm = Gemm {
+            batch: 0,
+            a: DType::BF16,
+            b: DType::BF16,
+            epilogue: Expr::identity(DType::BF16),
+        };
         let source = |arch| gemm.definitions(&DeviceProps::preset(Arch::sm(arch)));
         assert!(source(75).contains("TENSOR_CORES 0"));
         assert!(source(80).contains("TENSOR_CORES 1"));

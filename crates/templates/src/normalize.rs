@@ -41,21 +41,39 @@ pub struct Normalize {
 
 impl Normalize {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: self.inner }
+        Rows {
+            outer: self.outer,
+            inner: self.inner,
+        }
     }
 
     fn extras(&self) -> &[DType] {
         self.epilogue.inputs().get(1..).unwrap_or(&[])
     }
 
-    fn run_real<T: Real>(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
-        rows_host::rowwise::<T>(self.space(), &self.prologue, &self.epilogue, args, operands, |x, y| {
-            let count = x.len() as f64;
-            let mean = if self.center { T::of_f64(rows_host::sum_of(x, |v| v) / count) } else { T::ZERO };
-            let square = rows_host::sum_of(x, |v| v.sub(mean).mul(v.sub(mean))) / count;
-            let scale = T::of_f64(1.0 / (square + self.epsilon).sqrt());
-            rows_host::map(x, y, |v| v.sub(mean).mul(scale));
-        })
+    fn run_real<T: Real>(
+        &self,
+        args: &Args<'_>,
+        operands: &mut [Operand<'_>],
+    ) -> Result<(), TwinError> {
+        rows_host::rowwise::<T>(
+            self.space(),
+            &self.prologue,
+            &self.epilogue,
+            args,
+            operands,
+            |x, y| {
+                let count = x.len() as f64;
+                let mean = if self.center {
+                    T::of_f64(rows_host::sum_of(x, |v| v) / count)
+                } else {
+                    T::ZERO
+                };
+                let square = rows_host::sum_of(x, |v| v.sub(mean).mul(v.sub(mean))) / count;
+                let scale = T::of_f64(1.0 / (square + self.epsilon).sqrt());
+                rows_host::map(x, y, |v| v.sub(mean).mul(scale));
+            },
+        )
     }
 }
 
@@ -94,25 +112,45 @@ impl Template for Normalize {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rowwise.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rowwise.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/normalize.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/normalize.cu"
+            ))
         )
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
         let mut out = self.space().rowwise(&self.prologue, &self.epilogue);
         // printed as a double, whatever the value
-        out.push_str(&format!("constexpr bool CENTER = {};\n#define EPSILON {}\n", self.center, cuda::literal(Scalar::float(DType::F64, self.epsilon))));
+        out.push_str(&format!(
+            "constexpr bool CENTER = {};\n#define EPSILON {}\n",
+            self.center,
+            cuda::literal(Scalar::float(DType::F64, self.epsilon))
+        ));
         out
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
         let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self.prologue.inputs().iter().filter_map(|t| t.size()).max().unwrap_or(4);
-        self.space().tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
+        let widest = self
+            .prologue
+            .inputs()
+            .iter()
+            .filter_map(|t| t.size())
+            .max()
+            .unwrap_or(4);
+        self.space()
+            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -122,11 +160,20 @@ impl Template for Normalize {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let extents = args.ints("d", self.space().rank());
         let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let reads = rows::names("x", self.prologue.inputs()).into_iter().chain(rows::names("e", self.extras()));
-        let read: f64 = reads.map(|(name, ty)| view_bytes(args, &name, &extents, ty)).sum();
+        let reads = rows::names("x", self.prologue.inputs())
+            .into_iter()
+            .chain(rows::names("e", self.extras()));
+        let read: f64 = reads
+            .map(|(name, ty)| view_bytes(args, &name, &extents, ty))
+            .sum();
         let written = points * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations = (self.prologue.operations() + self.epilogue.operations() + 6) as f64 * points;
-        Cost { operations, bytes: read + written, tensor_cores: false }
+        let operations =
+            (self.prologue.operations() + self.epilogue.operations() + 6) as f64 * points;
+        Cost {
+            operations,
+            bytes: read + written,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -150,20 +197,36 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Normalize, Sample)> {
             let (outer, inner) = (rng.int(0, 2) as usize, rng.int(1, 3) as usize);
             let (center, epsilon) = (rng.chance(2), *rng.pick(&[1e-3, 0.1, 2.0]));
             let ty = *rng.pick(&[F32, F32, F16, BF16, F64]);
-            let operands: Vec<DType> = (0..rng.int(1, 2)).map(|_| *rng.pick(&[ty, ty, F32])).collect();
-            let extras: Vec<DType> = (0..rng.int(0, 2)).map(|_| *rng.pick(&[ty, F32, I32])).collect();
-            let prologue =
-                if operands == [ty] { Expr::identity(ty) } else { sample::expression(rng, &operands, ty) };
+            let operands: Vec<DType> = (0..rng.int(1, 2))
+                .map(|_| *rng.pick(&[ty, ty, F32]))
+                .collect();
+            let extras: Vec<DType> = (0..rng.int(0, 2))
+                .map(|_| *rng.pick(&[ty, F32, I32]))
+                .collect();
+            let prologue = if operands == [ty] {
+                Expr::identity(ty)
+            } else {
+                sample::expression(rng, &operands, ty)
+            };
             let types: Vec<DType> = std::iter::once(ty).chain(extras.iter().copied()).collect();
             let result = *rng.pick(&[ty, ty, F32]);
             let epilogue = sample::expression(rng, &types, result);
-            let template = Normalize { outer, inner, center, epsilon, prologue, epilogue };
+            let template = Normalize {
+                outer,
+                inner,
+                center,
+                epsilon,
+                prologue,
+                epilogue,
+            };
             let rank = template.space().rank();
             let mut extents = sample::extents(rng, rank, 20_000);
             // rows of all lengths: one warp, several, and more than registers hold
             if rng.chance(3) && rank > 0 {
                 extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
-                extents[..rank - 1].iter_mut().for_each(|d| *d = (*d).min(2));
+                extents[..rank - 1]
+                    .iter_mut()
+                    .for_each(|d| *d = (*d).min(2));
             }
             let mut b = Arguments::new(&template);
             for (a, &d) in extents.iter().enumerate() {
@@ -171,7 +234,10 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Normalize, Sample)> {
             }
             let all: Vec<usize> = (0..rank).collect();
             let plain = rng.chance(2);
-            let reads = rows::names("x", &operands).into_iter().chain(rows::names("e", &extras)).map(|n| n.0);
+            let reads = rows::names("x", &operands)
+                .into_iter()
+                .chain(rows::names("e", &extras))
+                .map(|n| n.0);
             for name in std::iter::once("y".to_owned()).chain(reads) {
                 if plain {
                     b.tensor_in_order(rng, &name, &extents, &[], &all);
@@ -209,8 +275,15 @@ mod tests {
         let oracle = Oracle::new(s);
         let rank = t.space().rank();
         let extents = oracle.args().ints("d", rank);
-        let read = |prefix: &str, n: usize| -> Vec<_> { (0..n).map(|i| oracle.read(&format!("{prefix}{i}"), rank)).collect() };
-        let (x, e) = (read("x", t.prologue.inputs().len()), read("e", t.extras().len()));
+        let read = |prefix: &str, n: usize| -> Vec<_> {
+            (0..n)
+                .map(|i| oracle.read(&format!("{prefix}{i}"), rank))
+                .collect()
+        };
+        let (x, e) = (
+            read("x", t.prologue.inputs().len()),
+            read("e", t.extras().len()),
+        );
         let mut results = std::collections::HashMap::new();
         let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
         regions::for_each_row(&whole[..t.outer], rank, |outer, _| {
@@ -220,14 +293,23 @@ mod tests {
             }
             let (mut positions, mut values) = (Vec::new(), Vec::new());
             regions::for_each_row(&region, rank, |position, _| {
-                let inputs: Vec<Number> = x.iter().map(|(t, v)| t.get(v.at(position) as usize)).collect();
+                let inputs: Vec<Number> = x
+                    .iter()
+                    .map(|(t, v)| t.get(v.at(position) as usize))
+                    .collect();
                 positions.push(position.to_vec());
                 values.push(eval_expr(&t.prologue, &inputs, position, &mut Vec::new()).to_f64());
             });
             let count = values.len() as f64;
-            let mean = if t.center { values.iter().sum::<f64>() / count } else { 0.0 };
+            let mean = if t.center {
+                values.iter().sum::<f64>() / count
+            } else {
+                0.0
+            };
             let square = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
-            let mapped = values.iter().map(|v| (v - mean) / (square + t.epsilon).sqrt());
+            let mapped = values
+                .iter()
+                .map(|v| (v - mean) / (square + t.epsilon).sqrt());
             for (p, v) in positions.into_iter().zip(mapped) {
                 let mut inputs = vec![Number::F(v)];
                 inputs.extend(e.iter().map(|(t, v)| t.get(v.at(&p) as usize)));
@@ -238,11 +320,17 @@ mod tests {
         oracle.check(&extents, |p| results[p]);
     }
 
-
     #[test]
     fn definitions_of_a_plain_row() {
         let x = Expr::identity(DType::F16);
-        let t = Normalize { outer: 1, inner: 2, center: true, epsilon: 1e-5, prologue: x.clone(), epilogue: x };
+        let t = Normalize {
+            outer: 1,
+            inner: 2,
+            center: true,
+            epsilon: 1e-5,
+            prologue: x.clone(),
+            epilogue: x,
+        };
         insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
     }
 }

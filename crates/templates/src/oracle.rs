@@ -27,7 +27,11 @@ impl<'s> Oracle<'s> {
                 SampleSlot::Read(b) | SampleSlot::Write(b) => vec![0, b.len() as i64],
             })
             .collect();
-        Oracle { sample, params: sample.template.params(), row }
+        Oracle {
+            sample,
+            params: sample.template.params(),
+            row,
+        }
     }
 
     pub(crate) fn args(&self) -> Args<'_> {
@@ -42,8 +46,13 @@ impl<'s> Oracle<'s> {
     /// A tensor that is read: its elements and its view over `rank` axes.
     pub(crate) fn read(&self, name: &str, rank: usize) -> (Tensor, Strided) {
         let at = self.params.iter().position(|p| p.name == name).unwrap();
-        let SampleSlot::Read(bytes) = &self.sample.slots[at] else { panic!("{name} is not read") };
-        (Self::tensor_of(self.params[at].dtype.unwrap(), bytes), Strided::of(&self.args(), name, rank))
+        let SampleSlot::Read(bytes) = &self.sample.slots[at] else {
+            panic!("{name} is not read")
+        };
+        (
+            Self::tensor_of(self.params[at].dtype.unwrap(), bytes),
+            Strided::of(&self.args(), name, rank),
+        )
     }
 
     /// Runs the twin and compares the only result with `expected` at every position of `extents`.
@@ -52,7 +61,12 @@ impl<'s> Oracle<'s> {
     }
 
     /// Runs the twin and compares the result of this name with `expected` at every position of `extents`.
-    pub(crate) fn check_result(&self, name: &str, extents: &[i64], expected: impl Fn(&[i64]) -> Number) {
+    pub(crate) fn check_result(
+        &self,
+        name: &str,
+        extents: &[i64],
+        expected: impl Fn(&[i64]) -> Number,
+    ) {
         let results = self.sample.run_twin().unwrap_or_else(|e| panic!("{e}"));
         let mut written = self.params.iter().filter(|p| p.kind == SlotKind::Write);
         let index = written.clone().position(|p| p.name == name).unwrap();
@@ -78,7 +92,9 @@ impl<'s> Oracle<'s> {
         for (got, want, position) in pairs {
             let far = (got.to_f64() - want.to_f64()).abs() / largest;
             assert!(
-                far <= self.sample.tolerance || got == want || (got.to_f64().is_nan() && want.to_f64().is_nan()),
+                far <= self.sample.tolerance
+                    || got == want
+                    || (got.to_f64().is_nan() && want.to_f64().is_nan()),
                 "{} at {position:?}: {got:?} instead of {want:?}",
                 self.sample.template.describe()
             );
@@ -87,7 +103,12 @@ impl<'s> Oracle<'s> {
 }
 
 /// The epilogue of a sum at a position, with operands `e0…`.
-pub(crate) fn epilogue(expr: &Expr, extras: &[(Tensor, Strided)], sum: Number, position: &[i64]) -> Number {
+pub(crate) fn epilogue(
+    expr: &Expr,
+    extras: &[(Tensor, Strided)],
+    sum: Number,
+    position: &[i64],
+) -> Number {
     let mut inputs = vec![sum];
     inputs.extend(extras.iter().map(|(t, v)| t.get(v.at(position) as usize)));
     eval_expr(expr, &inputs, position, &mut Vec::new())

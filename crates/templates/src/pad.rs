@@ -50,7 +50,11 @@ impl Axis {
     fn new(extent: i64, input: i64, begin: i64) -> Axis {
         let first = (-begin).max(0);
         let end = extent - input - begin;
-        Axis { first, kept: (input - first + end.min(0)).max(0), before: begin.max(0) }
+        Axis {
+            first,
+            kept: (input - first + end.min(0)).max(0),
+            before: begin.max(0),
+        }
     }
 
     /// Where position `o` of the result reads; `None` for the constant.
@@ -121,7 +125,10 @@ impl Template for Pad {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/walk.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/walk.cuh"
+            )),
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/pad.cu"))
         )
     }
@@ -131,9 +138,21 @@ impl Template for Pad {
         let extents: Vec<String> = (0..self.rank).map(|a| format!("d{a}")).collect();
         walk::space(&mut out, &extents);
         // writing to a String cannot fail
-        let _ = writeln!(out, "#define INPUT_EXTENTS {}", walk::list("in", self.rank, "1"));
-        let _ = writeln!(out, "#define BEGINS {}", walk::list("begin", self.rank, "0"));
-        let _ = writeln!(out, "enum {{ CONSTANT, EDGE, REFLECT, WRAP, MODE = {} }};", self.mode_name());
+        let _ = writeln!(
+            out,
+            "#define INPUT_EXTENTS {}",
+            walk::list("in", self.rank, "1")
+        );
+        let _ = writeln!(
+            out,
+            "#define BEGINS {}",
+            walk::list("begin", self.rank, "0")
+        );
+        let _ = writeln!(
+            out,
+            "enum {{ CONSTANT, EDGE, REFLECT, WRAP, MODE = {} }};",
+            self.mode_name()
+        );
         walk::at_macro(&mut out, "x", self.rank);
         walk::at_macro(&mut out, "y", self.rank);
         walk::load_macro(&mut out, "x", self.dtype);
@@ -151,9 +170,14 @@ impl Template for Pad {
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
-        let elements = walk::points(&self.extents(args)) + walk::points(&args.ints("in", self.rank));
+        let elements =
+            walk::points(&self.extents(args)) + walk::points(&args.ints("in", self.rank));
         let bytes = elements as f64 * f64::from(self.dtype.bits()) / 8.0;
-        Cost { operations: 0.0, bytes, tensor_cores: false }
+        Cost {
+            operations: 0.0,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -166,52 +190,83 @@ impl Template for Pad {
         let x_view = Strided::of(args, "x", self.rank);
         lanes::check("x", &x_view, &input, x.len())?;
         let begins = args.ints("begin", self.rank);
-        let axes: Vec<Axis> =
-            (0..self.rank).map(|a| Axis::new(extents[a], input[a], begins[a])).collect();
+        let axes: Vec<Axis> = (0..self.rank)
+            .map(|a| Axis::new(extents[a], input[a], begins[a]))
+            .collect();
         let constant = matches!(self.mode, PadMode::Constant(_));
         // with an empty axis nothing is read, but for a repeating mode there would be nothing to repeat
         if !constant && walk::points(&extents) > 0 && axes.iter().any(|a| a.kept == 0) {
-            return Err(TwinError("an axis without elements has none to repeat".into()));
+            return Err(TwinError(
+                "an axis without elements has none to repeat".into(),
+            ));
         }
         let outside = One::new(self.dtype, &scalar_bytes(self.outside()));
         let outside = outside.elements()?;
-        let target = Target { bytes: y, strided: Strided::of(args, "y", self.rank), extents };
+        let target = Target {
+            bytes: y,
+            strided: Strided::of(args, "y", self.rank),
+            extents,
+        };
         let identity = Expr::identity(self.dtype);
-        walk::rows(target, args, &identity, &[], self.dtype, &|position, axis, count, out| {
-            let mut base = x_view.offset;
-            for (a, &o) in position.iter().enumerate() {
-                if a != axis {
-                    match axes[a].source(self.mode, o) {
-                        Some(at) => base += at * x_view.strides[a],
-                        None => return walk::fill_with(outside, count, out),
+        walk::rows(
+            target,
+            args,
+            &identity,
+            &[],
+            self.dtype,
+            &|position, axis, count, out| {
+                let mut base = x_view.offset;
+                for (a, &o) in position.iter().enumerate() {
+                    if a != axis {
+                        match axes[a].source(self.mode, o) {
+                            Some(at) => base += at * x_view.strides[a],
+                            None => return walk::fill_with(outside, count, out),
+                        }
                     }
                 }
-            }
-            let Some(row) = axes.get(axis) else {
-                return host::copy(Lane { elements: x, start: base, stride: 0 }, count, out);
-            };
-            let (o, stride) = (position[axis], x_view.strides[axis]);
-            // the run that lies in the data as it is, and what is before and behind it
-            let from = (row.before - o).clamp(0, count as i64);
-            let to = (row.before + row.kept - o).clamp(from, count as i64);
-            let inside = Lane { elements: x, start: base + (row.first + o + from - row.before) * stride, stride };
-            host::copy(inside, (to - from) as usize, &mut part(out, from));
-            for (k, n) in [(0, from), (to, count as i64 - to)] {
-                if constant {
-                    walk::fill_with(outside, n as usize, &mut part(out, k));
-                } else {
-                    walk::pick(x, n as usize, &mut part(out, k), |i| {
-                        row.source(self.mode, o + k + i as i64).map(|at| base + at * stride)
-                    });
+                let Some(row) = axes.get(axis) else {
+                    return host::copy(
+                        Lane {
+                            elements: x,
+                            start: base,
+                            stride: 0,
+                        },
+                        count,
+                        out,
+                    );
+                };
+                let (o, stride) = (position[axis], x_view.strides[axis]);
+                // the run that lies in the data as it is, and what is before and behind it
+                let from = (row.before - o).clamp(0, count as i64);
+                let to = (row.before + row.kept - o).clamp(from, count as i64);
+                let inside = Lane {
+                    elements: x,
+                    start: base + (row.first + o + from - row.before) * stride,
+                    stride,
+                };
+                host::copy(inside, (to - from) as usize, &mut part(out, from));
+                for (k, n) in [(0, from), (to, count as i64 - to)] {
+                    if constant {
+                        walk::fill_with(outside, n as usize, &mut part(out, k));
+                    } else {
+                        walk::pick(x, n as usize, &mut part(out, k), |i| {
+                            row.source(self.mode, o + k + i as i64)
+                                .map(|at| base + at * stride)
+                        });
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 }
 
 /// A lane from its element `k` on.
 fn part<'a, 'b>(out: &'a mut LaneMut<'_, 'b>, k: i64) -> LaneMut<'a, 'b> {
-    LaneMut { start: out.start + k * out.stride, stride: out.stride, elements: &mut *out.elements }
+    LaneMut {
+        start: out.start + k * out.stride,
+        stride: out.stride,
+        elements: &mut *out.elements,
+    }
 }
 
 /// Random runs of every mode, with negative amounts.
@@ -220,18 +275,35 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 }
 
 fn cases(rng: &mut Rng) -> Vec<(Pad, Sample)> {
-    const TYPES: &[DType] =
-        &[DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::I32, DType::U8, DType::Bool];
+    const TYPES: &[DType] = &[
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::F64,
+        DType::I64,
+        DType::I32,
+        DType::U8,
+        DType::Bool,
+    ];
     let mut all = Vec::new();
     for &dtype in TYPES {
         let one = Scalar::new(dtype, 1.0);
-        for mode in [PadMode::Constant(one), PadMode::Edge, PadMode::Reflect, PadMode::Wrap] {
+        for mode in [
+            PadMode::Constant(one),
+            PadMode::Edge,
+            PadMode::Reflect,
+            PadMode::Wrap,
+        ] {
             let rank = rng.int(0, 4) as usize;
             let input: Vec<i64> = (0..rank).map(|_| rng.int(1, 12)).collect();
             let (mut begins, mut extents) = (Vec::new(), Vec::new());
             for &n in &input {
                 // reflection may reach everything but the edge itself; removal must leave something
-                let most = if matches!(mode, PadMode::Reflect) { n - 1 } else { 5 };
+                let most = if matches!(mode, PadMode::Reflect) {
+                    n - 1
+                } else {
+                    5
+                };
                 let begin = rng.int(-(n - 1) / 2, most);
                 let end = rng.int(-(n - 1) / 2, most);
                 begins.push(begin);
@@ -265,7 +337,9 @@ mod tests {
                 let args = oracle.args();
                 let (extents, input) = (t.extents(&args), args.ints("in", t.rank));
                 let (x, view) = oracle.read("x", t.rank);
-                let dense = index::map_positions(&input, |p| Ok::<_, ()>(x.get(view.at(p) as usize))).unwrap();
+                let dense =
+                    index::map_positions(&input, |p| Ok::<_, ()>(x.get(view.at(p) as usize)))
+                        .unwrap();
                 let dense = Tensor::new(t.dtype, &input, dense).unwrap();
                 let begins = args.ints("begin", t.rank);
                 let pads = (0..t.rank)

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
+use crate::arguments::{self, Arguments};
+use crate::expr::cuda;
 use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions::{self, Part};
-use crate::expr::cuda;
-use crate::arguments::{self, Arguments};
 use crate::sample::{self, Rng, Sample};
 use crate::source::cuda_type;
 use crate::spec::{Args, Cost, Param, Template, Tile};
@@ -43,7 +43,14 @@ impl Pointwise {
     /// Elements that move in one instruction: 16 bytes of the widest type, at most 8.
     fn vector(&self) -> i64 {
         let results = self.outputs.iter().map(Expr::dtype);
-        let widest = self.inputs().iter().copied().chain(results).filter_map(DType::size).max().unwrap_or(4);
+        let widest = self
+            .inputs()
+            .iter()
+            .copied()
+            .chain(results)
+            .filter_map(DType::size)
+            .max()
+            .unwrap_or(4);
         (16 / widest as i64).clamp(1, 8)
     }
 }
@@ -56,13 +63,21 @@ fn total(args: &Args<'_>, rank: usize) -> i64 {
 /// Bytes of the distinct elements that a view reaches.
 pub(crate) fn view_bytes(args: &Args<'_>, name: &str, extents: &[i64], dtype: DType) -> f64 {
     let strides = args.ints(&format!("{name}_s"), extents.len());
-    let points: f64 =
-        extents.iter().zip(strides).map(|(&d, s)| if s == 0 && d > 0 { 1.0 } else { d as f64 }).product();
+    let points: f64 = extents
+        .iter()
+        .zip(strides)
+        .map(|(&d, s)| if s == 0 && d > 0 { 1.0 } else { d as f64 })
+        .product();
     points * f64::from(dtype.bits()) / 8.0
 }
 
 /// A persistent grid: enough blocks for the work, at most `per_sm` for each multiprocessor.
-pub(crate) fn persistent_grid(work: Option<i64>, per_block: i64, per_sm: i64, props: &DeviceProps) -> u32 {
+pub(crate) fn persistent_grid(
+    work: Option<i64>,
+    per_block: i64,
+    per_sm: i64,
+    props: &DeviceProps,
+) -> u32 {
     let most = (i64::from(props.multiprocessors) * per_sm).max(1);
     let wanted = work.map_or(most, |w| w.max(0).div_euclid(per_block.max(1)) + 1);
     wanted.clamp(1, most) as u32
@@ -75,8 +90,17 @@ impl Template for Pointwise {
 
     fn describe(&self) -> String {
         let inputs: Vec<&str> = self.inputs().iter().map(|t| t.name()).collect();
-        let outputs: Vec<String> = self.outputs.iter().map(|e| format!("{} = {e}", e.dtype())).collect();
-        format!("rank={} ({}) -> {}", self.rank, inputs.join(", "), outputs.join("; "))
+        let outputs: Vec<String> = self
+            .outputs
+            .iter()
+            .map(|e| format!("{} = {e}", e.dtype()))
+            .collect();
+        format!(
+            "rank={} ({}) -> {}",
+            self.rank,
+            inputs.join(", "),
+            outputs.join("; ")
+        )
     }
 
     fn params(&self) -> Vec<Param> {
@@ -91,7 +115,10 @@ impl Template for Pointwise {
     }
 
     fn body(&self) -> &'static str {
-        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/pointwise.cu"))
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../kernels/pointwise.cu"
+        ))
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -112,25 +139,39 @@ impl Template for Pointwise {
             let _ = write!(declare, " Index i{a}[ITEMS];");
             let line = match (Some(a) == last, a) {
                 (true, 0) => format!(" i{a}[j] = rest * V;"),
-                (true, _) => format!(" i{a}[j] = rest % (Index)(d{a} / V) * V; rest /= (Index)(d{a} / V);"),
+                (true, _) => {
+                    format!(" i{a}[j] = rest % (Index)(d{a} / V) * V; rest /= (Index)(d{a} / V);")
+                }
                 (false, 0) => format!(" i{a}[j] = rest;"),
                 (false, _) => format!(" i{a}[j] = rest % (Index)d{a}; rest /= (Index)d{a};"),
             };
             locate.push_str(&line);
         }
-        let vars: Vec<String> = (0..self.rank).map(|a| format!("(long long)i{a}[j]")).collect();
+        let vars: Vec<String> = (0..self.rank)
+            .map(|a| format!("(long long)i{a}[j]"))
+            .collect();
         let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
         let stride = |name: &str| last.map_or("0".to_owned(), |a| format!("{name}_s{a}"));
 
         let mut fetch = String::from("#define FETCH");
-        let mut vectors = last.map_or("false".to_owned(), |a| format!("d{a} % VEC == 0 && VEC > 1"));
+        let mut vectors = last.map_or("false".to_owned(), |a| {
+            format!("d{a} % VEC == 0 && VEC > 1")
+        });
         for (i, &ty) in self.inputs().iter().enumerate() {
             let name = format!("x{i}");
             let _ = write!(declare, " Pack<{}, V> {name}_v[ITEMS];", cuda_type(ty));
             let index = view::cuda_index(&name, &vars);
-            let _ = write!(fetch, " \\\n    fetch({name}_v[j], {name} + ({index}), {});", stride(&name));
+            let _ = write!(
+                fetch,
+                " \\\n    fetch({name}_v[j], {name} + ({index}), {});",
+                stride(&name)
+            );
             let aligned = self.aligned(&name);
-            let _ = write!(vectors, " \\\n    && ({0} == 0 || ({0} == 1{aligned}))", stride(&name));
+            let _ = write!(
+                vectors,
+                " \\\n    && ({0} == 0 || ({0} == 1{aligned}))",
+                stride(&name)
+            );
         }
         let mut store = String::from("#define STORE");
         for (k, e) in self.outputs.iter().enumerate() {
@@ -158,7 +199,13 @@ impl Template for Pointwise {
             let aligned = self.aligned(&name);
             let _ = write!(vectors, " \\\n    && {} == 1{aligned}", stride(&name));
         }
-        for text in [declare, locate, fetch, store, format!("#define VECTORS ({vectors})")] {
+        for text in [
+            declare,
+            locate,
+            fetch,
+            store,
+            format!("#define VECTORS ({vectors})"),
+        ] {
             out.push_str(&text);
             out.push('\n');
         }
@@ -194,11 +241,20 @@ impl Template for Pointwise {
         let work = args.map(|a| {
             let total = total(a, self.rank);
             // whether vectors apply also hangs on addresses; single elements need more blocks, never fewer
-            let vectors = self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % self.vector() == 0;
-            if vectors { total / self.vector() } else { total }
+            let vectors =
+                self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % self.vector() == 0;
+            if vectors {
+                total / self.vector()
+            } else {
+                total
+            }
         });
         let grid = persistent_grid(work, per_block, 2048 / threads.max(1), props);
-        LaunchConfig { grid: [grid, 1, 1], block: threads as u32, shared_bytes: 0 }
+        LaunchConfig {
+            grid: [grid, 1, 1],
+            block: threads as u32,
+            shared_bytes: 0,
+        }
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -211,8 +267,16 @@ impl Template for Pointwise {
             .enumerate()
             .map(|(i, &ty)| view_bytes(args, &format!("x{i}"), &extents, ty))
             .sum();
-        let written: f64 = self.outputs.iter().map(|e| points * f64::from(e.dtype().bits()) / 8.0).sum();
-        Cost { operations, bytes: read + written, tensor_cores: false }
+        let written: f64 = self
+            .outputs
+            .iter()
+            .map(|e| points * f64::from(e.dtype().bits()) / 8.0)
+            .sum();
+        Cost {
+            operations,
+            bytes: read + written,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -267,9 +331,16 @@ pub(crate) fn map(
     }
     let axes: Vec<usize> = (0..extents.len()).collect();
     let function = Function::new(expr, views);
-    regions::for_each_region(elements, &out, &extents, &axes, 16 * 1024, &|region, part| {
-        map_region(&function, region, part);
-    });
+    regions::for_each_region(
+        elements,
+        &out,
+        &extents,
+        &axes,
+        16 * 1024,
+        &|region, part| {
+            map_region(&function, region, part);
+        },
+    );
     Ok(())
 }
 
@@ -292,13 +363,19 @@ fn coalesce(extents: &mut Vec<i64>, out: &mut Strided, views: &mut [View<'_>]) {
     }
     let regroup = |s: &Strided| Strided {
         offset: s.offset,
-        strides: groups.iter().map(|g| g.last().map_or(0, |&a| s.strides[a])).collect(),
+        strides: groups
+            .iter()
+            .map(|g| g.last().map_or(0, |&a| s.strides[a]))
+            .collect(),
     };
     let merged = regroup(out);
     for v in views.iter_mut() {
         v.strided = regroup(&v.strided);
     }
-    let joined: Vec<i64> = groups.iter().map(|g| g.iter().map(|&a| extents[a]).product()).collect();
+    let joined: Vec<i64> = groups
+        .iter()
+        .map(|g| g.iter().map(|&a| extents[a]).product())
+        .collect();
     *out = merged;
     *extents = joined;
 }
@@ -319,15 +396,19 @@ fn map_region(function: &Function<'_>, region: &[Range<i64>], part: &mut Part<'_
         return;
     }
     if extent(inner) < SHORT {
-        inner = (0..region.len()).max_by_key(|&a| extent(a)).unwrap_or(inner);
+        inner = (0..region.len())
+            .max_by_key(|&a| extent(a))
+            .unwrap_or(inner);
     }
     // an operand that steps widely along the rows, but by ones along another axis
-    let across = (0..region.len()).filter(|&b| b != inner && extent(b) > 1).find(|&b| {
-        function
-            .views()
-            .iter()
-            .any(|v| v.strided.strides[inner] > 1 && v.strided.strides[b] == 1)
-    });
+    let across = (0..region.len())
+        .filter(|&b| b != inner && extent(b) > 1)
+        .find(|&b| {
+            function
+                .views()
+                .iter()
+                .any(|v| v.strided.strides[inner] > 1 && v.strided.strides[b] == 1)
+        });
     let Some(across) = across.filter(|_| extent(inner) > 1) else {
         regions::for_each_row(region, inner, |position, count| {
             let mut lane = part.lane(position, inner);
@@ -366,8 +447,15 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
         .map(|_| {
             let rank = rng.int(0, 4) as usize;
             let first = *rng.pick(&types);
-            let operands: Vec<DType> =
-                (0..rng.int(1, 3)).map(|_| if rng.chance(2) { *rng.pick(&types) } else { first }).collect();
+            let operands: Vec<DType> = (0..rng.int(1, 3))
+                .map(|_| {
+                    if rng.chance(2) {
+                        *rng.pick(&types)
+                    } else {
+                        first
+                    }
+                })
+                .collect();
             let outputs: Vec<Expr> = (0..rng.int(1, 2))
                 .map(|_| {
                     let result = *rng.pick(&[first, first, F32]);
@@ -375,7 +463,10 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
                 })
                 .collect();
             let extents = sample::extents(rng, rank, 20_000);
-            let tolerance = outputs.iter().map(|e| arguments::tolerance(e.dtype())).fold(0.0, f64::max);
+            let tolerance = outputs
+                .iter()
+                .map(|e| arguments::tolerance(e.dtype()))
+                .fold(0.0, f64::max);
             let template = Pointwise { rank, outputs };
             let mut b = Arguments::new(&template);
             for (a, &d) in extents.iter().enumerate() {

@@ -81,7 +81,9 @@ impl Pool {
             ends: ints("padend"),
         };
         if g.strs.iter().chain(&g.dils).any(|&v| v < 1) {
-            return Err(TwinError("strides and dilations of a window must be positive".into()));
+            return Err(TwinError(
+                "strides and dilations of a window must be positive".into(),
+            ));
         }
         Ok(g)
     }
@@ -95,11 +97,19 @@ impl Template for Pool {
     fn describe(&self) -> String {
         let kind = match self.kind {
             PoolKind::Max { indices: false, .. } => "max".to_owned(),
-            PoolKind::Max { column_major, .. } => format!("max indices column_major={column_major}"),
+            PoolKind::Max { column_major, .. } => {
+                format!("max indices column_major={column_major}")
+            }
             PoolKind::Average { count_include_pad } => format!("average pads={count_include_pad}"),
             PoolKind::Lp(p) => format!("l{p}"),
         };
-        format!("{}d {} {kind} -> {} = {}", self.spatial, self.dtype, self.epilogue.dtype(), self.epilogue)
+        format!(
+            "{}d {} {kind} -> {} = {}",
+            self.spatial,
+            self.dtype,
+            self.epilogue.dtype(),
+            self.epilogue
+        )
     }
 
     fn params(&self) -> Vec<Param> {
@@ -118,8 +128,14 @@ impl Template for Pool {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/walk.cuh")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/pool.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/walk.cuh"
+            )),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/pool.cu"
+            ))
         )
     }
 
@@ -141,22 +157,50 @@ impl Template for Pool {
             PoolKind::Average { .. } => "MEAN",
             PoolKind::Lp(_) => "NORM",
         };
-        let column_major = matches!(self.kind, PoolKind::Max { column_major: true, .. });
-        let pads = matches!(self.kind, PoolKind::Average { count_include_pad: true });
-        let _ = writeln!(out, "#define MAXIMUM 0\n#define MEAN 1\n#define NORM 2\n#define KIND {kind}");
-        let _ = writeln!(out, "#define WITH_INDICES {}", u8::from(self.with_indices()));
-        let _ = writeln!(out, "constexpr bool COLUMN_MAJOR = {column_major}, COUNT_PADS = {pads};");
+        let column_major = matches!(
+            self.kind,
+            PoolKind::Max {
+                column_major: true,
+                ..
+            }
+        );
+        let pads = matches!(
+            self.kind,
+            PoolKind::Average {
+                count_include_pad: true
+            }
+        );
+        let _ = writeln!(
+            out,
+            "#define MAXIMUM 0\n#define MEAN 1\n#define NORM 2\n#define KIND {kind}"
+        );
+        let _ = writeln!(
+            out,
+            "#define WITH_INDICES {}",
+            u8::from(self.with_indices())
+        );
+        let _ = writeln!(
+            out,
+            "constexpr bool COLUMN_MAJOR = {column_major}, COUNT_PADS = {pads};"
+        );
         let _ = writeln!(out, "typedef {} SUM;", cuda_compute_type(self.sum()));
         let _ = writeln!(out, "#define LOWEST {}", lowest(self.dtype));
         let f = if self.sum() == DType::F64 { "" } else { "f" };
         let (term, root) = match self.kind {
             PoolKind::Lp(1) => (format!("fabs{f}(v)"), "(v)".to_owned()),
             PoolKind::Lp(2) => ("((v) * (v))".to_owned(), format!("sqrt{f}(v)")),
-            PoolKind::Lp(p) => (format!("pow{f}(fabs{f}(v), (SUM){p})"), format!("pow{f}(v, (SUM)1 / {p})")),
+            PoolKind::Lp(p) => (
+                format!("pow{f}(fabs{f}(v), (SUM){p})"),
+                format!("pow{f}(v, (SUM)1 / {p})"),
+            ),
             _ => ("(v)".to_owned(), "(v)".to_owned()),
         };
         let _ = writeln!(out, "#define TERM(v) {term}\n#define ROOT(v) {root}");
-        let value = if self.dtype.is_float() { "(VALUE)(v)" } else { "saturate<VALUE>(v)" };
+        let value = if self.dtype.is_float() {
+            "(VALUE)(v)"
+        } else {
+            "saturate<VALUE>(v)"
+        };
         let _ = writeln!(out, "#define AS_VALUE(v) {value}");
         if self.with_indices() {
             walk::at_macro(&mut out, "idx", self.rank());
@@ -176,11 +220,16 @@ impl Template for Pool {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let extents = self.extents(args);
         let count = walk::points(&extents) as f64;
-        let window = args.ints("ker", self.spatial).iter().map(|&k| k as f64).product::<f64>();
+        let window = args
+            .ints("ker", self.spatial)
+            .iter()
+            .map(|&k| k as f64)
+            .product::<f64>();
         let mut input = extents[..2].to_vec();
         input.extend(args.ints("in", self.spatial));
         let size = |ty: DType| f64::from(ty.bits()) / 8.0;
-        let mut bytes = walk::points(&input) as f64 * size(self.dtype) + count * size(self.epilogue.dtype());
+        let mut bytes =
+            walk::points(&input) as f64 * size(self.dtype) + count * size(self.epilogue.dtype());
         if self.with_indices() {
             bytes += count * size(DType::I64);
         }
@@ -188,12 +237,17 @@ impl Template for Pool {
             bytes += view_bytes(args, &format!("e{i}"), &extents, *ty);
         }
         let operations = count * (window + self.epilogue.operations() as f64);
-        Cost { operations, bytes, tensor_cores: false }
+        Cost {
+            operations,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
         let (mut writes, reads) = lanes::split_operands(operands);
-        let (Some((y, rest)), Some((x, extras))) = (writes.split_first_mut(), reads.split_first()) else {
+        let (Some((y, rest)), Some((x, extras))) = (writes.split_first_mut(), reads.split_first())
+        else {
             return Err(TwinError("pool needs a result and an operand".into()));
         };
         let g = self.geometry_of(args)?;
@@ -202,7 +256,11 @@ impl Template for Pool {
         let mut input = g.extents[..2].to_vec();
         input.extend_from_slice(&g.ins);
         lanes::check("x", &x_view, &input, x.len())?;
-        let run = Run { kind: self.kind, g: &g, x: &x_view };
+        let run = Run {
+            kind: self.kind,
+            g: &g,
+            x: &x_view,
+        };
         let target = |bytes, name: &str| Target {
             bytes,
             strided: Strided::of(args, name, self.rank()),
@@ -211,14 +269,28 @@ impl Template for Pool {
         // narrow floats are pooled as f32 and rounded by the epilogue's store
         let narrow = matches!(self.dtype, DType::F16 | DType::BF16);
         let raw = if narrow { DType::F32 } else { self.dtype };
-        walk::rows(target(y, "y"), args, &self.epilogue, extras, raw, &|position, axis, count, out| {
-            run.values(x, position, axis, count, out);
-        })?;
+        walk::rows(
+            target(y, "y"),
+            args,
+            &self.epilogue,
+            extras,
+            raw,
+            &|position, axis, count, out| {
+                run.values(x, position, axis, count, out);
+            },
+        )?;
         if let (true, Some(idx)) = (self.with_indices(), rest.first_mut()) {
             let identity = Expr::identity(DType::I64);
-            walk::rows(target(idx, "idx"), args, &identity, &[], DType::I64, &|position, axis, count, out| {
-                run.indices(x, position, axis, count, out);
-            })?;
+            walk::rows(
+                target(idx, "idx"),
+                args,
+                &identity,
+                &[],
+                DType::I64,
+                &|position, axis, count, out| {
+                    run.indices(x, position, axis, count, out);
+                },
+            )?;
         }
         Ok(())
     }
@@ -244,16 +316,38 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 fn cases(rng: &mut Rng) -> Vec<(Pool, Sample)> {
     let kinds = [
-        PoolKind::Max { indices: false, column_major: false },
-        PoolKind::Max { indices: true, column_major: false },
-        PoolKind::Max { indices: true, column_major: true },
-        PoolKind::Average { count_include_pad: false },
-        PoolKind::Average { count_include_pad: true },
+        PoolKind::Max {
+            indices: false,
+            column_major: false,
+        },
+        PoolKind::Max {
+            indices: true,
+            column_major: false,
+        },
+        PoolKind::Max {
+            indices: true,
+            column_major: true,
+        },
+        PoolKind::Average {
+            count_include_pad: false,
+        },
+        PoolKind::Average {
+            count_include_pad: true,
+        },
         PoolKind::Lp(1),
         PoolKind::Lp(2),
         PoolKind::Lp(3),
     ];
-    let types = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I8, DType::U8, DType::I32, DType::I64];
+    let types = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::F64,
+        DType::I8,
+        DType::U8,
+        DType::I32,
+        DType::I64,
+    ];
     let mut all = Vec::new();
     for kind in kinds {
         for dtype in types {
@@ -270,8 +364,14 @@ fn cases(rng: &mut Rng) -> Vec<(Pool, Sample)> {
 fn case(rng: &mut Rng, kind: PoolKind, dtype: DType) -> (Pool, Sample) {
     let spatial = rng.int(1, 3) as usize;
     let mut extents = vec![rng.int(1, 2), rng.int(1, 20)];
-    let (mut ins, mut kers, mut strs, mut dils, mut pads, mut ends) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ins, mut kers, mut strs, mut dils, mut pads, mut ends) = (
+        Vec::new(),
+        Vec::new(),
+        Vec::new(),
+        Vec::new(),
+        Vec::new(),
+        Vec::new(),
+    );
     for _ in 0..spatial {
         let (ker, stride, dil) = (rng.int(1, 4), rng.int(1, 3), rng.int(1, 2));
         let reach = (ker - 1) * dil + 1;
@@ -293,14 +393,24 @@ fn case(rng: &mut Rng, kind: PoolKind, dtype: DType) -> (Pool, Sample) {
     }
     let rank = spatial + 2;
     let epilogue = random::epilogue(rng, dtype, rank);
-    let template = Pool { kind, spatial, dtype, epilogue };
+    let template = Pool {
+        kind,
+        spatial,
+        dtype,
+        epilogue,
+    };
     let mut args = Arguments::new(&template);
     args.int("n", extents[0]);
     args.int("c", extents[1]);
     random::ints(&mut args, "out", &extents[2..]);
-    for (name, list) in
-        [("in", &ins), ("ker", &kers), ("str", &strs), ("dil", &dils), ("pad", &pads), ("padend", &ends)]
-    {
+    for (name, list) in [
+        ("in", &ins),
+        ("ker", &kers),
+        ("str", &strs),
+        ("dil", &dils),
+        ("pad", &pads),
+        ("padend", &ends),
+    ] {
         random::ints(&mut args, name, list);
     }
     let mut input = extents[..2].to_vec();

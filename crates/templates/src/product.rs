@@ -57,7 +57,11 @@ fn inside(start: i64, rows: i64, columns: i64, m: usize, n: usize, len: usize) -
     let (mut low, mut high) = (i128::from(start), i128::from(start));
     for (stride, extent) in [(rows, m), (columns, n)] {
         let reach = i128::from(stride) * (extent as i128 - 1);
-        if reach < 0 { low += reach } else { high += reach }
+        if reach < 0 {
+            low += reach
+        } else {
+            high += reach
+        }
     }
     low >= 0 && high < len as i128
 }
@@ -91,7 +95,9 @@ pub(crate) fn multiply<T: Real>(
         || !inside(y.start, y.rows, y.columns, m, n, y.data.len())
         || !distinct(y.rows, y.columns, m, n)
     {
-        return Err(TwinError(format!("a matrix of the product {m}×{k}·{k}×{n} leaves its memory")));
+        return Err(TwinError(format!(
+            "a matrix of the product {m}×{k}·{k}×{n} leaves its memory"
+        )));
     }
     if k == 0 {
         if !add {
@@ -142,23 +148,86 @@ mod tests {
         let a: Vec<f32> = (0..6).map(|i| i as f32).collect();
         let b = [1.0f32, 2.0, 3.0];
         let mut y = [7.0f32; 2];
-        let a = Matrix { data: &a, start: 5, rows: -3, columns: -1 };
-        let b = Matrix { data: &b, start: 0, rows: 1, columns: 3 };
-        multiply([2, 1, 3], MatrixMut { data: &mut y, start: 0, rows: 1, columns: 2 }, false, a, b).unwrap();
+        let a = Matrix {
+            data: &a,
+            start: 5,
+            rows: -3,
+            columns: -1,
+        };
+        let b = Matrix {
+            data: &b,
+            start: 0,
+            rows: 1,
+            columns: 3,
+        };
+        multiply(
+            [2, 1, 3],
+            MatrixMut {
+                data: &mut y,
+                start: 0,
+                rows: 1,
+                columns: 2,
+            },
+            false,
+            a,
+            b,
+        )
+        .unwrap();
         assert_eq!(y, [5.0 + 8.0 + 9.0, 2.0 + 2.0 + 0.0]);
-        multiply([2, 1, 3], MatrixMut { data: &mut y, start: 0, rows: 1, columns: 2 }, true, a, b).unwrap();
+        multiply(
+            [2, 1, 3],
+            MatrixMut {
+                data: &mut y,
+                start: 0,
+                rows: 1,
+                columns: 2,
+            },
+            true,
+            a,
+            b,
+        )
+        .unwrap();
         assert_eq!(y, [44.0, 8.0]);
-        multiply([2, 1, 0], MatrixMut { data: &mut y, start: 0, rows: 1, columns: 2 }, false, a, b).unwrap();
+        multiply(
+            [2, 1, 0],
+            MatrixMut {
+                data: &mut y,
+                start: 0,
+                rows: 1,
+                columns: 2,
+            },
+            false,
+            a,
+            b,
+        )
+        .unwrap();
         assert_eq!(y, [0.0, 0.0]);
     }
 
     #[test]
     fn leaving_the_memory_is_an_error() {
         let a = [0f32; 6];
-        let m = |start, rows, columns| Matrix { data: &a[..], start, rows, columns };
+        let m = |start, rows, columns| Matrix {
+            data: &a[..],
+            start,
+            rows,
+            columns,
+        };
         let mut y = [0f32; 4];
         let mut run = |a, b, rows, columns| {
-            multiply([2, 2, 3], MatrixMut { data: &mut y, start: 0, rows, columns }, false, a, b).is_ok()
+            multiply(
+                [2, 2, 3],
+                MatrixMut {
+                    data: &mut y,
+                    start: 0,
+                    rows,
+                    columns,
+                },
+                false,
+                a,
+                b,
+            )
+            .is_ok()
         };
         assert!(run(m(0, 3, 1), m(0, 2, 1), 2, 1));
         assert!(!run(m(1, 3, 1), m(0, 2, 1), 2, 1));

@@ -1,7 +1,7 @@
 //! Random spaces, epilogues and indexed tensors for the samples of templates that walk over positions.
 
-use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder};
 use bespoke_ir::DType;
+use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder};
 
 use crate::arguments::{self, Arguments};
 use crate::sample::{Rng, SampleSlot};
@@ -12,7 +12,11 @@ pub(crate) fn extents(rng: &mut Rng, rank: usize, limit: i64) -> Vec<i64> {
     let mut left = limit;
     let mut dims = Vec::with_capacity(rank);
     for _ in 0..rank {
-        let d = if arguments::chance(rng, 6) { 1 } else { rng.int(1, 40) };
+        let d = if arguments::chance(rng, 6) {
+            1
+        } else {
+            rng.int(1, 40)
+        };
         dims.push(d.min(left.max(1)));
         left /= d.max(1);
     }
@@ -49,7 +53,13 @@ pub(crate) fn ints(args: &mut Arguments, name: &str, values: &[i64]) {
 }
 
 /// A tensor with its offset and strides.
-pub(crate) fn view(args: &mut Arguments, name: &str, offset: i64, strides: &[i64], tensor: SampleSlot) {
+pub(crate) fn view(
+    args: &mut Arguments,
+    name: &str,
+    offset: i64,
+    strides: &[i64],
+    tensor: SampleSlot,
+) {
     args.int(&format!("{name}_o"), offset);
     ints(args, &format!("{name}_s"), strides);
     args.set(name, tensor);
@@ -89,7 +99,11 @@ pub(crate) fn indexed(
     let reach: Vec<i64> = (0..tuple).map(|_| rng.int(1, 9)).collect();
     // the tensor has some of the space's axes, and the indexed ones
     let has: Vec<bool> = (0..rank).map(|_| !arguments::chance(rng, 3)).collect();
-    let mut dims: Vec<i64> = extents.iter().zip(&has).map(|(&d, &h)| if h { d } else { 1 }).collect();
+    let mut dims: Vec<i64> = extents
+        .iter()
+        .zip(&has)
+        .map(|(&d, &h)| if h { d } else { 1 })
+        .collect();
     dims.extend_from_slice(&reach);
     let (mut x, count) = layout(rng, &dims);
     let along = x.strides.split_off(rank);
@@ -99,11 +113,19 @@ pub(crate) fn indexed(
     ints(args, "n", &reach);
     ints(args, &format!("{name}_t"), &along);
     let bytes = arguments::elements(rng, data, count);
-    let tensor = if name == "y" { SampleSlot::Write(bytes) } else { SampleSlot::Read(bytes) };
+    let tensor = if name == "y" {
+        SampleSlot::Write(bytes)
+    } else {
+        SampleSlot::Read(bytes)
+    };
     view(args, name, x.offset, &x.strides, tensor);
     // indices vary along some axes; rows of the tensor are moved where they do not vary along the last
     let varies: Vec<bool> = (0..rank).map(|_| !arguments::chance(rng, 3)).collect();
-    let mut dims: Vec<i64> = extents.iter().zip(&varies).map(|(&d, &v)| if v { d } else { 1 }).collect();
+    let mut dims: Vec<i64> = extents
+        .iter()
+        .zip(&varies)
+        .map(|(&d, &v)| if v { d } else { 1 })
+        .collect();
     dims.push(tuple as i64);
     let (mut i, needed) = layout(rng, &dims);
     args.int("i_t", i.strides.pop().unwrap_or(0));

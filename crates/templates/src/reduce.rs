@@ -43,7 +43,10 @@ pub struct Reduce {
 
 impl Reduce {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: self.inner }
+        Rows {
+            outer: self.outer,
+            inner: self.inner,
+        }
     }
 
     fn extras(&self) -> &[DType] {
@@ -111,11 +114,17 @@ impl Reduce {
         };
         // the sum of integers wraps to their type before anything is done with it
         let of_reals = |f: &str| {
-            if ty.is_float() { f.replace('#', "sum") } else { format!("saturate<P>({})", f.replace('#', "(double)(P)sum")) }
+            if ty.is_float() {
+                f.replace('#', "sum")
+            } else {
+                format!("saturate<P>({})", f.replace('#', "(double)(P)sum"))
+            }
         };
         let finish = match self.kind {
             Mean if ty.is_float() => "sum / (A)count".to_owned(),
-            Mean if ty == DType::U64 => "count > 0 ? sum / (unsigned long long)count : 0".to_owned(),
+            Mean if ty == DType::U64 => {
+                "count > 0 ? sum / (unsigned long long)count : 0".to_owned()
+            }
             Mean => "count > 0 ? (P)((long long)(P)sum / count) : (P)0".to_owned(),
             L2 => of_reals(if a == "float" { "sqrtf(#)" } else { "sqrt(#)" }),
             LogSum => of_reals(if a == "float" { "logf(#)" } else { "log(#)" }),
@@ -180,9 +189,15 @@ impl Template for Reduce {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/reduce.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/reduce.cu"
+            ))
         )
     }
 
@@ -192,8 +207,17 @@ impl Template for Reduce {
         let mut out = cuda::function("prologue", &self.prologue);
         out.push_str(&cuda::function("epilogue", &self.epilogue));
         // writing to a String cannot fail
-        let _ = writeln!(out, "typedef {} A;\ntypedef {} P;", self.accumulator(), cuda_compute_type(self.value()));
-        out.push_str(&rows::reals(if self.accumulator() == "double" { DType::F64 } else { self.value() }));
+        let _ = writeln!(
+            out,
+            "typedef {} A;\ntypedef {} P;",
+            self.accumulator(),
+            cuda_compute_type(self.value())
+        );
+        out.push_str(&rows::reals(if self.accumulator() == "double" {
+            DType::F64
+        } else {
+            self.value()
+        }));
         out.push_str(&self.accumulation());
         let _ = writeln!(out, "#define SHIFTED {}", i32::from(self.shifted()));
         out.push_str(&space.vectors(&rows::names("x", inputs), &[]));
@@ -205,18 +229,38 @@ impl Template for Reduce {
         bases.push(("y".to_owned(), cuda_type(self.epilogue.dtype()).to_owned()));
         out.push_str(&space.space(&bases));
         out.push_str(&space.fetches("FETCH_X", "x", inputs));
-        let value = cuda::call("prologue", &self.prologue, &Rows::packed_values("x", inputs), |a| space.coordinate(a));
+        let value = cuda::call(
+            "prologue",
+            &self.prologue,
+            &Rows::packed_values("x", inputs),
+            |a| space.coordinate(a),
+        );
         let mut values = vec!["reduced".to_owned()];
-        values.extend(extras.iter().enumerate().map(|(i, &ty)| cuda::load(ty, &format!("e{i}_p"), "0")));
+        values.extend(
+            extras
+                .iter()
+                .enumerate()
+                .map(|(i, &ty)| cuda::load(ty, &format!("e{i}_p"), "0")),
+        );
         let result = cuda::call("epilogue", &self.epilogue, &values, |a| format!("i{a}"));
-        let _ = writeln!(out, "#define VALUE(v) {value}\n#define STORE store(y_p, {result});");
+        let _ = writeln!(
+            out,
+            "#define VALUE(v) {value}\n#define STORE store(y_p, {result});"
+        );
         out
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
         let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self.prologue.inputs().iter().filter_map(|t| t.size()).max().unwrap_or(4);
-        self.space().tiles(args, lead, (16 / widest as i64).clamp(1, 8), 0, props)
+        let widest = self
+            .prologue
+            .inputs()
+            .iter()
+            .filter_map(|t| t.size())
+            .max()
+            .unwrap_or(4);
+        self.space()
+            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 0, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -236,8 +280,13 @@ impl Template for Reduce {
                 .map(|(name, ty)| view_bytes(args, name, &extents[..self.outer], *ty))
                 .sum::<f64>();
         let written = rows * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations = (self.prologue.operations() + 1) as f64 * points + self.epilogue.operations() as f64 * rows;
-        Cost { operations, bytes: read + written, tensor_cores: false }
+        let operations = (self.prologue.operations() + 1) as f64 * points
+            + self.epilogue.operations() as f64 * rows;
+        Cost {
+            operations,
+            bytes: read + written,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -259,13 +308,27 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Reduce, Sample)> {
             let kinds: Vec<ReduceKind> = ReduceKind::ALL
                 .iter()
                 .map(|k| k.0)
-                .filter(|k| ty.is_float() || !matches!(k, ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp))
+                .filter(|k| {
+                    ty.is_float()
+                        || !matches!(
+                            k,
+                            ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp
+                        )
+                })
                 .filter(|k| ty != Bool || matches!(k, ReduceKind::Max | ReduceKind::Min))
                 .collect();
             let kind = *rng.pick(&kinds);
-            let operands: Vec<DType> = (0..rng.int(1, 2)).map(|_| *rng.pick(&[ty, ty, F32])).collect();
-            let prologue = if operands == [ty] { Expr::identity(ty) } else { sample::expression(rng, &operands, ty) };
-            let extras: Vec<DType> = (0..rng.int(0, 1)).map(|_| *rng.pick(&[ty, F32, I32])).collect();
+            let operands: Vec<DType> = (0..rng.int(1, 2))
+                .map(|_| *rng.pick(&[ty, ty, F32]))
+                .collect();
+            let prologue = if operands == [ty] {
+                Expr::identity(ty)
+            } else {
+                sample::expression(rng, &operands, ty)
+            };
+            let extras: Vec<DType> = (0..rng.int(0, 1))
+                .map(|_| *rng.pick(&[ty, F32, I32]))
+                .collect();
             let types: Vec<DType> = std::iter::once(ty).chain(extras.iter().copied()).collect();
             let result = *rng.pick(&[ty, ty, F32]);
             // a logarithm of what may be negative is undefined, and that must come through unchanged
@@ -274,12 +337,20 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Reduce, Sample)> {
             } else {
                 sample::expression(rng, &types, result)
             };
-            let template = Reduce { kind, outer, inner, prologue, epilogue };
+            let template = Reduce {
+                kind,
+                outer,
+                inner,
+                prologue,
+                epilogue,
+            };
             let rank = template.space().rank();
             let mut extents = sample::extents(rng, rank, 20_000);
             if rng.chance(3) && inner > 0 {
                 extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
-                extents[..rank - 1].iter_mut().for_each(|d| *d = (*d).min(2));
+                extents[..rank - 1]
+                    .iter_mut()
+                    .for_each(|d| *d = (*d).min(2));
             }
             let mut b = Arguments::new(&template);
             for (a, &d) in extents.iter().enumerate() {

@@ -58,7 +58,9 @@ impl Resize {
     /// The template for an operator on elements of type `dtype`.
     pub fn new(op: &bespoke_ir::op::Resize, dtype: DType, epilogue: Expr) -> Resize {
         let whole = |a: usize| op.crop.as_ref().is_none_or(|c| c.0[a] == (0.0, 1.0));
-        let axes = (0..op.scales.len()).filter(|&a| op.scales[a] != Some(1.0) || !whole(a)).collect();
+        let axes = (0..op.scales.len())
+            .filter(|&a| op.scales[a] != Some(1.0) || !whole(a))
+            .collect();
         Resize {
             rank: op.scales.len(),
             dtype,
@@ -105,7 +107,14 @@ impl Resize {
             DType::Bool => return Scalar::int(DType::Bool, i64::from(v != 0.0)),
             _ => (f64::MIN, f64::MAX),
         };
-        Scalar::new(self.dtype, if self.dtype.is_float() { v } else { v.clamp(low, high) })
+        Scalar::new(
+            self.dtype,
+            if self.dtype.is_float() {
+                v
+            } else {
+                v.clamp(low, high)
+            },
+        )
     }
 
     /// The region of an axis, unless it is all of it.
@@ -115,7 +124,8 @@ impl Resize {
 
     /// Whether an axis reads itself if its extent stays.
     fn may_keep(&self, axis: usize) -> bool {
-        self.scales[axis].is_none_or(|s| s == 1.0) && self.region(axis).is_none_or(|r| r == (0.0, 1.0))
+        self.scales[axis].is_none_or(|s| s == 1.0)
+            && self.region(axis).is_none_or(|r| r == (0.0, 1.0))
     }
 }
 
@@ -133,9 +143,16 @@ impl Template for Resize {
         let mode = match self.interpolation {
             Interpolation::Nearest(m) => format!("nearest:{m:?}"),
             Interpolation::Linear => "linear".into(),
-            Interpolation::Cubic { coefficient, exclude_outside } => format!("cubic:{coefficient}:{exclude_outside}"),
+            Interpolation::Cubic {
+                coefficient,
+                exclude_outside,
+            } => format!("cubic:{coefficient}:{exclude_outside}"),
         };
-        let scales: Vec<String> = self.scales.iter().map(|s| s.map_or("_".into(), |s| format!("{s:?}"))).collect();
+        let scales: Vec<String> = self
+            .scales
+            .iter()
+            .map(|s| s.map_or("_".into(), |s| format!("{s:?}")))
+            .collect();
         let mut text = format!(
             "rank={} {} {mode} {:?} scales=[{}] axes={:?}",
             self.rank,
@@ -165,8 +182,14 @@ impl Template for Resize {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/walk.cuh")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/resize.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/walk.cuh"
+            )),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/resize.cu"
+            ))
         )
     }
 
@@ -179,7 +202,10 @@ impl Template for Resize {
         let (filter, radius, coefficient, exclude) = match self.interpolation {
             Interpolation::Nearest(_) => ("NEAREST", 1, 0.0, false),
             Interpolation::Linear => ("LINEAR", 1, 0.0, false),
-            Interpolation::Cubic { coefficient, exclude_outside } => ("CUBIC", 2, coefficient, exclude_outside),
+            Interpolation::Cubic {
+                coefficient,
+                exclude_outside,
+            } => ("CUBIC", 2, coefficient, exclude_outside),
         };
         let round = match self.interpolation {
             Interpolation::Nearest(NearestMode::Floor) => "floorf(x)",
@@ -187,13 +213,26 @@ impl Template for Resize {
             Interpolation::Nearest(NearestMode::RoundPreferCeil) => "floorf(__fadd_rn(x, 0.5f))",
             _ => "ceilf(__fsub_rn(x, 0.5f))",
         };
-        let (weight, f) = if self.weight() == DType::F64 { ("double", "") } else { ("float", "f") };
+        let (weight, f) = if self.weight() == DType::F64 {
+            ("double", "")
+        } else {
+            ("float", "f")
+        };
         // writing to a String cannot fail
-        let _ = writeln!(out, "#define NEAREST 0\n#define LINEAR 1\n#define CUBIC 2\n#define FILTER {filter}");
+        let _ = writeln!(
+            out,
+            "#define NEAREST 0\n#define LINEAR 1\n#define CUBIC 2\n#define FILTER {filter}"
+        );
         let _ = writeln!(out, "#define ROUND(x) {round}");
         let _ = writeln!(out, "typedef {weight} WEIGHT;");
-        let _ = writeln!(out, "#define FABS fabs{f}\n#define CEIL ceil{f}\n#define FLOOR floor{f}");
-        let _ = writeln!(out, "constexpr WEIGHT RADIUS = {radius}, COEFFICIENT = (WEIGHT){coefficient:?};");
+        let _ = writeln!(
+            out,
+            "#define FABS fabs{f}\n#define CEIL ceil{f}\n#define FLOOR floor{f}"
+        );
+        let _ = writeln!(
+            out,
+            "constexpr WEIGHT RADIUS = {radius}, COEFFICIENT = (WEIGHT){coefficient:?};"
+        );
         let _ = writeln!(
             out,
             "constexpr bool ANTIALIAS = {}, EXCLUDE_OUTSIDE = {exclude};",
@@ -214,7 +253,9 @@ impl Template for Resize {
         let _ = writeln!(out, "#define AS_VALUE(v) {value}");
         let _ = writeln!(out, "#define OUTSIDE {}", cuda::literal(self.outside()));
         for &a in &self.axes {
-            let scale = self.scales[a].map_or("__fdiv_rn(m, n)".to_owned(), |s| literal(s.max(LEAST_SCALE)));
+            let scale = self.scales[a].map_or("__fdiv_rn(m, n)".to_owned(), |s| {
+                literal(s.max(LEAST_SCALE))
+            });
             let _ = writeln!(
                 out,
                 "__device__ __forceinline__ float scale{a}(float n, float m) {{ return {scale}; }}\n\
@@ -224,7 +265,11 @@ impl Template for Resize {
         }
         out.push_str("#define SET_AXES");
         for (j, &a) in self.axes.iter().enumerate() {
-            let keep = if self.may_keep(a) { format!("in{a} == d{a}") } else { "false".into() };
+            let keep = if self.may_keep(a) {
+                format!("in{a} == d{a}")
+            } else {
+                "false".into()
+            };
             let _ = write!(
                 out,
                 " \\\n    if ({keep}) {{ \\\n        axes[{j}] = keep(p[{a}], in{a}, x_s{a}); \\\n    }} else {{ \\\n        \
@@ -232,7 +277,10 @@ impl Template for Resize {
                  axes[{j}] = prepare(position, scale{a}(in{a}, d{a}), in{a}, x_s{a}); \\\n"
             );
             if self.region(a).is_some() {
-                let _ = writeln!(out, "        outside = outside || !(position >= 0 && position <= (float)(in{a} - 1)); \\");
+                let _ = writeln!(
+                    out,
+                    "        outside = outside || !(position >= 0 && position <= (float)(in{a} - 1)); \\"
+                );
             }
             out.push_str("    }");
         }
@@ -244,7 +292,11 @@ impl Template for Resize {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        walk::tiles(self.work(args), if self.is_nearest() { 4 } else { 1 }, props)
+        walk::tiles(
+            self.work(args),
+            if self.is_nearest() { 4 } else { 1 },
+            props,
+        )
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -266,7 +318,11 @@ impl Template for Resize {
             Interpolation::Cubic { .. } => 4i32.saturating_pow(self.axes.len() as u32),
         };
         let operations = count * (2.0 * f64::from(taps) + self.epilogue.operations() as f64);
-        Cost { operations, bytes, tensor_cores: false }
+        Cost {
+            operations,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -282,27 +338,60 @@ impl Template for Resize {
             return Ok(());
         }
         if walk::points(&input) == 0 {
-            return Err(TwinError("nothing can be resampled from no elements".into()));
+            return Err(TwinError(
+                "nothing can be resampled from no elements".into(),
+            ));
         }
         let taps: Result<Vec<Taps>, _> = (0..self.rank)
-            .map(|axis| Axis { t: self, axis, input: input[axis], output: extents[axis] }.taps())
+            .map(|axis| {
+                Axis {
+                    t: self,
+                    axis,
+                    input: input[axis],
+                    output: extents[axis],
+                }
+                .taps()
+            })
             .collect();
-        let run = Run { x, view: &view, input: &input, taps: taps? };
+        let run = Run {
+            x,
+            view: &view,
+            input: &input,
+            taps: taps?,
+        };
         let scalar = bespoke_ir::op::map::scalar_bytes(self.outside());
-        let target = Target { bytes: y, strided: Strided::of(args, "y", self.rank), extents };
+        let target = Target {
+            bytes: y,
+            strided: Strided::of(args, "y", self.rank),
+            extents,
+        };
         if self.is_nearest() {
             let outside = One::new(self.dtype, &scalar);
             let outside = outside.elements()?;
-            return walk::rows(target, args, &self.epilogue, extras, self.dtype, &|position, axis, count, out| {
-                run.nearest(position, axis, count, outside, out);
-            });
+            return walk::rows(
+                target,
+                args,
+                &self.epilogue,
+                extras,
+                self.dtype,
+                &|position, axis, count, out| {
+                    run.nearest(position, axis, count, outside, out);
+                },
+            );
         }
         let outside = self.outside().as_f64();
         let narrow = matches!(self.dtype, DType::F16 | DType::BF16);
         let raw = if narrow { DType::F32 } else { self.dtype };
-        walk::rows(target, args, &self.epilogue, extras, raw, &|position, axis, count, out| {
-            run.blend(position, axis, count, outside, out);
-        })
+        walk::rows(
+            target,
+            args,
+            &self.epilogue,
+            extras,
+            raw,
+            &|position, axis, count, out| {
+                run.blend(position, axis, count, outside, out);
+            },
+        )
     }
 }
 
@@ -312,7 +401,11 @@ fn position_text(t: &Resize, axis: usize) -> String {
     let scale = format!("scale{axis}(n, m)");
     let half = format!("__fsub_rn(__fdiv_rn(__fadd_rn(o, 0.5f), {scale}), 0.5f)");
     if let Some((start, end)) = t.region(axis) {
-        let (start_text, sum, span) = (literal(start), literal(0.5 * (start + end)), literal(end - start));
+        let (start_text, sum, span) = (
+            literal(start),
+            literal(0.5 * (start + end)),
+            literal(end - start),
+        );
         return format!(
             "    const float width = {width}, last = __fsub_rn(n, 1.0f);\n    \
              if (width == 1.0f) return __fmul_rn({sum}, last);\n    \
@@ -332,13 +425,18 @@ fn position_text(t: &Resize, axis: usize) -> String {
              return width == 1.0f ? 0.0f : __fdiv_rn(__fmul_rn(o, __fsub_rn(n, 1.0f)), __fsub_rn(width, 1.0f));\n"
         ),
         CoordinateMode::Asymmetric => format!("    return __fdiv_rn(o, {scale});\n"),
-        CoordinateMode::TfHalfPixelForNn => format!("    return __fdiv_rn(__fadd_rn(o, 0.5f), {scale});\n"),
+        CoordinateMode::TfHalfPixelForNn => {
+            format!("    return __fdiv_rn(__fadd_rn(o, 0.5f), {scale});\n")
+        }
     }
 }
 
 /// Random runs of every mode.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
-    cases(rng).into_iter().map(|(_, _, sample)| sample).collect()
+    cases(rng)
+        .into_iter()
+        .map(|(_, _, sample)| sample)
+        .collect()
 }
 
 fn cases(rng: &mut Rng) -> Vec<(bespoke_ir::op::Resize, Resize, Sample)> {
@@ -349,11 +447,32 @@ fn cases(rng: &mut Rng) -> Vec<(bespoke_ir::op::Resize, Resize, Sample)> {
         Interpolation::Nearest(NearestMode::Floor),
         Interpolation::Nearest(NearestMode::Ceil),
         Interpolation::Linear,
-        Interpolation::Cubic { coefficient: -0.75, exclude_outside: false },
-        Interpolation::Cubic { coefficient: -0.5, exclude_outside: true },
+        Interpolation::Cubic {
+            coefficient: -0.75,
+            exclude_outside: false,
+        },
+        Interpolation::Cubic {
+            coefficient: -0.5,
+            exclude_outside: true,
+        },
     ];
-    let coordinates = [HalfPixel, HalfPixelSymmetric, PytorchHalfPixel, AlignCorners, Asymmetric, TfHalfPixelForNn];
-    let types = [DType::F32, DType::F32, DType::F16, DType::BF16, DType::F64, DType::U8, DType::I32];
+    let coordinates = [
+        HalfPixel,
+        HalfPixelSymmetric,
+        PytorchHalfPixel,
+        AlignCorners,
+        Asymmetric,
+        TfHalfPixelForNn,
+    ];
+    let types = [
+        DType::F32,
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::F64,
+        DType::U8,
+        DType::I32,
+    ];
     let mut all = Vec::new();
     for interpolation in interpolations {
         for coordinates in coordinates {
@@ -372,7 +491,8 @@ fn case(
 ) -> (bespoke_ir::op::Resize, Resize, Sample) {
     let rank = rng.int(1, 4) as usize;
     let crop = arguments::chance(rng, 6);
-    let (mut input, mut extents, mut scales, mut regions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut input, mut extents, mut scales, mut regions) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rank {
         let n = rng.int(1, 12);
         input.push(n);
@@ -428,7 +548,11 @@ fn case(
         args.tensor(rng, &format!("e{}", i - 1), &extents, &every);
     }
     let tolerance = arguments::tolerance(template.epilogue.dtype());
-    (op, template.clone(), args.finish(Arc::new(template), tolerance))
+    (
+        op,
+        template.clone(),
+        args.finish(Arc::new(template), tolerance),
+    )
 }
 
 #[cfg(test)]

@@ -28,12 +28,18 @@ impl Rows {
 
     /// Number of rows.
     pub(crate) fn rows(self, args: &Args<'_>) -> i64 {
-        args.ints("d", self.outer).iter().map(|&d| d.max(0)).product()
+        args.ints("d", self.outer)
+            .iter()
+            .map(|&d| d.max(0))
+            .product()
     }
 
     /// Elements of a row.
     pub(crate) fn columns(self, args: &Args<'_>) -> i64 {
-        args.ints("d", self.rank())[self.outer..].iter().map(|&d| d.max(0)).product()
+        args.ints("d", self.rank())[self.outer..]
+            .iter()
+            .map(|&d| d.max(0))
+            .product()
     }
 
     /// `ROWS`, `COLUMNS`, `OUTER` with the bases of these views, and `INNER`.
@@ -41,7 +47,10 @@ impl Rows {
     /// `bases` are (name, pointer type) of tensors; each gets `name_p`, the address of the row's first element.
     pub(crate) fn space(self, bases: &[(String, String)]) -> String {
         let product = |range: std::ops::Range<usize>| -> String {
-            range.map(|a| format!(" * d{a}")).collect::<Vec<_>>().concat()
+            range
+                .map(|a| format!(" * d{a}"))
+                .collect::<Vec<_>>()
+                .concat()
         };
         let mut out = format!(
             "#define ROWS (1ll{})\n#define COLUMNS (1ll{})\n#define OUTER long long rest = row;",
@@ -58,7 +67,11 @@ impl Rows {
         for (name, ty) in bases {
             let vars: Vec<String> = (0..self.outer).map(|a| format!("i{a}")).collect();
             let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
-            let _ = write!(out, " \\\n    {ty}* const {name}_p = {name} + ({});", view::cuda_index(name, &vars));
+            let _ = write!(
+                out,
+                " \\\n    {ty}* const {name}_p = {name} + ({});",
+                view::cuda_index(name, &vars)
+            );
         }
         out.push_str("\n#define INNER");
         match self.inner {
@@ -68,7 +81,10 @@ impl Rows {
             }
             _ => {
                 let last = self.rank() - 1;
-                let _ = write!(out, " long long within = item; const long long i{last} = take(within, d{last} / V) * V;");
+                let _ = write!(
+                    out,
+                    " long long within = item; const long long i{last} = take(within, d{last} / V) * V;"
+                );
                 for a in (self.outer..last).rev() {
                     let _ = match a == self.outer {
                         true => write!(out, " const long long i{a} = within;"),
@@ -83,8 +99,14 @@ impl Rows {
 
     /// Offset of an element within its row.
     pub(crate) fn within(self, name: &str) -> String {
-        let terms: Vec<String> = (self.outer..self.rank()).map(|a| format!("i{a} * {name}_s{a}")).collect();
-        if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") }
+        let terms: Vec<String> = (self.outer..self.rank())
+            .map(|a| format!("i{a} * {name}_s{a}"))
+            .collect();
+        if terms.is_empty() {
+            "0".to_owned()
+        } else {
+            terms.join(" + ")
+        }
     }
 
     /// `macro_name`: loads of these operands into packs `name_v`.
@@ -105,22 +127,39 @@ impl Rows {
     }
 
     fn last_stride(self, name: &str) -> String {
-        if self.inner == 0 { "0".to_owned() } else { format!("{name}_s{}", self.rank() - 1) }
+        if self.inner == 0 {
+            "0".to_owned()
+        } else {
+            format!("{name}_s{}", self.rank() - 1)
+        }
     }
 
     /// Values of operands in packs, for [`cuda::call`].
     pub(crate) fn packed_values(prefix: &str, types: &[DType]) -> Vec<String> {
-        types.iter().enumerate().map(|(i, ty)| cuda::load(*ty, &format!("{prefix}{i}_v.at"), "v")).collect()
+        types
+            .iter()
+            .enumerate()
+            .map(|(i, ty)| cuda::load(*ty, &format!("{prefix}{i}_v.at"), "v"))
+            .collect()
     }
 
     /// The variable that holds the coordinate of an axis at lane `v` of a pack.
     pub(crate) fn coordinate(self, axis: u32) -> String {
-        if self.inner > 0 && axis as usize == self.rank() - 1 { format!("i{axis} + v") } else { format!("i{axis}") }
+        if self.inner > 0 && axis as usize == self.rank() - 1 {
+            format!("i{axis} + v")
+        } else {
+            format!("i{axis}")
+        }
     }
 
     /// `VEC` and `VECTORS` for operands that may be broadcast and results that may not.
     pub(crate) fn vectors(self, reads: &[(String, DType)], writes: &[(String, DType)]) -> String {
-        let widest = reads.iter().chain(writes).filter_map(|t| t.1.size()).max().unwrap_or(4);
+        let widest = reads
+            .iter()
+            .chain(writes)
+            .filter_map(|t| t.1.size())
+            .max()
+            .unwrap_or(4);
         let vector = (16 / widest).clamp(1, 8);
         let mut out = format!("constexpr int VEC = {vector};\n#define VECTORS (");
         if self.inner == 0 || vector == 1 {
@@ -130,10 +169,18 @@ impl Rows {
         let last = self.rank() - 1;
         let _ = write!(out, "d{last} % VEC == 0");
         for (name, _) in reads {
-            let _ = write!(out, " \\\n    && ({name}_s{last} == 0 || ({name}_s{last} == 1{}))", aligned(name, last));
+            let _ = write!(
+                out,
+                " \\\n    && ({name}_s{last} == 0 || ({name}_s{last} == 1{}))",
+                aligned(name, last)
+            );
         }
         for (name, _) in writes {
-            let _ = write!(out, " \\\n    && {name}_s{last} == 1{}", aligned(name, last));
+            let _ = write!(
+                out,
+                " \\\n    && {name}_s{last} == 1{}",
+                aligned(name, last)
+            );
         }
         out.push_str(")\n");
         out
@@ -143,7 +190,11 @@ impl Rows {
     pub(crate) fn rowwise(self, prologue: &Expr, epilogue: &Expr) -> String {
         let extras = &epilogue.inputs()[1..];
         let value = prologue.dtype();
-        let accumulator = if value == DType::F64 { "double" } else { "float" };
+        let accumulator = if value == DType::F64 {
+            "double"
+        } else {
+            "float"
+        };
         let mut out = cuda::function("prologue", prologue);
         out.push_str(&cuda::function("epilogue", epilogue));
         let _ = writeln!(
@@ -153,21 +204,38 @@ impl Rows {
             cuda_type(epilogue.dtype())
         );
         out.push_str(&reals(value));
-        let reads = names("x", prologue.inputs()).into_iter().chain(names("e", extras)).collect::<Vec<_>>();
+        let reads = names("x", prologue.inputs())
+            .into_iter()
+            .chain(names("e", extras))
+            .collect::<Vec<_>>();
         let writes = vec![("y".to_owned(), epilogue.dtype())];
-        let mut bases: Vec<(String, String)> =
-            reads.iter().map(|(n, ty)| (n.clone(), format!("const {}", cuda_type(*ty)))).collect();
+        let mut bases: Vec<(String, String)> = reads
+            .iter()
+            .map(|(n, ty)| (n.clone(), format!("const {}", cuda_type(*ty))))
+            .collect();
         bases.push(("y".to_owned(), cuda_type(epilogue.dtype()).to_owned()));
         out.push_str(&self.vectors(&reads, &writes));
         out.push_str(&self.space(&bases));
         out.push_str(&self.fetches("FETCH_X", "x", prologue.inputs()));
         out.push_str(&self.fetches("FETCH_E", "e", extras));
-        let value = cuda::call("prologue", prologue, &Rows::packed_values("x", prologue.inputs()), |a| self.coordinate(a));
+        let value = cuda::call(
+            "prologue",
+            prologue,
+            &Rows::packed_values("x", prologue.inputs()),
+            |a| self.coordinate(a),
+        );
         let mut values = vec!["value".to_owned()];
         values.extend(Rows::packed_values("e", extras));
         let result = cuda::call("epilogue", epilogue, &values, |a| self.coordinate(a));
-        let _ = writeln!(out, "#define VALUE(v) {value}\n#define RESULT(v, value) {result}");
-        let _ = writeln!(out, "#define STORE *(Pack<Y, V>*)(y_p + ({})) = pack;", self.within("y"));
+        let _ = writeln!(
+            out,
+            "#define VALUE(v) {value}\n#define RESULT(v, value) {result}"
+        );
+        let _ = writeln!(
+            out,
+            "#define STORE *(Pack<Y, V>*)(y_p + ({})) = pack;",
+            self.within("y")
+        );
         out
     }
 
@@ -175,11 +243,23 @@ impl Rows {
     /// the results, and the type P in which elements are computed.
     pub(crate) fn row_operand(self, name: &str, dtype: DType, results: &[(&str, DType)]) -> String {
         let mut bases = vec![(name.to_owned(), format!("const {}", cuda_type(dtype)))];
-        bases.extend(results.iter().map(|&(name, ty)| (name.to_owned(), cuda_type(ty).to_owned())));
+        bases.extend(
+            results
+                .iter()
+                .map(|&(name, ty)| (name.to_owned(), cuda_type(ty).to_owned())),
+        );
         let mut out = self.space(&bases);
-        let element = cuda::load(dtype, &format!("{name}_p"), &format!("(i) * {name}_s{}", self.outer));
+        let element = cuda::load(
+            dtype,
+            &format!("{name}_p"),
+            &format!("(i) * {name}_s{}", self.outer),
+        );
         // writing to a String cannot fail
-        let _ = writeln!(out, "#define LOAD(i) {element}\ntypedef {} P;", cuda_compute_type(dtype));
+        let _ = writeln!(
+            out,
+            "#define LOAD(i) {element}\ntypedef {} P;",
+            cuda_compute_type(dtype)
+        );
         out
     }
 
@@ -191,17 +271,32 @@ impl Rows {
 
     /// Tiles for rows that each thread reads `vector` elements at a time, at most `items` packs of which stay in registers
     /// (`items` of 0: the kernel keeps none).
-    pub(crate) fn tiles(self, args: Option<&Args<'_>>, lead: Option<&str>, vector: i64, items: i64, props: &DeviceProps) -> Vec<Tile> {
+    pub(crate) fn tiles(
+        self,
+        args: Option<&Args<'_>>,
+        lead: Option<&str>,
+        vector: i64,
+        items: i64,
+        props: &DeviceProps,
+    ) -> Vec<Tile> {
         let tile = |group: i64, apart: bool, items: i64| {
             let threads = group.max(if apart { 256 } else { 128 });
-            let mut constants = vec![("THREADS", threads), ("GROUP", group), ("APART", i64::from(apart))];
+            let mut constants = vec![
+                ("THREADS", threads),
+                ("GROUP", group),
+                ("APART", i64::from(apart)),
+            ];
             if items > 0 {
                 constants.push(("ITEMS", items));
             }
             Tile::new(&constants)
         };
         let Some(args) = args else {
-            return if items > 0 { vec![tile(128, false, 4)] } else { vec![tile(32, false, 0)] };
+            return if items > 0 {
+                vec![tile(128, false, 4)]
+            } else {
+                vec![tile(32, false, 0)]
+            };
         };
         let (rows, columns) = (self.rows(args), self.columns(args));
         // rows side by side: the last outer axis is the one that is contiguous
@@ -218,22 +313,37 @@ impl Rows {
         if side_by_side {
             // a few threads for each row, more where there are few rows
             let per_sm = rows / i64::from(props.multiprocessors).max(1);
-            let group = if per_sm >= 1024 { 1 } else if per_sm >= 128 { 8 } else { 32 };
+            let group = if per_sm >= 1024 {
+                1
+            } else if per_sm >= 128 {
+                8
+            } else {
+                32
+            };
             let group = group.min(Rows::group(columns, 1)).min(256 / 8);
             tiles.push(tile(group, true, items.min(4)));
             tiles.push(tile(1, true, items.min(1)));
             return tiles;
         }
         let contiguous = stride(last) == 1;
-        let width = if contiguous && columns % vector == 0 { vector } else { 1 };
+        let width = if contiguous && columns % vector == 0 {
+            vector
+        } else {
+            1
+        };
         // enough threads that a row is read with a few loads each; all there are where rows are few
         let few = rows < i64::from(props.multiprocessors) * 2;
         let per_thread = if few { width } else { width * 4 };
-        let group = Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
+        let group =
+            Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
         let packs = |group: i64| -> i64 {
             let need = (columns / width + group - 1) / group.max(1);
             // a row that does not fit in 32 registers a thread streams, and needs no cache at all
-            if need <= (32 / vector.max(1)).clamp(1, 8) { (need.max(1) as u64).next_power_of_two() as i64 } else { 1 }
+            if need <= (32 / vector.max(1)).clamp(1, 8) {
+                (need.max(1) as u64).next_power_of_two() as i64
+            } else {
+                1
+            }
         };
         for g in [group, (group * 2).min(1024), (group / 2).max(1)] {
             let t = tile(g, false, if items > 0 { packs(g) } else { 0 });
@@ -245,17 +355,35 @@ impl Rows {
     }
 
     /// Geometry of a launch of such a tile.
-    pub(crate) fn geometry(self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+    pub(crate) fn geometry(
+        self,
+        tile: &Tile,
+        args: Option<&Args<'_>>,
+        props: &DeviceProps,
+    ) -> LaunchConfig {
         let threads = tile.get("THREADS").max(1);
         let groups = (threads / tile.get("GROUP").max(1)).max(1);
-        let grid = persistent_grid(args.map(|a| self.rows(a)), groups, 2048 / threads.max(64), props);
-        LaunchConfig { grid: [grid, 1, 1], block: threads as u32, shared_bytes: 0 }
+        let grid = persistent_grid(
+            args.map(|a| self.rows(a)),
+            groups,
+            2048 / threads.max(64),
+            props,
+        );
+        LaunchConfig {
+            grid: [grid, 1, 1],
+            block: threads as u32,
+            shared_bytes: 0,
+        }
     }
 }
 
 /// Names and types of numbered operands.
 pub(crate) fn names(prefix: &str, types: &[DType]) -> Vec<(String, DType)> {
-    types.iter().enumerate().map(|(i, &ty)| (format!("{prefix}{i}"), ty)).collect()
+    types
+        .iter()
+        .enumerate()
+        .map(|(i, &ty)| (format!("{prefix}{i}"), ty))
+        .collect()
 }
 
 /// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors; `last` is the vector's axis.
@@ -270,13 +398,38 @@ pub(crate) fn aligned(name: &str, last: usize) -> String {
 /// Functions of the reals in the accumulator's type, as precise as results of this type can show.
 pub(crate) fn reals(dtype: DType) -> String {
     let (ty, exp, log, root, infinity) = match dtype {
-        DType::F64 => ("double", "exp", "log", "rsqrt", "__longlong_as_double(0x7ff0000000000000ll)"),
-        DType::F16 | DType::BF16 => ("float", "__expf", "__logf", "rsqrtf", "__int_as_float(0x7f800000)"),
-        _ => ("float", "expf", "logf", "rsqrtf", "__int_as_float(0x7f800000)"),
+        DType::F64 => (
+            "double",
+            "exp",
+            "log",
+            "rsqrt",
+            "__longlong_as_double(0x7ff0000000000000ll)",
+        ),
+        DType::F16 | DType::BF16 => (
+            "float",
+            "__expf",
+            "__logf",
+            "rsqrtf",
+            "__int_as_float(0x7f800000)",
+        ),
+        _ => (
+            "float",
+            "expf",
+            "logf",
+            "rsqrtf",
+            "__int_as_float(0x7f800000)",
+        ),
     };
     let mut out = format!("#define INFINITE {infinity}\n");
-    for (name, function) in [("exponential", exp), ("logarithm", log), ("reciprocal_root", root)] {
-        let _ = writeln!(out, "__device__ __forceinline__ {ty} {name}({ty} x) {{ return {function}(x); }}");
+    for (name, function) in [
+        ("exponential", exp),
+        ("logarithm", log),
+        ("reciprocal_root", root),
+    ] {
+        let _ = writeln!(
+            out,
+            "__device__ __forceinline__ {ty} {name}({ty} x) {{ return {function}(x); }}"
+        );
     }
     out
 }

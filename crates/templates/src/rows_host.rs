@@ -88,7 +88,12 @@ real!(f32, F32, crate::expr::maths::exp);
 real!(f64, F64, f64::exp);
 
 #[inline(always)]
-fn fold<T: Copy, A: Copy>(x: &[T], start: A, step: impl Fn(A, T) -> A, join: impl Fn(A, A) -> A) -> A {
+fn fold<T: Copy, A: Copy>(
+    x: &[T],
+    start: A,
+    step: impl Fn(A, T) -> A,
+    join: impl Fn(A, A) -> A,
+) -> A {
     simd(
         #[inline(always)]
         || {
@@ -123,12 +128,19 @@ const BLOCK: usize = 4096;
 /// Σ f(x), for an `f` that is cheap.
 #[inline(always)]
 pub(crate) fn sum_of<T: Real>(x: &[T], f: impl Fn(T) -> T) -> f64 {
-    x.chunks(BLOCK).map(|b| fold(b, T::ZERO, |a, v| a.add(f(v)), T::add).to_f64()).sum()
+    x.chunks(BLOCK)
+        .map(|b| fold(b, T::ZERO, |a, v| a.add(f(v)), T::add).to_f64())
+        .sum()
 }
 
 /// The largest element; NaN is none.
 pub(crate) fn largest<T: Real>(x: &[T]) -> T {
-    fold(x, T::NEG_INFINITY, |a, v| if v > a { v } else { a }, |a, b| if b > a { b } else { a })
+    fold(
+        x,
+        T::NEG_INFINITY,
+        |a, v| if v > a { v } else { a },
+        |a, b| if b > a { b } else { a },
+    )
 }
 
 /// The extreme element in which NaN wins.
@@ -194,13 +206,21 @@ pub(crate) fn rowwise<T: Real>(
     let (rank, outer) = (rows.rank(), rows.outer);
     let extents = args.ints("d", rank);
     let (mut writes, reads) = lanes::split_operands(operands);
-    let Some(bytes) = writes.pop() else { return Err(TwinError("the result is missing".to_owned())) };
+    let Some(bytes) = writes.pop() else {
+        return Err(TwinError("the result is missing".to_owned()));
+    };
     let y = ElementsMut::of(epilogue.dtype(), bytes)?;
     let out = Strided::of(args, "y", rank);
     lanes::check("y", &out, &extents, y.len())?;
-    let before = Function::new(prologue, views(args, "x", prologue.inputs(), &reads, &extents)?);
+    let before = Function::new(
+        prologue,
+        views(args, "x", prologue.inputs(), &reads, &extents)?,
+    );
     let extras = reads.get(prologue.inputs().len()..).unwrap_or(&[]);
-    let after = Function::new(epilogue, views(args, "e", &epilogue.inputs()[1..], extras, &extents)?);
+    let after = Function::new(
+        epilogue,
+        views(args, "e", &epilogue.inputs()[1..], extras, &extents)?,
+    );
     map_rows(&before, &after, outer, &extents, y, &out, row);
     Ok(())
 }
@@ -218,19 +238,30 @@ pub(crate) fn map_rows<T: Lanes>(
     let rank = extents.len();
     let columns = extents[outer..].iter().map(|&d| d.max(0)).product::<i64>() as usize;
     // inner axes that everything walks over in one stride are one axis
-    let one_stride =
-        |s: &Strided| (outer..rank.saturating_sub(1)).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1]);
+    let one_stride = |s: &Strided| {
+        (outer..rank.saturating_sub(1)).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1])
+    };
     let merged = !before.expr().reads_coords()
         && !after.expr().reads_coords()
         && one_stride(out)
-        && before.views().iter().chain(after.views()).all(|v| one_stride(&v.strided));
+        && before
+            .views()
+            .iter()
+            .chain(after.views())
+            .all(|v| one_stride(&v.strided));
     let last = rank.saturating_sub(1);
     // rows that follow each other without a gap are read, or written, together: a call a row would cost more than a short
     // row's arithmetic
-    let joined = |s: &Strided| merged && outer > 0 && s.strides[outer - 1] == s.strides[last] * columns as i64;
+    let joined = |s: &Strided| {
+        merged && outer > 0 && s.strides[outer - 1] == s.strides[last] * columns as i64
+    };
     let read_together = before.views().iter().all(|v| joined(&v.strided));
     let write_together = joined(out) && after.views().iter().all(|v| joined(&v.strided));
-    let most = if outer > 0 && columns > 0 { (TOGETHER / columns).max(1) } else { 1 };
+    let most = if outer > 0 && columns > 0 {
+        (TOGETHER / columns).max(1)
+    } else {
+        1
+    };
     let axes: Vec<usize> = (0..outer).collect();
     regions::for_each_region(y, out, extents, &axes, 8 * 1024, &|region, part| {
         let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
@@ -245,17 +276,38 @@ pub(crate) fn map_rows<T: Lanes>(
                     position[lead] += first as i64;
                 }
                 let mut elements = T::elements_mut(&mut values[..n * columns]);
-                let rows = RowBatch { first: position, region, rows: n, columns, merged, together: read_together };
+                let rows = RowBatch {
+                    first: position,
+                    region,
+                    rows: n,
+                    columns,
+                    merged,
+                    together: read_together,
+                };
                 rows.runs(|at, axis, from, count| {
-                    let mut lane = LaneMut { elements: &mut elements, start: from as i64, stride: 1 };
+                    let mut lane = LaneMut {
+                        elements: &mut elements,
+                        start: from as i64,
+                        stride: 1,
+                    };
                     before_worker.run_views(at, axis, count, &mut lane);
                 });
-                for (x, y) in values[..n * columns].chunks_exact(columns.max(1)).zip(results.chunks_exact_mut(columns.max(1))) {
+                for (x, y) in values[..n * columns]
+                    .chunks_exact(columns.max(1))
+                    .zip(results.chunks_exact_mut(columns.max(1)))
+                {
                     row(x, y);
                 }
-                let rows = RowBatch { together: write_together, ..rows };
+                let rows = RowBatch {
+                    together: write_together,
+                    ..rows
+                };
                 rows.runs(|at, axis, from, count| {
-                    let lane = Lane { elements: T::elements(&results), start: from as i64, stride: 1 };
+                    let lane = Lane {
+                        elements: T::elements(&results),
+                        start: from as i64,
+                        stride: 1,
+                    };
                     after_worker.run(&[lane], at, axis, count, &mut part.lane(at, axis));
                 });
             }
@@ -322,8 +374,15 @@ pub(crate) fn views<'a>(
         .enumerate()
         .map(|(i, &ty)| {
             let name = format!("{prefix}{i}");
-            let bytes = tensors.get(i).ok_or_else(|| TwinError(format!("operand `{name}` is missing")))?;
-            View::new(&name, Elements::of(ty, bytes)?, Strided::of(args, &name, extents.len()), extents)
+            let bytes = tensors
+                .get(i)
+                .ok_or_else(|| TwinError(format!("operand `{name}` is missing")))?;
+            View::new(
+                &name,
+                Elements::of(ty, bytes)?,
+                Strided::of(args, &name, extents.len()),
+                extents,
+            )
         })
         .collect()
 }
@@ -339,16 +398,33 @@ pub(crate) struct Keys<'a> {
 impl<'a> Keys<'a> {
     pub(crate) fn new(view: View<'a>, largest: bool) -> Keys<'a> {
         let dtype = view.elements.dtype();
-        let wide = if dtype.is_float() { DType::F64 } else { DType::I64 };
+        let wide = if dtype.is_float() {
+            DType::F64
+        } else {
+            DType::I64
+        };
         let wide = Function::new(&Expr::cast(dtype, wide), vec![view]);
-        Keys { wide, unsigned: dtype == DType::U64, largest }
+        Keys {
+            wide,
+            unsigned: dtype == DType::U64,
+            largest,
+        }
     }
 
     /// The keys of `count` elements along `axis` from `position` on.
     pub(crate) fn row(&self, position: &[i64], axis: usize, count: usize) -> Vec<u64> {
         let mut worker = self.wide.worker();
         let mut fill = |mut elements: ElementsMut<'_>| {
-            worker.run_views(position, axis, count, &mut LaneMut { elements: &mut elements, start: 0, stride: 1 });
+            worker.run_views(
+                position,
+                axis,
+                count,
+                &mut LaneMut {
+                    elements: &mut elements,
+                    start: 0,
+                    stride: 1,
+                },
+            );
         };
         let sign = 1u64 << 63;
         if self.wide.expr().dtype() == DType::F64 {

@@ -136,10 +136,15 @@ impl Sample {
             .zip(&lengths)
             .map(|(words, &(len, write))| {
                 let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(words)[..len];
-                if write { Operand::Write(bytes) } else { Operand::Read(bytes) }
+                if write {
+                    Operand::Write(bytes)
+                } else {
+                    Operand::Read(bytes)
+                }
             })
             .collect();
-        self.template.run(&Args::new(&params, &row), &mut operands)?;
+        self.template
+            .run(&Args::new(&params, &row), &mut operands)?;
         drop(operands);
         Ok(memory
             .iter()
@@ -175,7 +180,11 @@ pub(crate) fn extents(rng: &mut Rng, rank: usize, limit: i64) -> Vec<i64> {
 pub(crate) fn expression(rng: &mut Rng, inputs: &[DType], result: DType) -> bespoke_ir::expr::Expr {
     use bespoke_ir::expr::{BinaryOp, ExprBuilder, UnaryOp};
     let mut b = ExprBuilder::new(inputs);
-    let compute = if result.is_float() && result != DType::F64 { DType::F32 } else { result };
+    let compute = if result.is_float() && result != DType::F64 {
+        DType::F32
+    } else {
+        result
+    };
     let mut value = b.number(compute, 1.0);
     for i in 0..inputs.len() {
         let x = b.input(i);
@@ -187,7 +196,13 @@ pub(crate) fn expression(rng: &mut Rng, inputs: &[DType], result: DType) -> besp
         };
         value = if i == 0 { x } else { b.binary(op, value, x) };
         if compute.is_float() && rng.chance(3) {
-            let op = *rng.pick(&[UnaryOp::Tanh, UnaryOp::Sigmoid, UnaryOp::Erf, UnaryOp::Neg, UnaryOp::Abs]);
+            let op = *rng.pick(&[
+                UnaryOp::Tanh,
+                UnaryOp::Sigmoid,
+                UnaryOp::Erf,
+                UnaryOp::Neg,
+                UnaryOp::Abs,
+            ]);
             value = b.unary(op, value);
         }
     }

@@ -90,8 +90,14 @@ impl Template for Scatter {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/walk.cuh")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/scatter.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/walk.cuh"
+            )),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/scatter.cu"
+            ))
         )
     }
 
@@ -103,7 +109,11 @@ impl Template for Scatter {
         walk::load_macro(&mut out, "u", self.data);
         // writing to a String cannot fail
         let _ = writeln!(out, "typedef {} VALUE;", cuda_compute_type(self.data));
-        let _ = writeln!(out, "#define LOAD_y(p) {}", cuda::load(self.data, "(p)", "0"));
+        let _ = writeln!(
+            out,
+            "#define LOAD_y(p) {}",
+            cuda::load(self.data, "(p)", "0")
+        );
         let _ = writeln!(out, "constexpr bool REPLACE = {};", self.op().is_none());
         let native = matches!(self.data, DType::F32 | DType::F64 | DType::I32 | DType::U32);
         if self.op() == Some(BinaryOp::Add) && native {
@@ -112,7 +122,9 @@ impl Template for Scatter {
         match self.op() {
             Some(op) => out.push_str(&cuda::function("combine", &Expr::binary(op, self.data))),
             // never called, but named in the source
-            None => out.push_str("__device__ __forceinline__ VALUE combine(VALUE, VALUE v) { return v; }\n"),
+            None => out.push_str(
+                "__device__ __forceinline__ VALUE combine(VALUE, VALUE v) { return v; }\n",
+            ),
         }
         out
     }
@@ -130,25 +142,47 @@ impl Template for Scatter {
         let count = walk::points(&extents) as f64;
         let size = f64::from(self.data.bits()) / 8.0;
         // an update is read, and its element read and written
-        let bytes = count * size * 3.0 + view_bytes(args, "i", &extents, self.index) * self.tuple as f64;
-        Cost { operations: count, bytes, tensor_cores: false }
+        let bytes =
+            count * size * 3.0 + view_bytes(args, "i", &extents, self.index) * self.tuple as f64;
+        Cost {
+            operations: count,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
         let (mut writes, reads) = lanes::split_operands(operands);
         let ([y], [u, i]) = (&mut writes[..], &reads[..]) else {
-            return Err(TwinError("scatter needs a result, updates and indices".into()));
+            return Err(TwinError(
+                "scatter needs a result, updates and indices".into(),
+            ));
         };
         let extents = self.extents(args);
         let mut y = ElementsMut::of(self.data, y)?;
         let y_view = Strided::of(args, "y", self.rank);
         let indices = Elements::of(self.index, i)?;
         let indexing = Indexing::new(args, indices, &extents, self.tuple, "y", (&y_view, y.len()))?;
-        let u = lanes::View::new("u", Elements::of(self.data, u)?, Strided::of(args, "u", self.rank), &extents)?;
+        let u = lanes::View::new(
+            "u",
+            Elements::of(self.data, u)?,
+            Strided::of(args, "u", self.rank),
+            &extents,
+        )?;
         // one thread: updates may meet, and a definite order makes the result definite
-        let moves = Moves { extents, y: y_view, u: u.strided.clone(), indexing };
+        let moves = Moves {
+            extents,
+            y: y_view,
+            u: u.strided.clone(),
+            indexing,
+        };
         let boolean = self.data == DType::Bool;
-        walk::same_type!(u.elements, &mut y, |s, d| moves.apply(s, d, self.reduction, boolean));
+        walk::same_type!(u.elements, &mut y, |s, d| moves.apply(
+            s,
+            d,
+            self.reduction,
+            boolean
+        ));
         Ok(())
     }
 }
@@ -167,7 +201,11 @@ impl Moves<'_> {
         let axis = self.extents.len().saturating_sub(1);
         let step = |v: &Strided| v.strides.get(axis).copied().unwrap_or(0);
         crate::expr::regions::for_each_row(&region, axis, |position, count| {
-            let (mut from, mut at, mut to) = (self.indexing.at(position), self.u.at(position), self.y.at(position));
+            let (mut from, mut at, mut to) = (
+                self.indexing.at(position),
+                self.u.at(position),
+                self.y.at(position),
+            );
             for _ in 0..count {
                 if let Some(offset) = self.indexing.resolve(from) {
                     let slot = &mut y[(to + offset) as usize];
@@ -246,9 +284,19 @@ fn cases(rng: &mut Rng) -> Vec<(Scatter, Sample)> {
         for reduction in [Add, Mul, Min, Max] {
             let rank = rng.int(0, 3) as usize;
             let tuple = rng.int(1, 2) as usize;
-            let index = if arguments::chance(rng, 2) { DType::I32 } else { DType::I64 };
+            let index = if arguments::chance(rng, 2) {
+                DType::I32
+            } else {
+                DType::I64
+            };
             let extents = random::extents(rng, rank, 300);
-            let template = Scatter { rank, tuple, data, index, reduction };
+            let template = Scatter {
+                rank,
+                tuple,
+                data,
+                index,
+                reduction,
+            };
             let mut args = Arguments::new(&template);
             random::ints(&mut args, "d", &extents);
             args.tensor(rng, "u", &extents, &[]);
@@ -277,7 +325,10 @@ fn replacement(rng: &mut Rng) -> (Scatter, Sample) {
     for i in (1..order.len()).rev() {
         order.swap(i, rng.int(0, i as i64) as usize);
     }
-    let indices: Vec<u8> = order.iter().flat_map(|&r| (if r % 3 == 0 { r - rows } else { r }).to_le_bytes()).collect();
+    let indices: Vec<u8> = order
+        .iter()
+        .flat_map(|&r| (if r % 3 == 0 { r - rows } else { r }).to_le_bytes())
+        .collect();
     let mut args = Arguments::new(&template);
     random::ints(&mut args, "d", &[rows, columns]);
     args.tensor(rng, "u", &[rows, columns], &[]);
@@ -308,9 +359,14 @@ mod tests {
                 let indices = i.to_i64s();
                 let y_view = Strided::of(&args, "y", t.rank);
                 let at = t.params().iter().position(|p| p.name == "y").unwrap();
-                let SampleSlot::Write(before) = &sample.slots[at] else { panic!() };
+                let SampleSlot::Write(before) = &sample.slots[at] else {
+                    panic!()
+                };
                 let count = (before.len() / t.data.size().unwrap()) as i64;
-                let mut y: Vec<_> = Tensor::from_bytes(t.data, &[count], before).unwrap().iter().collect();
+                let mut y: Vec<_> = Tensor::from_bytes(t.data, &[count], before)
+                    .unwrap()
+                    .iter()
+                    .collect();
                 bespoke_reference::index::for_positions(&extents, |p| {
                     let mut to = y_view.at(p);
                     for j in 0..t.tuple as i64 {
@@ -325,14 +381,22 @@ mod tests {
                     let new = u.get(u_view.at(p) as usize);
                     let slot = &mut y[to as usize];
                     *slot = match t.op() {
-                        Some(op) => eval_expr(&Expr::binary(op, t.data), &[*slot, new], &[], &mut Vec::new()),
+                        Some(op) => eval_expr(
+                            &Expr::binary(op, t.data),
+                            &[*slot, new],
+                            &[],
+                            &mut Vec::new(),
+                        ),
                         None => new,
                     };
                 });
                 let got = sample.run_twin().unwrap();
                 let got = Tensor::from_bytes(t.data, &[count], &got[0]).unwrap();
                 let want = Tensor::new(t.data, &[count], y).unwrap();
-                let tolerance = Tolerance { of_largest: sample.tolerance, ..Tolerance::EXACT };
+                let tolerance = Tolerance {
+                    of_largest: sample.tolerance,
+                    ..Tolerance::EXACT
+                };
                 let c = compare(&got, &want, tolerance);
                 assert!(c.passed(), "{}: {c}", t.describe());
             }
@@ -354,6 +418,9 @@ mod tests {
         random::view(&mut args, "u", 0, &[1], SampleSlot::Read(bytes(&[1, 2])));
         random::view(&mut args, "i", 0, &[0], SampleSlot::Read(Vec::new()));
         random::view(&mut args, "y", 0, &[1], SampleSlot::Write(bytes(&[10, 20])));
-        assert_eq!(args.finish(Arc::new(t), 0.0).run_twin().unwrap()[0], bytes(&[11, 22]));
+        assert_eq!(
+            args.finish(Arc::new(t), 0.0).run_twin().unwrap()[0],
+            bytes(&[11, 22])
+        );
     }
 }

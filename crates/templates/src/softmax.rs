@@ -34,24 +34,38 @@ pub struct Softmax {
 
 impl Softmax {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: 1 }
+        Rows {
+            outer: self.outer,
+            inner: 1,
+        }
     }
 
     fn extras(&self) -> &[DType] {
         self.epilogue.inputs().get(1..).unwrap_or(&[])
     }
 
-    fn run_real<T: Real>(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
-        rows_host::rowwise::<T>(self.space(), &self.prologue, &self.epilogue, args, operands, |x, y| {
-            let top = rows_host::largest(x);
-            if self.log {
-                let sum = T::of_f64(rows_host::sum_exponentials(x, top).ln());
-                rows_host::map(x, y, |v| v.sub(top).sub(sum));
-            } else {
-                let sum = rows_host::exponentials(x, top, y);
-                rows_host::scaled(y, T::of_f64(1.0 / sum));
-            }
-        })
+    fn run_real<T: Real>(
+        &self,
+        args: &Args<'_>,
+        operands: &mut [Operand<'_>],
+    ) -> Result<(), TwinError> {
+        rows_host::rowwise::<T>(
+            self.space(),
+            &self.prologue,
+            &self.epilogue,
+            args,
+            operands,
+            |x, y| {
+                let top = rows_host::largest(x);
+                if self.log {
+                    let sum = T::of_f64(rows_host::sum_exponentials(x, top).ln());
+                    rows_host::map(x, y, |v| v.sub(top).sub(sum));
+                } else {
+                    let sum = rows_host::exponentials(x, top, y);
+                    rows_host::scaled(y, T::of_f64(1.0 / sum));
+                }
+            },
+        )
     }
 }
 
@@ -88,11 +102,20 @@ impl Template for Softmax {
 
     fn body(&self) -> &'static str {
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rowwise.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rowwise.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/softmax.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/softmax.cu"
+            ))
         )
     }
 
@@ -104,8 +127,15 @@ impl Template for Softmax {
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
         let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self.prologue.inputs().iter().filter_map(|t| t.size()).max().unwrap_or(4);
-        self.space().tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
+        let widest = self
+            .prologue
+            .inputs()
+            .iter()
+            .filter_map(|t| t.size())
+            .max()
+            .unwrap_or(4);
+        self.space()
+            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -115,11 +145,20 @@ impl Template for Softmax {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let extents = args.ints("d", self.space().rank());
         let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let reads = rows::names("x", self.prologue.inputs()).into_iter().chain(rows::names("e", self.extras()));
-        let read: f64 = reads.map(|(name, ty)| view_bytes(args, &name, &extents, ty)).sum();
+        let reads = rows::names("x", self.prologue.inputs())
+            .into_iter()
+            .chain(rows::names("e", self.extras()));
+        let read: f64 = reads
+            .map(|(name, ty)| view_bytes(args, &name, &extents, ty))
+            .sum();
         let written = points * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations = (self.prologue.operations() + self.epilogue.operations() + 4) as f64 * points;
-        Cost { operations, bytes: read + written, tensor_cores: false }
+        let operations =
+            (self.prologue.operations() + self.epilogue.operations() + 4) as f64 * points;
+        Cost {
+            operations,
+            bytes: read + written,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -143,20 +182,34 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
             let outer = rng.int(0, 3) as usize;
             let log = rng.chance(3);
             let ty = *rng.pick(&[F32, F32, F16, BF16, F64]);
-            let operands: Vec<DType> = (0..rng.int(1, 2)).map(|_| *rng.pick(&[ty, ty, F32])).collect();
-            let extras: Vec<DType> = (0..rng.int(0, 2)).map(|_| *rng.pick(&[ty, F32, I32])).collect();
-            let prologue =
-                if operands == [ty] { Expr::identity(ty) } else { sample::expression(rng, &operands, ty) };
+            let operands: Vec<DType> = (0..rng.int(1, 2))
+                .map(|_| *rng.pick(&[ty, ty, F32]))
+                .collect();
+            let extras: Vec<DType> = (0..rng.int(0, 2))
+                .map(|_| *rng.pick(&[ty, F32, I32]))
+                .collect();
+            let prologue = if operands == [ty] {
+                Expr::identity(ty)
+            } else {
+                sample::expression(rng, &operands, ty)
+            };
             let types: Vec<DType> = std::iter::once(ty).chain(extras.iter().copied()).collect();
             let result = *rng.pick(&[ty, ty, F32]);
             let epilogue = sample::expression(rng, &types, result);
-            let template = Softmax { outer, log, prologue, epilogue };
+            let template = Softmax {
+                outer,
+                log,
+                prologue,
+                epilogue,
+            };
             let rank = template.space().rank();
             let mut extents = sample::extents(rng, rank, 20_000);
             // rows of all lengths: one warp, several, and more than registers hold
             if rng.chance(3) && rank > 0 {
                 extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
-                extents[..rank - 1].iter_mut().for_each(|d| *d = (*d).min(2));
+                extents[..rank - 1]
+                    .iter_mut()
+                    .for_each(|d| *d = (*d).min(2));
             }
             let mut b = Arguments::new(&template);
             for (a, &d) in extents.iter().enumerate() {
@@ -164,7 +217,10 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
             }
             let all: Vec<usize> = (0..rank).collect();
             let plain = rng.chance(2);
-            let reads = rows::names("x", &operands).into_iter().chain(rows::names("e", &extras)).map(|n| n.0);
+            let reads = rows::names("x", &operands)
+                .into_iter()
+                .chain(rows::names("e", &extras))
+                .map(|n| n.0);
             for name in std::iter::once("y".to_owned()).chain(reads) {
                 if plain {
                     b.tensor_in_order(rng, &name, &extents, &[], &all);
@@ -203,8 +259,15 @@ mod tests {
         let oracle = Oracle::new(s);
         let rank = t.space().rank();
         let extents = oracle.args().ints("d", rank);
-        let read = |prefix: &str, n: usize| -> Vec<_> { (0..n).map(|i| oracle.read(&format!("{prefix}{i}"), rank)).collect() };
-        let (x, e) = (read("x", t.prologue.inputs().len()), read("e", t.extras().len()));
+        let read = |prefix: &str, n: usize| -> Vec<_> {
+            (0..n)
+                .map(|i| oracle.read(&format!("{prefix}{i}"), rank))
+                .collect()
+        };
+        let (x, e) = (
+            read("x", t.prologue.inputs().len()),
+            read("e", t.extras().len()),
+        );
         let mut results = std::collections::HashMap::new();
         let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
         regions::for_each_row(&whole[..t.outer], rank, |outer, _| {
@@ -214,13 +277,22 @@ mod tests {
             }
             let (mut positions, mut values) = (Vec::new(), Vec::new());
             regions::for_each_row(&region, rank, |position, _| {
-                let inputs: Vec<Number> = x.iter().map(|(t, v)| t.get(v.at(position) as usize)).collect();
+                let inputs: Vec<Number> = x
+                    .iter()
+                    .map(|(t, v)| t.get(v.at(position) as usize))
+                    .collect();
                 positions.push(position.to_vec());
                 values.push(eval_expr(&t.prologue, &inputs, position, &mut Vec::new()).to_f64());
             });
             let top = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = values.iter().map(|v| (v - top).exp()).sum();
-            let mapped = values.iter().map(|v| if t.log { v - top - sum.ln() } else { (v - top).exp() / sum });
+            let mapped = values.iter().map(|v| {
+                if t.log {
+                    v - top - sum.ln()
+                } else {
+                    (v - top).exp() / sum
+                }
+            });
             for (p, v) in positions.into_iter().zip(mapped) {
                 let mut inputs = vec![Number::F(v)];
                 inputs.extend(e.iter().map(|(t, v)| t.get(v.at(&p) as usize)));
@@ -234,19 +306,36 @@ mod tests {
     #[test]
     fn a_row_that_is_masked_out_is_undefined() {
         let x = Expr::identity(DType::F32);
-        let t = Softmax { outer: 1, log: false, prologue: x.clone(), epilogue: x };
+        let t = Softmax {
+            outer: 1,
+            log: false,
+            prologue: x.clone(),
+            epilogue: x,
+        };
         let data: Vec<u8> = [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY]
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
         let mut b = Arguments::new(&t);
-        for (name, v) in [("d0", 2), ("d1", 2), ("y_o", 0), ("y_s0", 2), ("y_s1", 1), ("x0_o", 0), ("x0_s0", 2), ("x0_s1", 1)] {
+        for (name, v) in [
+            ("d0", 2),
+            ("d1", 2),
+            ("y_o", 0),
+            ("y_s0", 2),
+            ("y_s1", 1),
+            ("x0_o", 0),
+            ("x0_s0", 2),
+            ("x0_s1", 1),
+        ] {
             b.int(name, v);
         }
         b.set("x0", SampleSlot::Read(data));
         b.set("y", SampleSlot::Write(vec![0; 16]));
         let y = b.finish(Arc::new(t), 0.0).run_twin().unwrap();
-        let y: Vec<f32> = y[0].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let y: Vec<f32> = y[0]
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
         assert!(y[0].is_nan() && y[1].is_nan());
         assert_eq!(y[2..], [1.0, 0.0]);
     }
@@ -254,7 +343,12 @@ mod tests {
     #[test]
     fn definitions_of_a_plain_row() {
         let x = Expr::identity(DType::F16);
-        let t = Softmax { outer: 1, log: false, prologue: x.clone(), epilogue: x };
+        let t = Softmax {
+            outer: 1,
+            log: false,
+            prologue: x.clone(),
+            epilogue: x,
+        };
         insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
     }
 }

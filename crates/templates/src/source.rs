@@ -11,7 +11,10 @@ use bespoke_ir::DType;
 use crate::spec::{Baked, KernelSpec};
 
 /// Helpers that every kernel may use.
-const PRELUDE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/prelude.cuh"));
+const PRELUDE: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../kernels/prelude.cuh"
+));
 
 /// The type of an element in memory, as the prelude names it.
 pub fn cuda_type(dtype: DType) -> &'static str {
@@ -72,10 +75,18 @@ fn arguments(spec: &KernelSpec) -> String {
     for p in spec.template.params() {
         let line = match (&p.kind, p.dtype) {
             (SlotKind::Read, Some(ty)) => {
-                format!("const {0}* const __restrict__ {1} = (const {0}*)slots[{slot}];", cuda_type(ty), p.name)
+                format!(
+                    "const {0}* const __restrict__ {1} = (const {0}*)slots[{slot}];",
+                    cuda_type(ty),
+                    p.name
+                )
             }
             (SlotKind::Write, Some(ty)) => {
-                format!("{0}* const __restrict__ {1} = ({0}*)slots[{slot}];", cuda_type(ty), p.name)
+                format!(
+                    "{0}* const __restrict__ {1} = ({0}*)slots[{slot}];",
+                    cuda_type(ty),
+                    p.name
+                )
             }
             _ => {
                 let ty = if p.wide { "long long" } else { "int" };

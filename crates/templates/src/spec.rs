@@ -25,22 +25,42 @@ pub struct Param {
 impl Param {
     /// A tensor that the kernel reads.
     pub fn read(name: impl Into<String>, dtype: DType) -> Param {
-        Param { name: name.into(), kind: SlotKind::Read, dtype: Some(dtype), wide: false }
+        Param {
+            name: name.into(),
+            kind: SlotKind::Read,
+            dtype: Some(dtype),
+            wide: false,
+        }
     }
 
     /// A tensor that the kernel writes.
     pub fn write(name: impl Into<String>, dtype: DType) -> Param {
-        Param { name: name.into(), kind: SlotKind::Write, dtype: Some(dtype), wide: false }
+        Param {
+            name: name.into(),
+            kind: SlotKind::Write,
+            dtype: Some(dtype),
+            wide: false,
+        }
     }
 
     /// An extent or another integer of 32 bits.
     pub fn int(name: impl Into<String>) -> Param {
-        Param { name: name.into(), kind: SlotKind::Int, dtype: None, wide: false }
+        Param {
+            name: name.into(),
+            kind: SlotKind::Int,
+            dtype: None,
+            wide: false,
+        }
     }
 
     /// An offset, a stride or another integer of 64 bits.
     pub fn wide(name: impl Into<String>) -> Param {
-        Param { name: name.into(), kind: SlotKind::Int, dtype: None, wide: true }
+        Param {
+            name: name.into(),
+            kind: SlotKind::Int,
+            dtype: None,
+            wide: true,
+        }
     }
 }
 
@@ -79,7 +99,9 @@ impl<'a> Args<'a> {
 
     /// `name0, name1, …` as a list of `count` integers.
     pub fn ints(&self, name: &str, count: usize) -> Vec<i64> {
-        (0..count).map(|i| self.int(&format!("{name}{i}"))).collect()
+        (0..count)
+            .map(|i| self.int(&format!("{name}{i}")))
+            .collect()
     }
 
     /// Every integer with its name.
@@ -141,7 +163,11 @@ pub struct Cost {
 impl Cost {
     /// The shortest time in which a device can do the work, in seconds.
     pub fn floor(&self, props: &DeviceProps) -> f64 {
-        let rate = if self.tensor_cores { props.f16_rate } else { props.f32_rate };
+        let rate = if self.tensor_cores {
+            props.f16_rate
+        } else {
+            props.f32_rate
+        };
         (self.operations / rate).max(self.bytes / props.bandwidth)
     }
 }
@@ -191,21 +217,48 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// The kernel that is right for every shape.
     pub fn generic(template: Arc<dyn Template>, props: &DeviceProps) -> KernelSpec {
-        let tile = template.tiles(None, props).into_iter().next().unwrap_or_default();
-        KernelSpec { template, tile, baked: BTreeMap::new() }
+        let tile = template
+            .tiles(None, props)
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        KernelSpec {
+            template,
+            tile,
+            baked: BTreeMap::new(),
+        }
     }
 
     /// The kernel for exactly these arguments, with the best tile by the template's cost model.
     pub fn exact(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let tile = template.tiles(Some(args), props).into_iter().next().unwrap_or_default();
-        let baked = args.iter_ints().map(|(n, v)| (n.to_owned(), Baked::Exact(v))).collect();
-        KernelSpec { template, tile, baked }
+        let tile = template
+            .tiles(Some(args), props)
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        let baked = args
+            .iter_ints()
+            .map(|(n, v)| (n.to_owned(), Baked::Exact(v)))
+            .collect();
+        KernelSpec {
+            template,
+            tile,
+            baked,
+        }
     }
 
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let tile = template.tiles(Some(args), props).into_iter().next().unwrap_or_default();
-        KernelSpec { template, tile, baked: BTreeMap::new() }
+        let tile = template
+            .tiles(Some(args), props)
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        KernelSpec {
+            template,
+            tile,
+            baked: BTreeMap::new(),
+        }
     }
 
     /// Whether nothing is baked in.
@@ -241,7 +294,13 @@ impl KernelSpec {
 impl fmt::Display for KernelSpec {
     /// `gemm f16 … | BM=128 BN=64 … | m=1536 n%8`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} | {}", self.template.name(), self.template.describe(), self.tile)?;
+        write!(
+            f,
+            "{} {} | {}",
+            self.template.name(),
+            self.template.describe(),
+            self.tile
+        )?;
         if !self.baked.is_empty() {
             f.write_str(" |")?;
         }

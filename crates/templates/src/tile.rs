@@ -50,7 +50,13 @@ impl Engine {
                 DType::BF16 => props.arch.has_mma_k16(),
                 _ => false,
             };
-        if tensor { Engine::TensorCores } else { Engine::Simt { accumulator: accumulator(a) } }
+        if tensor {
+            Engine::TensorCores
+        } else {
+            Engine::Simt {
+                accumulator: accumulator(a),
+            }
+        }
     }
 }
 
@@ -99,7 +105,12 @@ const SIMT_TILES: &[[i64; 5]] = &[
 ];
 
 /// Legal tiles, the one with the least expected time first; without a problem, the one that serves any.
-pub(crate) fn tiles(engine: Engine, problem: Option<Problem>, extra_shared: i64, props: &DeviceProps) -> Vec<Tile> {
+pub(crate) fn tiles(
+    engine: Engine,
+    problem: Option<Problem>,
+    extra_shared: i64,
+    props: &DeviceProps,
+) -> Vec<Tile> {
     let all: Vec<Tile> = match engine {
         Engine::TensorCores => TENSOR_TILES
             .iter()
@@ -141,7 +152,8 @@ pub(crate) fn tiles(engine: Engine, problem: Option<Problem>, extra_shared: i64,
     match problem {
         // the list begins with the tile that serves any shape
         None => legal.truncate(1),
-        Some(p) => legal.sort_by(|a, b| seconds(engine, a, p, props).total_cmp(&seconds(engine, b, p, props))),
+        Some(p) => legal
+            .sort_by(|a, b| seconds(engine, a, p, props).total_cmp(&seconds(engine, b, p, props))),
     }
     legal
 }
@@ -170,7 +182,8 @@ fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     // accumulators, fragments and addresses
     let registers = (tile.get("BM") * tile.get("BN") / threads * 3 / 2 + 64).min(255);
     let by_registers = i64::from(props.registers_per_multiprocessor) / (registers * threads);
-    let by_shared = i64::from(props.shared_per_multiprocessor) / (shared_bytes(engine, tile) + 1024);
+    let by_shared =
+        i64::from(props.shared_per_multiprocessor) / (shared_bytes(engine, tile) + 1024);
     let by_threads = i64::from(props.threads_per_multiprocessor) / threads;
     by_registers.min(by_shared).min(by_threads).clamp(1, 16)
 }
@@ -178,22 +191,34 @@ fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
 fn blocks(tile: &Tile, p: Problem) -> i64 {
     let (bm, bn) = (tile.get("BM").max(1), tile.get("BN").max(1));
     let tiles = |extent: i64, tile: i64| (extent.max(0) + tile - 1) / tile;
-    p.matrices.max(0).saturating_mul(tiles(p.m, bm)).saturating_mul(tiles(p.n, bn))
+    p.matrices
+        .max(0)
+        .saturating_mul(tiles(p.m, bm))
+        .saturating_mul(tiles(p.n, bn))
 }
 
 /// Expected time of a problem.
 fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
     let multiprocessors = f64::from(props.multiprocessors.max(1));
-    let (bm, bn, bk) = (tile.get("BM") as f64, tile.get("BN") as f64, tile.get("BK") as f64);
+    let (bm, bn, bk) = (
+        tile.get("BM") as f64,
+        tile.get("BN") as f64,
+        tile.get("BK") as f64,
+    );
     let warps = tile.get("THREADS") as f64 / 32.0;
     let all = blocks(tile, p) as f64;
-    let together = (resident(engine, tile, props) as f64).min((all / multiprocessors).ceil()).max(1.0);
+    let together = (resident(engine, tile, props) as f64)
+        .min((all / multiprocessors).ceil())
+        .max(1.0);
     let steps = (p.k as f64 / bk).ceil();
 
     // share of the peak that the inner loop reaches: results per operand read from shared memory decide
     let (rate, reuse, element) = match engine {
         Engine::TensorCores => {
-            let (wm, wn) = (bm / tile.get("WARPS_M") as f64, bn / tile.get("WARPS_N") as f64);
+            let (wm, wn) = (
+                bm / tile.get("WARPS_M") as f64,
+                bn / tile.get("WARPS_N") as f64,
+            );
             (props.f16_rate, wm * wn / (wm + wn) / 32.0, 2.0)
         }
         Engine::Simt { accumulator } => {
@@ -205,19 +230,30 @@ fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 
     let efficiency = 0.9 * (reuse * 1.2).min(1.0);
     // eight warps keep the units of a multiprocessor busy
     let busy = (together * warps / 8.0).min(1.0);
-    let arithmetic = together * 2.0 * bm * bn * bk * steps / (rate / multiprocessors * efficiency * busy);
+    let arithmetic =
+        together * 2.0 * bm * bn * bk * steps / (rate / multiprocessors * efficiency * busy);
     // the level-2 cache gives some three times what memory gives
     // and rows and columns outside the matrix are not read
     let lines = bm.min(p.m as f64) + bn.min(p.n as f64);
-    let traffic = together * lines * bk * steps * element / (3.0 * props.bandwidth / multiprocessors);
-    let ahead = if tile.get("STAGES") > 2 { (tile.get("STAGES") - 1) as f64 } else { 1.0 };
+    let traffic =
+        together * lines * bk * steps * element / (3.0 * props.bandwidth / multiprocessors);
+    let ahead = if tile.get("STAGES") > 2 {
+        (tile.get("STAGES") - 1) as f64
+    } else {
+        1.0
+    };
     let latency = steps * 0.6e-6 / ahead;
     let waves = (all / (multiprocessors * together)).ceil();
     waves * (arithmetic.max(traffic).max(latency) + 1.0e-6)
 }
 
 /// Geometry for `blocks` tiles, or a grid that fills the device.
-pub(crate) fn geometry(engine: Engine, tile: &Tile, problem: Option<Problem>, props: &DeviceProps) -> LaunchConfig {
+pub(crate) fn geometry(
+    engine: Engine,
+    tile: &Tile,
+    problem: Option<Problem>,
+    props: &DeviceProps,
+) -> LaunchConfig {
     let count = match problem {
         Some(p) => blocks(tile, p),
         None => i64::from(props.multiprocessors) * resident(engine, tile, props),
@@ -236,13 +272,30 @@ pub(crate) fn describe_epilogue(expr: &Expr) -> String {
 }
 
 /// Definitions of the engine, the epilogue and what it reads. `coord` names the variable of an axis of the result.
-pub(crate) fn definitions(engine: Engine, operand: DType, epilogue: &Expr, coord: impl Fn(u32) -> String) -> String {
+pub(crate) fn definitions(
+    engine: Engine,
+    operand: DType,
+    epilogue: &Expr,
+    coord: impl Fn(u32) -> String,
+) -> String {
     let mut out = String::new();
     // writing to a String cannot fail
-    let _ = writeln!(out, "#define TENSOR_CORES {}", i32::from(engine == Engine::TensorCores));
-    let _ = writeln!(out, "typedef {} ACC;", cuda_compute_type(accumulator(operand)));
+    let _ = writeln!(
+        out,
+        "#define TENSOR_CORES {}",
+        i32::from(engine == Engine::TensorCores)
+    );
+    let _ = writeln!(
+        out,
+        "typedef {} ACC;",
+        cuda_compute_type(accumulator(operand))
+    );
     let _ = writeln!(out, "typedef {} Y_TYPE;", cuda_type(epilogue.dtype()));
-    let _ = writeln!(out, "typedef {} RESULT_TYPE;", cuda_compute_type(epilogue.dtype()));
+    let _ = writeln!(
+        out,
+        "typedef {} RESULT_TYPE;",
+        cuda_compute_type(epilogue.dtype())
+    );
     let extras = epilogue.inputs().len().saturating_sub(1);
     for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
         let _ = writeln!(out, "typedef {} TYPE_e{i};", cuda_compute_type(*ty));
@@ -252,7 +305,10 @@ pub(crate) fn definitions(engine: Engine, operand: DType, epilogue: &Expr, coord
         let _ = write!(out, " F(e{i})");
     }
     out.push('\n');
-    let mut args = vec![format!("({})(value)", cuda_compute_type(epilogue.inputs()[0]))];
+    let mut args = vec![format!(
+        "({})(value)",
+        cuda_compute_type(epilogue.inputs()[0])
+    )];
     args.extend((0..extras).map(|i| format!("v_e{i}[j]")));
     out.push_str(&cuda::function("epilogue", epilogue));
     let call = cuda::call("epilogue", epilogue, &args, coord);
@@ -268,7 +324,12 @@ mod tests {
     fn best(m: i64, n: i64, k: i64, arch: u32) -> String {
         let props = DeviceProps::preset(Arch::sm(arch));
         let engine = Engine::of(DType::F16, DType::F16, &props);
-        let p = Problem { matrices: 1, m, n, k };
+        let p = Problem {
+            matrices: 1,
+            m,
+            n,
+            k,
+        };
         let t = &tiles(engine, Some(p), 0, &props)[0];
         format!("{}x{}", t.get("BM"), t.get("BN"))
     }
@@ -277,9 +338,15 @@ mod tests {
     fn large_problems_get_large_tiles_and_small_ones_many_blocks() {
         for arch in [80, 89, 90, 120] {
             let large = best(8192, 8192, 4096, arch);
-            assert!(["128x256", "256x128", "128x128"].contains(&large.as_str()), "sm_{arch}: {large}");
-let small = best(1, 4096, 4096, arch);
-            assert!(small.starts_with("16x") || small.starts_with("32x"), "sm_{arch}: {small}");
+            assert!(
+                ["128x256", "256x128", "128x128"].contains(&large.as_str()),
+                "sm_{arch}: {large}"
+            );
+            let small = best(1, 4096, 4096, arch);
+            assert!(
+                small.starts_with("16x") || small.starts_with("32x"),
+                "sm_{arch}: {small}"
+            );
         }
     }
 
@@ -287,15 +354,30 @@ let small = best(1, 4096, 4096, arch);
     fn every_tile_fits_and_shares_its_work_evenly() {
         for arch in [75, 80, 86, 89, 90, 100, 120] {
             let props = DeviceProps::preset(Arch::sm(arch));
-            for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64, DType::I8, DType::I64] {
+            for dtype in [
+                DType::F16,
+                DType::BF16,
+                DType::F32,
+                DType::F64,
+                DType::I8,
+                DType::I64,
+            ] {
                 let engine = Engine::of(dtype, dtype, &props);
-                let p = Problem { matrices: 3, m: 100, n: 100, k: 100 };
+                let p = Problem {
+                    matrices: 3,
+                    m: 100,
+                    n: 100,
+                    k: 100,
+                };
                 let all = tiles(engine, Some(p), 0, &props);
                 assert!(!all.is_empty());
                 for t in &all {
                     let threads = t.get("THREADS");
                     assert!((32..=1024).contains(&threads) && threads % 32 == 0, "{t}");
-                    assert!(shared_bytes(engine, t) <= i64::from(props.shared_per_block), "{t}");
+                    assert!(
+                        shared_bytes(engine, t) <= i64::from(props.shared_per_block),
+                        "{t}"
+                    );
                     if engine == Engine::TensorCores {
                         assert_eq!(t.get("BM") / t.get("WARPS_M") % 16, 0, "{t}");
                         assert_eq!(t.get("BN") / t.get("WARPS_N") % 16, 0, "{t}");

@@ -37,7 +37,10 @@ pub struct TopK {
 
 impl TopK {
     fn space(&self) -> Rows {
-        Rows { outer: self.outer, inner: 1 }
+        Rows {
+            outer: self.outer,
+            inner: 1,
+        }
     }
 }
 
@@ -47,7 +50,12 @@ impl Template for TopK {
     }
 
     fn describe(&self) -> String {
-        format!("{} outer={} {}", self.dtype, self.outer, if self.largest { "largest" } else { "smallest" })
+        format!(
+            "{} outer={} {}",
+            self.dtype,
+            self.outer,
+            if self.largest { "largest" } else { "smallest" }
+        )
     }
 
     fn params(&self) -> Vec<Param> {
@@ -63,14 +71,22 @@ impl Template for TopK {
     fn body(&self) -> &'static str {
         // the groups of `rows.cuh` are not used, only its way of finding a row
         concat!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/rows.cuh")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/rows.cuh"
+            )),
             "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/topk.cu"))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../kernels/topk.cu"
+            ))
         )
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.space().row_operand("x", self.dtype, &[("y", self.dtype), ("idx", DType::I64)]);
+        let mut out =
+            self.space()
+                .row_operand("x", self.dtype, &[("y", self.dtype), ("idx", DType::I64)]);
         // writing to a String cannot fail
         let _ = writeln!(
             out,
@@ -88,9 +104,14 @@ impl Template for TopK {
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
         let threads = tile.get("THREADS").max(1);
-        let work = args.map(|a| self.space().rows(a) * ((self.space().columns(a) + threads - 1) / threads));
+        let work = args
+            .map(|a| self.space().rows(a) * ((self.space().columns(a) + threads - 1) / threads));
         let grid = persistent_grid(work, 1, 2048 / threads, props);
-        LaunchConfig { grid: [grid, 1, 1], block: threads as u32, shared_bytes: 0 }
+        LaunchConfig {
+            grid: [grid, 1, 1],
+            block: threads as u32,
+            shared_bytes: 0,
+        }
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -98,8 +119,13 @@ impl Template for TopK {
         let rows = self.space().rows(args) as f64;
         let columns = self.space().columns(args) as f64;
         let element = f64::from(self.dtype.bits()) / 8.0;
-        let bytes = view_bytes(args, "x", &extents, self.dtype) + rows * args.int("k") as f64 * (element + 8.0);
-        Cost { operations: rows * columns * columns, bytes, tensor_cores: false }
+        let bytes = view_bytes(args, "x", &extents, self.dtype)
+            + rows * args.int("k") as f64 * (element + 8.0);
+        Cost {
+            operations: rows * columns * columns,
+            bytes,
+            tensor_cores: false,
+        }
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -116,13 +142,21 @@ impl Template for TopK {
         let (Some(y), Some(idx), Some(&x)) = (writes.next(), writes.next(), reads.first()) else {
             return Err(TwinError("an operand is missing".to_owned()));
         };
-        let (mut y, mut idx) = (ElementsMut::of(self.dtype, y)?, ElementsMut::of(DType::I64, idx)?);
+        let (mut y, mut idx) = (
+            ElementsMut::of(self.dtype, y)?,
+            ElementsMut::of(DType::I64, idx)?,
+        );
         let mut kept = extents.clone();
         kept[self.outer] = k as i64;
         let (y_view, idx_view) = (Strided::of(args, "y", rank), Strided::of(args, "idx", rank));
         lanes::check("y", &y_view, &kept, y.len())?;
         lanes::check("idx", &idx_view, &kept, idx.len())?;
-        let x = View::new("x", Elements::of(self.dtype, x)?, Strided::of(args, "x", rank), &extents)?;
+        let x = View::new(
+            "x",
+            Elements::of(self.dtype, x)?,
+            Strided::of(args, "x", rank),
+            &extents,
+        )?;
         let keys = Keys::new(x.clone(), self.largest);
 
         let region: regions::Region = extents[..self.outer].iter().map(|&d| 0..d).collect();
@@ -138,8 +172,12 @@ impl Template for TopK {
         let best: Vec<Vec<(u64, usize)>> = starts
             .par_iter()
             .map(|start| {
-                let mut row: Vec<(u64, usize)> =
-                    keys.row(start, self.outer, columns).into_iter().enumerate().map(|(i, key)| (key, i)).collect();
+                let mut row: Vec<(u64, usize)> = keys
+                    .row(start, self.outer, columns)
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, key)| (key, i))
+                    .collect();
                 // positions break ties, so that any sort is stable
                 if k < columns {
                     row.select_nth_unstable(k - 1);
@@ -154,8 +192,20 @@ impl Template for TopK {
             for (rank, (_, i)) in row.into_iter().enumerate() {
                 to[self.outer] = rank as i64;
                 let from = x.strided.at(start) + x.strided.strides[self.outer] * i as i64;
-                let lane = Lane { elements: x.elements, start: from, stride: 0 };
-                host::copy(lane, 1, &mut LaneMut { elements: &mut y, start: y_view.at(&to), stride: 1 });
+                let lane = Lane {
+                    elements: x.elements,
+                    start: from,
+                    stride: 0,
+                };
+                host::copy(
+                    lane,
+                    1,
+                    &mut LaneMut {
+                        elements: &mut y,
+                        start: y_view.at(&to),
+                        stride: 1,
+                    },
+                );
                 if let ElementsMut::I64(s) = &mut idx {
                     s[idx_view.at(&to) as usize] = i as i64;
                 }
@@ -220,7 +270,11 @@ mod tests {
                     // a stable sort
                     order.sort_by(|&i, &j| {
                         let (a, b) = (at(i).to_f64(), at(j).to_f64());
-                        if t.largest { b.total_cmp(&a) } else { a.total_cmp(&b) }
+                        if t.largest {
+                            b.total_cmp(&a)
+                        } else {
+                            a.total_cmp(&b)
+                        }
                     });
                     (order[p[t.outer] as usize], at(order[p[t.outer] as usize]))
                 };
@@ -232,7 +286,11 @@ mod tests {
 
     #[test]
     fn definitions_of_scores() {
-        let t = TopK { outer: 1, dtype: DType::F16, largest: true };
+        let t = TopK {
+            outer: 1,
+            dtype: DType::F16,
+            largest: true,
+        };
         insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
     }
 }

@@ -49,7 +49,13 @@ impl Strided {
 
     /// Index of the element at a position.
     pub fn at(&self, position: &[i64]) -> i64 {
-        self.offset + self.strides.iter().zip(position).map(|(s, i)| s * i).sum::<i64>()
+        self.offset
+            + self
+                .strides
+                .iter()
+                .zip(position)
+                .map(|(s, i)| s * i)
+                .sum::<i64>()
     }
 }
 

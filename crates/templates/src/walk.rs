@@ -28,7 +28,9 @@ const THREADS: i64 = 256;
 /// The parameters of the operands of an epilogue: `e0, e1, …`.
 pub(crate) fn extras(epilogue: &Expr, rank: usize) -> Vec<Param> {
     let types = epilogue.inputs().iter().skip(1).enumerate();
-    types.flat_map(|(i, ty)| view::read(&format!("e{i}"), *ty, rank)).collect()
+    types
+        .flat_map(|(i, ty)| view::read(&format!("e{i}"), *ty, rank))
+        .collect()
 }
 
 /// `{a0, a1}` from a name, with `other` for a list without entries: C++ has no empty arrays.
@@ -45,21 +47,40 @@ pub(crate) fn at_macro(out: &mut String, name: &str, rank: usize) {
     let vars: Vec<String> = (0..rank).map(|a| format!("p[{a}]")).collect();
     let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
     // writing to a String cannot fail
-    let _ = writeln!(out, "#define AT_{name}(p) ({})", view::cuda_index(name, &vars));
+    let _ = writeln!(
+        out,
+        "#define AT_{name}(p) ({})",
+        view::cuda_index(name, &vars)
+    );
 }
 
 /// `#define LOAD_x(at) …`: an element in its compute type.
 pub(crate) fn load_macro(out: &mut String, name: &str, dtype: DType) {
-    let _ = writeln!(out, "#define LOAD_{name}(at) {}", cuda::load(dtype, name, "at"));
+    let _ = writeln!(
+        out,
+        "#define LOAD_{name}(at) {}",
+        cuda::load(dtype, name, "at")
+    );
 }
 
 /// The macros of `walk.cuh` for a space whose extents have these names.
 pub(crate) fn space(out: &mut String, extents: &[String]) {
     let rank = extents.len();
-    let names = if rank == 0 { "1".to_owned() } else { extents.join(", ") };
-    let _ = writeln!(out, "constexpr int RANK = {rank};\n#define EXTENTS {{{names}}}");
+    let names = if rank == 0 {
+        "1".to_owned()
+    } else {
+        extents.join(", ")
+    };
+    let _ = writeln!(
+        out,
+        "constexpr int RANK = {rank};\n#define EXTENTS {{{names}}}"
+    );
     // channels that lie next to each other are walked along
-    let channels = if rank >= 3 { format!("(y_s1 == 1 && {} > 1)", extents[1]) } else { "false".to_owned() };
+    let channels = if rank >= 3 {
+        format!("(y_s1 == 1 && {} > 1)", extents[1])
+    } else {
+        "false".to_owned()
+    };
     let _ = writeln!(out, "#define CHANNELS_LAST {channels}");
 }
 
@@ -84,7 +105,11 @@ pub(crate) fn tiles(work: Option<i64>, most: i64, props: &DeviceProps) -> Vec<Ti
     let tile = |items| Tile::new(&[("THREADS", THREADS), ("ITEMS", items)]);
     let mut list = vec![tile(1)];
     if most > 1 {
-        let at = if work.is_some_and(|w| w < threads * most) { 1 } else { 0 };
+        let at = if work.is_some_and(|w| w < threads * most) {
+            1
+        } else {
+            0
+        };
         list.insert(at, tile(most));
     }
     list
@@ -95,7 +120,11 @@ pub(crate) fn geometry(tile: &Tile, work: Option<i64>, props: &DeviceProps) -> L
     let block = tile.get("THREADS").max(1);
     let per_sm = i64::from(props.threads_per_multiprocessor) / block;
     let grid = persistent_grid(work, block * tile.get("ITEMS").max(1), per_sm.max(1), props);
-    LaunchConfig { grid: [grid, 1, 1], block: block as u32, shared_bytes: 0 }
+    LaunchConfig {
+        grid: [grid, 1, 1],
+        block: block as u32,
+        shared_bytes: 0,
+    }
 }
 
 /// Number of positions of a space.
@@ -127,15 +156,26 @@ pub(crate) fn rows(
     raw: DType,
     fill: &Fill<'_>,
 ) -> Result<(), TwinError> {
-    let Target { bytes, strided, extents } = target;
+    let Target {
+        bytes,
+        strided,
+        extents,
+    } = target;
     let rank = extents.len();
     let y = ElementsMut::of(epilogue.dtype(), bytes)?;
     lanes::check("y", &strided, &extents, y.len())?;
     let mut views = Vec::with_capacity(extras.len());
     for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
         let name = format!("e{i}");
-        let bytes = extras.get(i).ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
-        views.push(View::new(&name, Elements::of(*ty, bytes)?, Strided::of(args, &name, rank), &extents)?);
+        let bytes = extras
+            .get(i)
+            .ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
+        views.push(View::new(
+            &name,
+            Elements::of(*ty, bytes)?,
+            Strided::of(args, &name, rank),
+            &extents,
+        )?);
     }
     let function = Function::new(epilogue, views);
     let direct = epilogue.is_identity() && raw == y.dtype();
@@ -152,7 +192,10 @@ pub(crate) fn rows(
             return;
         }
         let mut worker = function.worker();
-        let longest = region.get(axis).map_or(1, |r: &Range<i64>| r.end - r.start).clamp(0, ROW as i64) as usize;
+        let longest = region
+            .get(axis)
+            .map_or(1, |r: &Range<i64>| r.end - r.start)
+            .clamp(0, ROW as i64) as usize;
         let mut memory = vec![0u64; (longest * size).div_ceil(8)];
         let mut at = Vec::with_capacity(rank);
         regions::for_each_row(region, axis, |position, count| {
@@ -164,8 +207,19 @@ pub(crate) fn rows(
                     *p = position[axis] + first as i64;
                 }
                 let bytes = &mut bytemuck::cast_slice_mut(&mut memory)[..n * size];
-                let Ok(mut scratch) = ElementsMut::of(raw, bytes) else { return };
-                fill(&at, axis, n, &mut LaneMut { elements: &mut scratch, start: 0, stride: 1 });
+                let Ok(mut scratch) = ElementsMut::of(raw, bytes) else {
+                    return;
+                };
+                fill(
+                    &at,
+                    axis,
+                    n,
+                    &mut LaneMut {
+                        elements: &mut scratch,
+                        start: 0,
+                        stride: 1,
+                    },
+                );
                 let lead = Lane::new(scratch.as_elements());
                 worker.run(&[lead], &at, axis, n, &mut part.lane(&at, axis));
             }
@@ -176,7 +230,15 @@ pub(crate) fn rows(
 
 /// Writes one value to a whole lane of the same type.
 pub(crate) fn fill_with(value: Elements<'_>, count: usize, out: &mut LaneMut<'_, '_>) {
-    host::copy(Lane { elements: value, start: 0, stride: 0 }, count, out);
+    host::copy(
+        Lane {
+            elements: value,
+            start: 0,
+            stride: 0,
+        },
+        count,
+        out,
+    );
 }
 
 /// One element of a type with its bytes at hand, aligned.

@@ -10,7 +10,9 @@ use bespoke_templates::sample::{Rng, Sample, SampleSlot};
 use bespoke_templates::{Args, KernelSpec};
 
 /// Architectures with a preset, the newest of each family.
-const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+const ARCHS: &[&str] = &[
+    "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120",
+];
 
 type Samples = fn(&mut Rng) -> Vec<Sample>;
 
@@ -29,8 +31,16 @@ fn slots(sample: &Sample) -> Vec<i64> {
 fn compile(nvrtc: &Nvrtc, spec: &KernelSpec, props: &DeviceProps, hot: bool) -> Result<(), String> {
     let source = spec.source(props);
     let arch = props.arch.to_string();
-    let request = CompileRequest { name: "kernel.cu", source: &source, arch: &arch, options: &[], cancel: None };
-    let compiled = nvrtc.compile(&request).map_err(|e| format!("{spec} for {arch}: {e}"))?;
+    let request = CompileRequest {
+        name: "kernel.cu",
+        source: &source,
+        arch: &arch,
+        options: &[],
+        cancel: None,
+    };
+    let compiled = nvrtc
+        .compile(&request)
+        .map_err(|e| format!("{spec} for {arch}: {e}"))?;
     let entry = spec.entry();
     let Some(r) = compiled.resources.iter().find(|r| r.entry == entry) else {
         return Err(format!("{spec} for {arch}: no kernel `{entry}`"));
@@ -62,10 +72,15 @@ fn check(name: &str, samples: Samples, hot: bool) {
             if k % samples.len() != i {
                 continue;
             }
-            let Ok(arch) = arch.parse::<Arch>() else { panic!("{arch} is an architecture") };
+            let Ok(arch) = arch.parse::<Arch>() else {
+                panic!("{arch} is an architecture")
+            };
             let props = DeviceProps::preset(arch);
             let template = Arc::clone(&sample.template);
-            for spec in [KernelSpec::generic(template.clone(), &props), KernelSpec::exact(template, &args, &props)] {
+            for spec in [
+                KernelSpec::generic(template.clone(), &props),
+                KernelSpec::exact(template, &args, &props),
+            ] {
                 if let Err(e) = compile(&nvrtc, &spec, &props, hot) {
                     errors.push(e);
                 }

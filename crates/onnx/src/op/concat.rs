@@ -109,7 +109,11 @@ mod tests {
     #[test]
     fn tensors_without_elements_may_have_absurd_extents() {
         let many = 1 << 40;
-        for (dims, axis) in [([many, many, 0], 2), ([many, 0, many], 1), ([0, 1, i64::MAX], 2)] {
+        for (dims, axis) in [
+            ([many, many, 0], 2),
+            ([many, 0, many], 1),
+            ([0, 1, i64::MAX], 2),
+        ] {
             let model = Model::new(13).initializer(ints("a", &dims, &[])).node(
                 "Concat",
                 &["a", "a", "a"],

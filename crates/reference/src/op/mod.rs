@@ -13,7 +13,8 @@ use crate::tensor::Tensor;
 /// The meaning of an operator.
 pub trait Evaluate {
     /// The results for operands that fit.
-    fn evaluate(&self, inputs: &[&Tensor], cx: &Context<'_>) -> Result<Vec<Tensor>, ReferenceError>;
+    fn evaluate(&self, inputs: &[&Tensor], cx: &Context<'_>)
+    -> Result<Vec<Tensor>, ReferenceError>;
 }
 
 macro_rules! table {
@@ -65,7 +66,8 @@ fn rearrange(
     outside: crate::Number,
     mut from: impl FnMut(&[i64]) -> Result<Option<usize>, ReferenceError>,
 ) -> Result<Vec<Tensor>, ReferenceError> {
-    let elements = crate::index::map_positions(dims, |p| Ok(from(p)?.map_or(outside, |i| x.get(i))))?;
+    let elements =
+        crate::index::map_positions(dims, |p| Ok(from(p)?.map_or(outside, |i| x.get(i))))?;
     Ok(vec![Tensor::new(x.dtype(), dims, elements)?])
 }
 
@@ -97,7 +99,10 @@ mod testing {
         Tensor::from_i64(DType::F32, dims, &(0..count).collect::<Vec<_>>()).unwrap()
     }
 
-    pub(super) fn try_eval(op: impl Into<Op>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, ReferenceError> {
+    pub(super) fn try_eval(
+        op: impl Into<Op>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, ReferenceError> {
         eval_node(&op.into(), inputs, &[])
     }
 

@@ -66,10 +66,18 @@ pub fn function(name: &str, expr: &Expr) -> String {
             Instr::Cast(to, a) => cast(of(a), to, text(a)),
         };
         // writing to a String cannot fail
-        let _ = writeln!(out, "    const {} t{i} = {value};", cuda_compute_type(dtype));
+        let _ = writeln!(
+            out,
+            "    const {} t{i} = {value};",
+            cuda_compute_type(dtype)
+        );
         names.push(format!("t{i}"));
     }
-    let _ = writeln!(out, "    return {};\n}}", names.last().map_or("", String::as_str));
+    let _ = writeln!(
+        out,
+        "    return {};\n}}",
+        names.last().map_or("", String::as_str)
+    );
     out
 }
 
@@ -116,7 +124,9 @@ fn float_literal(ty: DType, v: f64) -> String {
         return match v {
             v if v.is_nan() => "__longlong_as_double(0x7ff8000000000000ll)".to_owned(),
             v if v == f64::INFINITY => "__longlong_as_double(0x7ff0000000000000ll)".to_owned(),
-            v if v == f64::NEG_INFINITY => "(-__longlong_as_double(0x7ff0000000000000ll))".to_owned(),
+            v if v == f64::NEG_INFINITY => {
+                "(-__longlong_as_double(0x7ff0000000000000ll))".to_owned()
+            }
             v => format!("{v:?}"),
         };
     }
@@ -161,14 +171,19 @@ pub fn unary(op: UnaryOp, ty: DType, a: &str) -> String {
         let to = cuda_compute_type(ty);
         return match op {
             UnaryOp::Neg => format!("({to})wrap_sub(({to})0, {a})"),
-            UnaryOp::Abs if ty.is_signed_int() => format!("({to})({a} < 0 ? wrap_sub(({to})0, {a}) : {a})"),
+            UnaryOp::Abs if ty.is_signed_int() => {
+                format!("({to})({a} < 0 ? wrap_sub(({to})0, {a}) : {a})")
+            }
             UnaryOp::Sign => format!("({to})(({a} > 0) - ({a} < 0))"),
             UnaryOp::Not if ty == DType::Bool => format!("!{a}"),
             UnaryOp::Not => format!("({to})~{a}"),
             UnaryOp::IsNan | UnaryOp::IsPosInf | UnaryOp::IsNegInf => "false".to_owned(),
             UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round => a.to_owned(),
             // a function of the reals, rounded toward zero
-            op => format!("saturate<{to}>({})", unary(op, DType::F64, &format!("(double){a}"))),
+            op => format!(
+                "saturate<{to}>({})",
+                unary(op, DType::F64, &format!("(double){a}"))
+            ),
         };
     }
     let call = |name: &str| format!("{name}{f}({a})");
@@ -304,9 +319,18 @@ mod tests {
         assert_eq!(literal(Scalar::float(DType::F16, 0.1)), "0.099975586f");
         assert_eq!(literal(Scalar::float(DType::F32, -0.0)), "-0.0f");
         assert_eq!(literal(Scalar::float(DType::F64, 1e300)), "1e300");
-        assert_eq!(literal(Scalar::float(DType::BF16, f64::NEG_INFINITY)), "__int_as_float(0xff800000)");
-        assert_eq!(literal(Scalar::int(DType::U64, -1)), "18446744073709551615ull");
-        assert_eq!(literal(Scalar::int(DType::I64, i64::MIN)), "(-9223372036854775807ll - 1)");
+        assert_eq!(
+            literal(Scalar::float(DType::BF16, f64::NEG_INFINITY)),
+            "__int_as_float(0xff800000)"
+        );
+        assert_eq!(
+            literal(Scalar::int(DType::U64, -1)),
+            "18446744073709551615ull"
+        );
+        assert_eq!(
+            literal(Scalar::int(DType::I64, i64::MIN)),
+            "(-9223372036854775807ll - 1)"
+        );
     }
 
     #[test]
@@ -317,6 +341,9 @@ mod tests {
         let i = b.cast(DType::F32, i);
         let e = b.binary(BinaryOp::Add, x, i);
         let e = b.finish(e);
-        assert_eq!(call("f", &e, &["v".into()], |axis| format!("p{axis}")), "f(v, p2)");
+        assert_eq!(
+            call("f", &e, &["v".into()], |axis| format!("p{axis}")),
+            "f(v, p2)"
+        );
     }
 }

@@ -22,17 +22,47 @@ pub const LANES: usize = 512;
 macro_rules! with_compute {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            DType::F64 => { type $T = f64; $body }
-            DType::I8 => { type $T = i8; $body }
-            DType::I16 => { type $T = i16; $body }
-            DType::I32 => { type $T = i32; $body }
-            DType::I64 => { type $T = i64; $body }
-            DType::U8 | DType::Bool => { type $T = u8; $body }
-            DType::U16 => { type $T = u16; $body }
-            DType::U32 => { type $T = u32; $body }
-            DType::U64 => { type $T = u64; $body }
+            DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            DType::I8 => {
+                type $T = i8;
+                $body
+            }
+            DType::I16 => {
+                type $T = i16;
+                $body
+            }
+            DType::I32 => {
+                type $T = i32;
+                $body
+            }
+            DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            DType::U8 | DType::Bool => {
+                type $T = u8;
+                $body
+            }
+            DType::U16 => {
+                type $T = u16;
+                $body
+            }
+            DType::U32 => {
+                type $T = u32;
+                $body
+            }
+            DType::U64 => {
+                type $T = u64;
+                $body
+            }
             // f32 and what widens to it
-            _ => { type $T = f32; $body }
+            _ => {
+                type $T = f32;
+                $body
+            }
         }
     };
 }
@@ -90,7 +120,11 @@ impl Program {
                 }
             }
         }
-        Program { expr: expr.clone(), register, blocks }
+        Program {
+            expr: expr.clone(),
+            register,
+            blocks,
+        }
     }
 
     /// The expression.
@@ -199,8 +233,22 @@ impl<'p> Evaluator<'p> {
         }
     }
 
-    fn context<'c>(&'c self, inputs: &'c [Lane<'c>], position: &'c [i64], first: usize, n: usize) -> Context<'c> {
-        Context { program: self.program, blocks: &self.blocks, places: &self.places, inputs, position, first, n }
+    fn context<'c>(
+        &'c self,
+        inputs: &'c [Lane<'c>],
+        position: &'c [i64],
+        first: usize,
+        n: usize,
+    ) -> Context<'c> {
+        Context {
+            program: self.program,
+            blocks: &self.blocks,
+            places: &self.places,
+            inputs,
+            position,
+            first,
+            n,
+        }
     }
 
     /// Finds where each value is, and evaluates what is the same on every lane.
@@ -211,7 +259,9 @@ impl<'p> Evaluator<'p> {
                 Instr::Input(k) => inputs[k as usize].stride == 0,
                 Instr::Const(_) => true,
                 Instr::Coord(a) => a as usize != axis,
-                other => other.operands().all(|r| matches!(self.places[r.0 as usize], Place::Uniform(_))),
+                other => other
+                    .operands()
+                    .all(|r| matches!(self.places[r.0 as usize], Place::Uniform(_))),
             };
             self.places[i] = match *instr {
                 _ if uniform => {
@@ -258,9 +308,9 @@ impl Context<'_> {
     fn source<T: Compute + Stored>(&self, r: Reg) -> Source<'_, T> {
         match self.places[r.0 as usize] {
             Place::Uniform(bits) => Source::One(one(bits)),
-            Place::Block => {
-                Source::Lanes(&bytemuck::cast_slice(&self.blocks[self.program.register[r.0 as usize]])[..self.n])
-            }
+            Place::Block => Source::Lanes(
+                &bytemuck::cast_slice(&self.blocks[self.program.register[r.0 as usize]])[..self.n],
+            ),
             Place::Direct(k) => {
                 let lane = &self.inputs[k];
                 let start = lane.start as usize + self.first;
@@ -289,7 +339,8 @@ impl Context<'_> {
             }),
             Instr::Coord(axis) => {
                 let out: &mut [i64] = bytemuck::cast_slice_mut(out);
-                let start = self.position.get(axis as usize).copied().unwrap_or(0) + self.first as i64;
+                let start =
+                    self.position.get(axis as usize).copied().unwrap_or(0) + self.first as i64;
                 for (k, y) in out.iter_mut().enumerate() {
                     *y = start + k as i64;
                 }
@@ -363,7 +414,9 @@ fn load<T: Compute + Stored>(lane: Lane<'_>, out: &mut [T]) {
     }
     // only narrow floats widen, to f32
     let n = out.len();
-    let Ok(out) = bytemuck::try_cast_slice_mut::<T, f32>(out) else { return };
+    let Ok(out) = bytemuck::try_cast_slice_mut::<T, f32>(out) else {
+        return;
+    };
     match lane.elements {
         Elements::F16(s) if lane.stride == 1 => {
             s[lane.start as usize..][..n].convert_to_f32_slice(out);
@@ -373,7 +426,11 @@ fn load<T: Compute + Stored>(lane: Lane<'_>, out: &mut [T]) {
             let s = &s[lane.start as usize..][..n];
             kernels::simd(
                 #[inline(always)]
-                || out.iter_mut().zip(s).for_each(|(y, x)| *y = f32::from_bits(u32::from(x.to_bits()) << 16)),
+                || {
+                    out.iter_mut()
+                        .zip(s)
+                        .for_each(|(y, x)| *y = f32::from_bits(u32::from(x.to_bits()) << 16))
+                },
             );
         }
         Elements::BF16(s) => gather(s, lane, out, half::bf16::to_f32),
@@ -382,8 +439,20 @@ fn load<T: Compute + Stored>(lane: Lane<'_>, out: &mut [T]) {
 }
 
 /// Lanes `first..first + n` of a result, narrowed.
-fn store<T: Compute + Stored>(value: Source<'_, T>, first: usize, n: usize, out: &mut LaneMut<'_, '_>) {
-    fn scatter<T: Copy, S>(value: Source<'_, T>, out: &mut [S], start: i64, stride: i64, n: usize, f: impl Fn(T) -> S) {
+fn store<T: Compute + Stored>(
+    value: Source<'_, T>,
+    first: usize,
+    n: usize,
+    out: &mut LaneMut<'_, '_>,
+) {
+    fn scatter<T: Copy, S>(
+        value: Source<'_, T>,
+        out: &mut [S],
+        start: i64,
+        stride: i64,
+        n: usize,
+        f: impl Fn(T) -> S,
+    ) {
         let mut at = start;
         match value {
             Source::Lanes(s) => {
@@ -431,7 +500,9 @@ fn store<T: Compute + Stored>(value: Source<'_, T>, first: usize, n: usize, out:
 pub fn copy(from: Lane<'_>, count: usize, to: &mut LaneMut<'_, '_>) {
     fn moved<T: Copy>(from: Lane<'_>, s: &[T], d: &mut [T], start: i64, stride: i64, count: usize) {
         match (from.stride, stride) {
-            (1, 1) => d[start as usize..][..count].copy_from_slice(&s[from.start as usize..][..count]),
+            (1, 1) => {
+                d[start as usize..][..count].copy_from_slice(&s[from.start as usize..][..count])
+            }
             (0, 1) => d[start as usize..][..count].fill(s[from.start as usize]),
             (_, 1) => {
                 let mut at = from.start;
@@ -473,7 +544,10 @@ pub struct Function<'a> {
 impl<'a> Function<'a> {
     /// Binds the last `views.len()` operands of an expression.
     pub fn new(expr: &Expr, views: Vec<View<'a>>) -> Function<'a> {
-        Function { program: Program::new(expr), views }
+        Function {
+            program: Program::new(expr),
+            views,
+        }
     }
 
     /// The expression.
@@ -488,7 +562,11 @@ impl<'a> Function<'a> {
 
     /// Scratch memory for one thread.
     pub fn worker(&self) -> Worker<'_, 'a> {
-        Worker { evaluator: Evaluator::new(&self.program), function: self, lanes: Vec::new() }
+        Worker {
+            evaluator: Evaluator::new(&self.program),
+            function: self,
+            lanes: Vec::new(),
+        }
     }
 }
 
@@ -522,23 +600,40 @@ impl<'f, 'a> Worker<'f, 'a> {
             for (slot, v) in short[lead.len()..].iter_mut().zip(&self.function.views) {
                 *slot = v.lane(position, axis);
             }
-            self.evaluator.run(&short[..total], position, axis, count, out);
+            self.evaluator
+                .run(&short[..total], position, axis, count, out);
         } else {
-            let lanes: Vec<Lane<'_>> =
-                lead.iter().copied().chain(self.function.views.iter().map(|v| v.lane(position, axis))).collect();
+            let lanes: Vec<Lane<'_>> = lead
+                .iter()
+                .copied()
+                .chain(self.function.views.iter().map(|v| v.lane(position, axis)))
+                .collect();
             self.evaluator.run(&lanes, position, axis, count, out);
         }
     }
 
     /// [`Worker::run`] for a function of views alone.
-    pub fn run_views(&mut self, position: &[i64], axis: usize, count: usize, out: &mut LaneMut<'_, '_>) {
+    pub fn run_views(
+        &mut self,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        out: &mut LaneMut<'_, '_>,
+    ) {
         self.lanes.clear();
-        self.lanes.extend(self.function.views.iter().map(|v| v.lane(position, axis)));
+        self.lanes
+            .extend(self.function.views.iter().map(|v| v.lane(position, axis)));
         self.evaluator.run(&self.lanes, position, axis, count, out);
     }
 
     /// A row of `f32` in `scratch`, or in place if the function is the identity on such a row.
-    pub fn row_f32<'s>(&mut self, position: &[i64], axis: usize, count: usize, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    pub fn row_f32<'s>(
+        &mut self,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        scratch: &'s mut Vec<f32>,
+    ) -> &'s [f32]
     where
         'a: 's,
     {
@@ -557,7 +652,11 @@ impl<'f, 'a> Worker<'f, 'a> {
     pub fn row(&mut self, position: &[i64], axis: usize, count: usize, scratch: &mut Vec<f32>) {
         scratch.resize(count, 0.0);
         let mut elements = ElementsMut::F32(&mut scratch[..count]);
-        let mut out = LaneMut { elements: &mut elements, start: 0, stride: 1 };
+        let mut out = LaneMut {
+            elements: &mut elements,
+            start: 0,
+            stride: 1,
+        };
         self.run_views(position, axis, count, &mut out);
     }
 }

@@ -35,7 +35,12 @@ fn each<T: Copy, U>(a: &[T], out: &mut [U], f: impl Fn(T) -> U) {
 }
 
 #[inline(always)]
-fn pairs<T: Copy, U: Copy>(a: Source<'_, T>, b: Source<'_, T>, out: &mut [U], f: impl Fn(T, T) -> U) {
+fn pairs<T: Copy, U: Copy>(
+    a: Source<'_, T>,
+    b: Source<'_, T>,
+    out: &mut [U],
+    f: impl Fn(T, T) -> U,
+) {
     simd(
         #[inline(always)]
         || match (a, b) {
@@ -60,7 +65,12 @@ fn pairs<T: Copy, U: Copy>(a: Source<'_, T>, b: Source<'_, T>, out: &mut [U], f:
 }
 
 /// `if c { a } else { b }` on lanes; whole blocks of one condition are copies.
-pub(super) fn select<T: Copy>(c: Source<'_, u8>, a: Source<'_, T>, b: Source<'_, T>, out: &mut [T]) {
+pub(super) fn select<T: Copy>(
+    c: Source<'_, u8>,
+    a: Source<'_, T>,
+    b: Source<'_, T>,
+    out: &mut [T],
+) {
     let c = match c {
         Source::One(c) => {
             match if c != 0 { a } else { b } {
@@ -105,7 +115,13 @@ pub(super) trait Compute: bytemuck::Pod + PartialEq {
     /// A test of one operand.
     fn test(op: UnaryOp, a: &[Self], out: &mut [u8]);
     /// A binary instruction that is no comparison.
-    fn binary(op: BinaryOp, boolean: bool, a: Source<'_, Self>, b: Source<'_, Self>, out: &mut [Self]);
+    fn binary(
+        op: BinaryOp,
+        boolean: bool,
+        a: Source<'_, Self>,
+        b: Source<'_, Self>,
+        out: &mut [Self],
+    );
     /// A comparison.
     fn compare(op: BinaryOp, a: Source<'_, Self>, b: Source<'_, Self>, out: &mut [u8]);
     /// A conversion; `boolean` if the target is `bool`.
@@ -206,7 +222,9 @@ macro_rules! float {
                     UnaryOp::Sigmoid => each(a, out, $sigmoid),
                     UnaryOp::Not => each(a, out, |x| if x == 0.0 { 1.0 } else { 0.0 }),
                     // tests yield `bool` and come by `test`
-                    UnaryOp::IsNan | UnaryOp::IsPosInf | UnaryOp::IsNegInf => out.copy_from_slice(&a[..out.len()]),
+                    UnaryOp::IsNan | UnaryOp::IsPosInf | UnaryOp::IsNegInf => {
+                        out.copy_from_slice(&a[..out.len()])
+                    }
                 }
             }
 
@@ -218,7 +236,13 @@ macro_rules! float {
                 }
             }
 
-            fn binary(op: BinaryOp, _: bool, a: Source<'_, $ty>, b: Source<'_, $ty>, out: &mut [$ty]) {
+            fn binary(
+                op: BinaryOp,
+                _: bool,
+                a: Source<'_, $ty>,
+                b: Source<'_, $ty>,
+                out: &mut [$ty],
+            ) {
                 match op {
                     BinaryOp::Add => pairs(a, b, out, |a, b| a + b),
                     BinaryOp::Sub => pairs(a, b, out, |a, b| a - b),
@@ -226,16 +250,26 @@ macro_rules! float {
                     BinaryOp::Div => pairs(a, b, out, |a, b| a / b),
                     BinaryOp::Mod => pairs(a, b, out, |a, b| {
                         let r = a % b;
-                        if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+                        if r != 0.0 && (r < 0.0) != (b < 0.0) {
+                            r + b
+                        } else {
+                            r
+                        }
                     }),
                     BinaryOp::Rem => pairs(a, b, out, |a, b| a % b),
                     BinaryOp::Pow => power(a, b, out, |a, b| a.powf(b)),
                     BinaryOp::Min => pairs(a, b, out, |a, b| if a < b || a != a { a } else { b }),
                     BinaryOp::Max => pairs(a, b, out, |a, b| if a > b || a != a { a } else { b }),
                     // logic on floats is by truth; comparisons come by `compare`
-                    BinaryOp::And => pairs(a, b, out, |a, b| <$ty>::from(u8::from(a != 0.0 && b != 0.0))),
-                    BinaryOp::Or => pairs(a, b, out, |a, b| <$ty>::from(u8::from(a != 0.0 || b != 0.0))),
-                    BinaryOp::Xor => pairs(a, b, out, |a, b| <$ty>::from(u8::from((a != 0.0) != (b != 0.0)))),
+                    BinaryOp::And => pairs(a, b, out, |a, b| {
+                        <$ty>::from(u8::from(a != 0.0 && b != 0.0))
+                    }),
+                    BinaryOp::Or => pairs(a, b, out, |a, b| {
+                        <$ty>::from(u8::from(a != 0.0 || b != 0.0))
+                    }),
+                    BinaryOp::Xor => pairs(a, b, out, |a, b| {
+                        <$ty>::from(u8::from((a != 0.0) != (b != 0.0)))
+                    }),
                     BinaryOp::Shl
                     | BinaryOp::Shr
                     | BinaryOp::Eq
@@ -283,7 +317,14 @@ fn sigmoid64(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-float!(f32, maths::exp, maths::tanh, maths::sigmoid, maths::erf, maths::log);
+float!(
+    f32,
+    maths::exp,
+    maths::tanh,
+    maths::sigmoid,
+    maths::erf,
+    maths::log
+);
 float!(f64, f64::exp, f64::tanh, sigmoid64, erf64, f64::ln);
 
 macro_rules! integer {
@@ -297,7 +338,13 @@ macro_rules! integer {
                     UnaryOp::Neg if boolean => out.copy_from_slice(&a[..out.len()]),
                     UnaryOp::Neg => each(a, out, |x| (0 as $ty).wrapping_sub(x)),
                     #[allow(unused_comparisons, reason = "unsigned types are never negative")]
-                    UnaryOp::Abs => each(a, out, |x| if x < 0 { (0 as $ty).wrapping_sub(x) } else { x }),
+                    UnaryOp::Abs => {
+                        each(
+                            a,
+                            out,
+                            |x| if x < 0 { (0 as $ty).wrapping_sub(x) } else { x },
+                        )
+                    }
                     #[allow(unused_comparisons, reason = "unsigned types are never negative")]
                     UnaryOp::Sign => {
                         each(a, out, |x| ((x > 0) as $ty).wrapping_sub((x < 0) as $ty))
@@ -340,7 +387,13 @@ macro_rules! integer {
             }
 
             #[allow(unused_comparisons, reason = "unsigned types are never negative")]
-            fn binary(op: BinaryOp, boolean: bool, a: Source<'_, $ty>, b: Source<'_, $ty>, out: &mut [$ty]) {
+            fn binary(
+                op: BinaryOp,
+                boolean: bool,
+                a: Source<'_, $ty>,
+                b: Source<'_, $ty>,
+                out: &mut [$ty],
+            ) {
                 match op {
                     BinaryOp::Add if boolean => pairs(a, b, out, |a, b| a | b),
                     BinaryOp::Mul if boolean => pairs(a, b, out, |a, b| a & b),
@@ -348,11 +401,19 @@ macro_rules! integer {
                     BinaryOp::Add => pairs(a, b, out, $ty::wrapping_add),
                     BinaryOp::Sub => pairs(a, b, out, $ty::wrapping_sub),
                     BinaryOp::Mul => pairs(a, b, out, $ty::wrapping_mul),
-                    BinaryOp::Div => pairs(a, b, out, |a, b| if b == 0 { 0 } else { a.wrapping_div(b) }),
-                    BinaryOp::Rem => pairs(a, b, out, |a, b| if b == 0 { 0 } else { a.wrapping_rem(b) }),
+                    BinaryOp::Div => {
+                        pairs(a, b, out, |a, b| if b == 0 { 0 } else { a.wrapping_div(b) })
+                    }
+                    BinaryOp::Rem => {
+                        pairs(a, b, out, |a, b| if b == 0 { 0 } else { a.wrapping_rem(b) })
+                    }
                     BinaryOp::Mod => pairs(a, b, out, |a, b| {
                         let r = if b == 0 { 0 } else { a.wrapping_rem(b) };
-                        if r != 0 && (r < 0) != (b < 0) { r.wrapping_add(b) } else { r }
+                        if r != 0 && (r < 0) != (b < 0) {
+                            r.wrapping_add(b)
+                        } else {
+                            r
+                        }
                     }),
                     BinaryOp::Pow => pairs(a, b, out, |mut a, mut b| {
                         if b < 0 {
@@ -381,7 +442,11 @@ macro_rules! integer {
                     BinaryOp::Or => pairs(a, b, out, |a, b| a | b),
                     BinaryOp::Xor => pairs(a, b, out, |a, b| a ^ b),
                     BinaryOp::Shl => pairs(a, b, out, |a, b| {
-                        if b < 0 || b >= $ty::BITS as $ty { 0 } else { a << b }
+                        if b < 0 || b >= $ty::BITS as $ty {
+                            0
+                        } else {
+                            a << b
+                        }
                     }),
                     BinaryOp::Shr => pairs(a, b, out, |a, b| {
                         if b < 0 || b >= $ty::BITS as $ty {

@@ -123,7 +123,9 @@ element_types! {
 }
 
 fn misfit(dtype: DType, bytes: usize, reason: &bytemuck::PodCastError) -> TwinError {
-    TwinError(format!("{bytes} bytes cannot be read as {dtype} ({reason}); pass whole, aligned elements"))
+    TwinError(format!(
+        "{bytes} bytes cannot be read as {dtype} ({reason}); pass whole, aligned elements"
+    ))
 }
 
 impl Elements<'_> {
@@ -141,7 +143,11 @@ impl ElementsMut<'_> {
 }
 
 /// The elements of an operand that is read. `index` counts the tensor parameters.
-pub fn read<'a>(operands: &'a [Operand<'_>], index: usize, dtype: DType) -> Result<Elements<'a>, TwinError> {
+pub fn read<'a>(
+    operands: &'a [Operand<'_>],
+    index: usize,
+    dtype: DType,
+) -> Result<Elements<'a>, TwinError> {
     match operands.get(index) {
         Some(Operand::Read(bytes)) => Elements::of(dtype, bytes),
         Some(Operand::Write(bytes)) => Elements::of(dtype, bytes),
@@ -170,7 +176,11 @@ pub fn check(name: &str, view: &Strided, extents: &[i64], len: usize) -> Result<
     let (mut low, mut high) = (i128::from(view.offset), i128::from(view.offset));
     for (&s, &d) in view.strides.iter().zip(extents) {
         let reach = i128::from(s) * i128::from(d - 1);
-        if reach < 0 { low += reach } else { high += reach }
+        if reach < 0 {
+            low += reach
+        } else {
+            high += reach
+        }
     }
     if low < 0 || high >= len as i128 {
         return Err(TwinError(format!(
@@ -191,7 +201,12 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// A view over `extents`; an error if it leaves the memory.
-    pub fn new(name: &str, elements: Elements<'a>, strided: Strided, extents: &[i64]) -> Result<View<'a>, TwinError> {
+    pub fn new(
+        name: &str,
+        elements: Elements<'a>,
+        strided: Strided,
+        extents: &[i64],
+    ) -> Result<View<'a>, TwinError> {
         check(name, &strided, extents, elements.len())?;
         Ok(View { elements, strided })
     }
@@ -220,12 +235,19 @@ pub struct Lane<'a> {
 impl<'a> Lane<'a> {
     /// All elements in order.
     pub fn new(elements: Elements<'a>) -> Lane<'a> {
-        Lane { elements, start: 0, stride: 1 }
+        Lane {
+            elements,
+            start: 0,
+            stride: 1,
+        }
     }
 
     /// The lane from element `k` on.
     pub fn skip(self, k: usize) -> Lane<'a> {
-        Lane { start: self.start + self.stride * k as i64, ..self }
+        Lane {
+            start: self.start + self.stride * k as i64,
+            ..self
+        }
     }
 }
 

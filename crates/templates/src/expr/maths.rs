@@ -59,7 +59,11 @@ pub fn tanh(x: f32) -> f32 {
     let p = p * s - 0.333_332_7;
     let near = x + x * s * p;
     let far = 1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0);
-    if x.abs() < 0.625 { near } else { far.copysign(x) }
+    if x.abs() < 0.625 {
+        near
+    } else {
+        far.copysign(x)
+    }
 }
 
 /// Error function.
@@ -112,7 +116,11 @@ pub fn log(x: f32) -> f32 {
     let p = p * f + 0.333_333_3;
     let s = f * f;
     let y = e * LN2_HI + (f + (s * f * p + (e * LN2_LO - 0.5 * s)));
-    let y = if x == f32::INFINITY || x.is_nan() { x } else { y };
+    let y = if x == f32::INFINITY || x.is_nan() {
+        x
+    } else {
+        y
+    };
     let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
     if x < 0.0 { f32::NAN } else { y }
 }
@@ -133,7 +141,17 @@ mod tests {
 
     /// Every `step`th bit pattern, both signs, with the special values.
     fn worst(step: usize, f: fn(f32) -> f32, exact: impl Fn(f64) -> f64) -> (f64, f32) {
-        let special = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MIN_POSITIVE, 1e-45];
+        let special = [
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            f32::MIN_POSITIVE,
+            1e-45,
+        ];
         (0..=u32::MAX)
             .step_by(step)
             .map(f32::from_bits)
@@ -179,7 +197,11 @@ mod tests {
         ];
         for (name, f, exact, limit) in cases {
             let (error, x) = worst(step, f, exact);
-            assert!(error <= limit, "{name}({x:e}) is {error} ulp off: {:e}", f(x));
+            assert!(
+                error <= limit,
+                "{name}({x:e}) is {error} ulp off: {:e}",
+                f(x)
+            );
         }
     }
 }

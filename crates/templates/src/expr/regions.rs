@@ -57,7 +57,13 @@ fn cut_axis(strided: &Strided, region: &[Range<i64>], axes: &[usize]) -> Option<
 }
 
 /// Splits a result into about `wanted` pieces, cutting `axes` only.
-fn split<'a>(part: Part<'a>, region: Region, axes: &[usize], wanted: i64, out: &mut Vec<(Region, Part<'a>)>) {
+fn split<'a>(
+    part: Part<'a>,
+    region: Region,
+    axes: &[usize],
+    wanted: i64,
+    out: &mut Vec<(Region, Part<'a>)>,
+) {
     if wanted <= 1 {
         out.push((region, part));
         return;
@@ -71,7 +77,9 @@ fn split<'a>(part: Part<'a>, region: Region, axes: &[usize], wanted: i64, out: &
     let further = (wanted + pieces - 1) / pieces;
     let stride = part.strided.strides[axis];
     // memory index of the first element of the region
-    let origin = part.strided.at(&region.iter().map(|r| r.start).collect::<Vec<_>>());
+    let origin = part
+        .strided
+        .at(&region.iter().map(|r| r.start).collect::<Vec<_>>());
     let mut rest = part.elements;
     let mut base = 0;
     for piece in 0..pieces {
@@ -86,9 +94,21 @@ fn split<'a>(part: Part<'a>, region: Region, axes: &[usize], wanted: i64, out: &
             let boundary = origin + (to - start) * stride;
             (here, rest) = rest.split_at((boundary - base) as usize);
         }
-        let strided = Strided { offset: part.strided.offset - base, strides: part.strided.strides.clone() };
+        let strided = Strided {
+            offset: part.strided.offset - base,
+            strides: part.strided.strides.clone(),
+        };
         let held = here.len() as i64;
-        split(Part { elements: here, strided }, cut, axes, further, out);
+        split(
+            Part {
+                elements: here,
+                strided,
+            },
+            cut,
+            axes,
+            further,
+            out,
+        );
         base += held;
     }
 }
@@ -112,8 +132,15 @@ pub fn for_each_region(
     }
     let threads = rayon::current_num_threads() as i64;
     // some more pieces than threads, so that an unlucky one delays nobody for long
-    let wanted = if threads == 1 { 1 } else { (total / grain.max(1)).clamp(1, 4 * threads) };
-    if wanted > 1 && cut_axis(strided, &region, axes).is_none() && axes.iter().any(|&a| extents[a] > 1) {
+    let wanted = if threads == 1 {
+        1
+    } else {
+        (total / grain.max(1)).clamp(1, 4 * threads)
+    };
+    if wanted > 1
+        && cut_axis(strided, &region, axes).is_none()
+        && axes.iter().any(|&a| extents[a] > 1)
+    {
         let dtype = elements.dtype();
         if let Some(packed) = packed(extents, axes)
             && let Some(size) = dtype.size()
@@ -131,10 +158,21 @@ pub fn for_each_region(
         }
     }
     let mut pieces = Vec::new();
-    split(Part { elements, strided: strided.clone() }, region, axes, wanted, &mut pieces);
+    split(
+        Part {
+            elements,
+            strided: strided.clone(),
+        },
+        region,
+        axes,
+        wanted,
+        &mut pieces,
+    );
     match &mut pieces[..] {
         [(region, part)] => work(region, part),
-        _ => pieces.into_par_iter().for_each(|(region, mut part)| work(&region, &mut part)),
+        _ => pieces
+            .into_par_iter()
+            .for_each(|(region, mut part)| work(&region, &mut part)),
     }
 }
 
@@ -152,13 +190,27 @@ fn packed(extents: &[i64], axes: &[usize]) -> Option<Strided> {
 }
 
 /// Copies a tensor between two views over the same space, on this thread.
-fn copy(from: Elements<'_>, from_view: &Strided, to: &mut ElementsMut<'_>, to_view: &Strided, extents: &[i64]) {
+fn copy(
+    from: Elements<'_>,
+    from_view: &Strided,
+    to: &mut ElementsMut<'_>,
+    to_view: &Strided,
+    extents: &[i64],
+) {
     let region: Region = extents.iter().map(|&d| 0..d).collect();
     let inner = innermost(to_view, &region);
     for_each_row(&region, inner, |position, count| {
         let stride = |v: &Strided| v.strides.get(inner).copied().unwrap_or(0);
-        let lane = Lane { elements: from, start: from_view.at(position), stride: stride(from_view) };
-        let mut out = LaneMut { start: to_view.at(position), stride: stride(to_view), elements: to };
+        let lane = Lane {
+            elements: from,
+            start: from_view.at(position),
+            stride: stride(from_view),
+        };
+        let mut out = LaneMut {
+            start: to_view.at(position),
+            stride: stride(to_view),
+            elements: to,
+        };
         host::copy(lane, count, &mut out);
     });
 }
@@ -254,17 +306,29 @@ mod tests {
     fn a_transposed_result_is_written_through_a_buffer() {
         // rows may be cut, but the result is column-major
         let extents = [64, 48];
-        let strided = Strided { offset: 3, strides: vec![1, 64] };
+        let strided = Strided {
+            offset: 3,
+            strides: vec![1, 64],
+        };
         let mut memory = vec![0f32; 3 + 64 * 48];
-        for_each_region(ElementsMut::F32(&mut memory), &strided, &extents, &[0], 1, &|region, part| {
-            for_each_row(region, 1, |position, count| {
-                let lane = part.lane(position, 1);
-                let ElementsMut::F32(s) = lane.elements else { return };
-                for k in 0..count as i64 {
-                    s[(lane.start + k * lane.stride) as usize] = (position[0] * 100 + k) as f32;
-                }
-            });
-        });
+        for_each_region(
+            ElementsMut::F32(&mut memory),
+            &strided,
+            &extents,
+            &[0],
+            1,
+            &|region, part| {
+                for_each_row(region, 1, |position, count| {
+                    let lane = part.lane(position, 1);
+                    let ElementsMut::F32(s) = lane.elements else {
+                        return;
+                    };
+                    for k in 0..count as i64 {
+                        s[(lane.start + k * lane.stride) as usize] = (position[0] * 100 + k) as f32;
+                    }
+                });
+            },
+        );
         assert_eq!(memory[3 + 5 + 7 * 64], 507.0);
         assert_eq!(memory[3 + 63 + 47 * 64], 6347.0);
     }

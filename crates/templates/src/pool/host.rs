@@ -49,8 +49,12 @@ impl Geometry {
     fn reached(&self, a: usize, tap: i64, from: i64, to: i64) -> std::ops::Range<i64> {
         // 0 ≤ o·str + shift < in
         let shift = tap * self.dils[a] - self.pads[a];
-        let first = (-shift + self.strs[a] - 1).div_euclid(self.strs[a]).clamp(from, to);
-        let last = (self.ins[a] - shift + self.strs[a] - 1).div_euclid(self.strs[a]).clamp(first, to);
+        let first = (-shift + self.strs[a] - 1)
+            .div_euclid(self.strs[a])
+            .clamp(from, to);
+        let last = (self.ins[a] - shift + self.strs[a] - 1)
+            .div_euclid(self.strs[a])
+            .clamp(first, to);
         first..last
     }
 }
@@ -65,7 +69,13 @@ pub(super) struct Run<'r> {
 impl Run<'_> {
     /// Calls `tap(first, n, from, step)` for every tap of a row of windows: windows `first..first + n` of the row meet
     /// elements `from, from + step, …`.
-    fn taps(&self, position: &[i64], axis: usize, count: usize, mut tap: impl FnMut(usize, usize, i64, i64)) {
+    fn taps(
+        &self,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        mut tap: impl FnMut(usize, usize, i64, i64),
+    ) {
         let g = self.g;
         let spatial = g.ins.len();
         // taps of each axis; along the row's own axis which windows they meet differs
@@ -83,7 +93,8 @@ impl Run<'_> {
         if ranges.iter().any(|r| r.is_empty()) {
             return;
         }
-        let base = self.x.offset + position[0] * self.x.strides[0] + position[1] * self.x.strides[1];
+        let base =
+            self.x.offset + position[0] * self.x.strides[0] + position[1] * self.x.strides[1];
         let mut t: Vec<i64> = ranges.iter().map(|r| r.start).collect();
         loop {
             let mut from = base;
@@ -120,7 +131,10 @@ impl Run<'_> {
     }
 
     /// One fold over the taps: `acc[k] = f(acc[k], element)`.
-    #[allow(clippy::too_many_arguments, reason = "a row and what is folded over it")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a row and what is folded over it"
+    )]
     fn fold<S: Copy, A: Copy>(
         &self,
         x: &[S],
@@ -136,7 +150,11 @@ impl Run<'_> {
                 let x = &x[from as usize..][..n];
                 simd(
                     #[inline(always)]
-                    || acc.iter_mut().zip(x).for_each(|(a, &v)| *a = f(*a, widen(v))),
+                    || {
+                        acc.iter_mut()
+                            .zip(x)
+                            .for_each(|(a, &v)| *a = f(*a, widen(v)))
+                    },
                 );
             } else {
                 let mut at = from;
@@ -161,7 +179,9 @@ impl Run<'_> {
     /// Divides sums, or takes their roots.
     fn settle(&self, sum: f64, position: &[i64], axis: usize, k: usize) -> f64 {
         match self.kind {
-            PoolKind::Average { count_include_pad } => sum / self.counts(position, axis, count_include_pad, k),
+            PoolKind::Average { count_include_pad } => {
+                sum / self.counts(position, axis, count_include_pad, k)
+            }
             PoolKind::Lp(1) => sum,
             PoolKind::Lp(2) => sum.sqrt(),
             PoolKind::Lp(p) => sum.powf(1.0 / p as f64),
@@ -169,7 +189,14 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn values(&self, x: Elements<'_>, position: &[i64], axis: usize, count: usize, out: &mut LaneMut<'_, '_>) {
+    pub(super) fn values(
+        &self,
+        x: Elements<'_>,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        out: &mut LaneMut<'_, '_>,
+    ) {
         macro_rules! float {
             ($s:expr, $d:expr, $A:ty, $widen:expr) => {{
                 let fold = |acc: &mut [$A]| match self.kind {
@@ -195,8 +222,17 @@ impl Run<'_> {
                     PoolKind::Lp(p) => {
                         acc.fill(0.0);
                         match p {
-                            1 => self.fold($s, $widen, |a: $A, v: $A| a + v.abs(), position, axis, acc),
-                            2 => self.fold($s, $widen, |a: $A, v: $A| a + v * v, position, axis, acc),
+                            1 => self.fold(
+                                $s,
+                                $widen,
+                                |a: $A, v: $A| a + v.abs(),
+                                position,
+                                axis,
+                                acc,
+                            ),
+                            2 => {
+                                self.fold($s, $widen, |a: $A, v: $A| a + v * v, position, axis, acc)
+                            }
                             _ => {
                                 let f = |a: $A, v: $A| a + v.abs().powf(p as $A);
                                 self.fold($s, $widen, f, position, axis, acc);
@@ -229,11 +265,18 @@ impl Run<'_> {
                     acc
                 } else {
                     let mut acc = vec![0f64; count];
-                    let p = if let PoolKind::Lp(p) = self.kind { p as f64 } else { 1.0 };
+                    let p = if let PoolKind::Lp(p) = self.kind {
+                        p as f64
+                    } else {
+                        1.0
+                    };
                     let mean = matches!(self.kind, PoolKind::Average { .. });
                     let f = |a: f64, v: f64| a + if mean { v } else { v.abs().powf(p) };
                     self.fold($s, |v| v as f64, f, position, axis, &mut acc);
-                    acc.iter().enumerate().map(|(k, &a)| self.settle(a, position, axis, k) as $T).collect()
+                    acc.iter()
+                        .enumerate()
+                        .map(|(k, &a)| self.settle(a, position, axis, k) as $T)
+                        .collect()
                 };
                 let mut to = out.start;
                 for v in values {
@@ -251,7 +294,9 @@ impl Run<'_> {
             (Elements::I16(s), ElementsMut::I16(d)) => int!(s, d, i16),
             (Elements::I32(s), ElementsMut::I32(d)) => int!(s, d, i32),
             (Elements::I64(s), ElementsMut::I64(d)) => int!(s, d, i64),
-            (Elements::U8(s) | Elements::Bool(s), ElementsMut::U8(d) | ElementsMut::Bool(d)) => int!(s, d, u8),
+            (Elements::U8(s) | Elements::Bool(s), ElementsMut::U8(d) | ElementsMut::Bool(d)) => {
+                int!(s, d, u8)
+            }
             (Elements::U16(s), ElementsMut::U16(d)) => int!(s, d, u16),
             (Elements::U32(s), ElementsMut::U32(d)) => int!(s, d, u32),
             (Elements::U64(s), ElementsMut::U64(d)) => int!(s, d, u64),
@@ -260,8 +305,17 @@ impl Run<'_> {
     }
 
     /// Flat positions of the maxima, the first of equal ones.
-    pub(super) fn indices(&self, x: Elements<'_>, position: &[i64], axis: usize, count: usize, out: &mut LaneMut<'_, '_>) {
-        let ElementsMut::I64(d) = &mut *out.elements else { return };
+    pub(super) fn indices(
+        &self,
+        x: Elements<'_>,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        out: &mut LaneMut<'_, '_>,
+    ) {
+        let ElementsMut::I64(d) = &mut *out.elements else {
+            return;
+        };
         macro_rules! search {
             ($s:expr, $key:expr) => {{
                 let mut p = position.to_vec();
@@ -298,7 +352,13 @@ impl Run<'_> {
     fn window(&self, p: &[i64], mut f: impl FnMut(i64, i64)) {
         let g = self.g;
         let spatial = g.ins.len();
-        let column_major = matches!(self.kind, PoolKind::Max { column_major: true, .. });
+        let column_major = matches!(
+            self.kind,
+            PoolKind::Max {
+                column_major: true,
+                ..
+            }
+        );
         let mut along = vec![1; spatial];
         let mut plane = 1;
         for i in 0..spatial {

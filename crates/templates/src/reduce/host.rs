@@ -16,7 +16,11 @@ use crate::rows_host::{self, Lanes, Real};
 use crate::spec::Args;
 use crate::view::Strided;
 
-pub(super) fn run(t: &Reduce, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+pub(super) fn run(
+    t: &Reduce,
+    args: &Args<'_>,
+    operands: &mut [Operand<'_>],
+) -> Result<(), TwinError> {
     let ty = t.value();
     if ty.is_float() {
         return match ty {
@@ -26,10 +30,22 @@ pub(super) fn run(t: &Reduce, args: &Args<'_>, operands: &mut [Operand<'_>]) -> 
     }
     if t.shifted() {
         let prologue = t.prologue.then_cast(DType::F64);
-        return rows::<f64>(t, &prologue, &after_cast(&t.epilogue, DType::F64), args, operands);
+        return rows::<f64>(
+            t,
+            &prologue,
+            &after_cast(&t.epilogue, DType::F64),
+            args,
+            operands,
+        );
     }
     let prologue = t.prologue.then_cast(DType::I64);
-    rows::<i64>(t, &prologue, &after_cast(&t.epilogue, DType::I64), args, operands)
+    rows::<i64>(
+        t,
+        &prologue,
+        &after_cast(&t.epilogue, DType::I64),
+        args,
+        operands,
+    )
 }
 
 /// An epilogue whose operand 0 comes in another type.
@@ -203,7 +219,11 @@ impl Fold for i64 {
         let ty = t.value();
         // the sum wraps to its type before anything is done with it
         let sum = wrap(ty, state);
-        let real = if ty == DType::U64 { sum as u64 as f64 } else { sum as f64 };
+        let real = if ty == DType::U64 {
+            sum as u64 as f64
+        } else {
+            sum as f64
+        };
         match t.kind {
             ReduceKind::Mean if ty == DType::U64 => ((sum as u64) / (count.max(1) as u64)) as i64,
             ReduceKind::Mean => sum / count.max(1),
@@ -217,14 +237,32 @@ impl Fold for i64 {
 fn step(t: &Reduce, a: i64, v: i64) -> i64 {
     use ReduceKind::*;
     let unsigned = t.value() == DType::U64;
-    let less = |a: i64, b: i64| if unsigned { (a as u64) < (b as u64) } else { a < b };
+    let less = |a: i64, b: i64| {
+        if unsigned {
+            (a as u64) < (b as u64)
+        } else {
+            a < b
+        }
+    };
     match t.kind {
         SumSquare | L2 => a.wrapping_add(v.wrapping_mul(v)),
         L1 if unsigned => a.wrapping_add(v),
         L1 => a.wrapping_add(v.wrapping_abs()),
         Prod => a.wrapping_mul(v),
-        Max => if less(a, v) { v } else { a },
-        Min => if less(v, a) { v } else { a },
+        Max => {
+            if less(a, v) {
+                v
+            } else {
+                a
+            }
+        }
+        Min => {
+            if less(v, a) {
+                v
+            } else {
+                a
+            }
+        }
         _ => a.wrapping_add(v),
     }
 }
@@ -257,9 +295,24 @@ fn saturate(ty: DType, v: f64) -> i64 {
 }
 
 /// Evaluates into the start of `scratch`.
-fn values<T: Fold>(worker: &mut Worker<'_, '_>, position: &[i64], axis: usize, count: usize, scratch: &mut [T]) {
+fn values<T: Fold>(
+    worker: &mut Worker<'_, '_>,
+    position: &[i64],
+    axis: usize,
+    count: usize,
+    scratch: &mut [T],
+) {
     let mut elements = T::elements_mut(&mut scratch[..count]);
-    worker.run_views(position, axis, count, &mut LaneMut { elements: &mut elements, start: 0, stride: 1 });
+    worker.run_views(
+        position,
+        axis,
+        count,
+        &mut LaneMut {
+            elements: &mut elements,
+            start: 0,
+            stride: 1,
+        },
+    );
 }
 
 fn rows<T: Fold>(
@@ -274,13 +327,21 @@ fn rows<T: Fold>(
     let extents = args.ints("d", rank);
     let columns = space.columns(args);
     let (mut writes, reads) = lanes::split_operands(operands);
-    let Some(bytes) = writes.pop() else { return Err(TwinError("the result is missing".to_owned())) };
+    let Some(bytes) = writes.pop() else {
+        return Err(TwinError("the result is missing".to_owned()));
+    };
     let y = ElementsMut::of(epilogue.dtype(), bytes)?;
     let out = Strided::of(args, "y", outer);
     lanes::check("y", &out, &extents[..outer], y.len())?;
-    let before = Function::new(prologue, rows_host::views(args, "x", t.prologue.inputs(), &reads, &extents)?);
+    let before = Function::new(
+        prologue,
+        rows_host::views(args, "x", t.prologue.inputs(), &reads, &extents)?,
+    );
     let extras = reads.get(t.prologue.inputs().len()..).unwrap_or(&[]);
-    let after = Function::new(epilogue, rows_host::views(args, "e", t.extras(), extras, &extents[..outer])?);
+    let after = Function::new(
+        epilogue,
+        rows_host::views(args, "e", t.extras(), extras, &extents[..outer])?,
+    );
 
     let inner = merge_inner(&before, prologue, &extents, outer);
     let across = lanes_across(&before, &extents, outer, &inner);
@@ -295,7 +356,10 @@ fn rows<T: Fold>(
         && (1..=BLOCK / 4).contains(&row_len)
         && single
         && !prologue.reads_coords()
-        && before.views().iter().all(|v| v.strided.strides[lead] == v.strided.strides[rank - 1] * columns);
+        && before
+            .views()
+            .iter()
+            .all(|v| v.strided.strides[lead] == v.strided.strides[rank - 1] * columns);
     regions::for_each_region(y, &out, &extents[..outer], &axes, grain, &|region, part| {
         let (mut before_worker, mut after_worker) = (before.worker(), after.worker());
         let mut scratch = vec![bytemuck::Zeroable::zeroed(); BLOCK.max(LANES)];
@@ -309,16 +373,32 @@ fn rows<T: Fold>(
                 }
                 let results = &mut results[..n];
                 if across.is_some() {
-                    side_by_side(t, &mut before_worker, &position, lead, &inner, columns, &mut scratch, results);
+                    side_by_side(
+                        t,
+                        &mut before_worker,
+                        &position,
+                        lead,
+                        &inner,
+                        columns,
+                        &mut scratch,
+                        results,
+                    );
                 } else if together {
                     let mut row = position.clone();
                     row.extend(inner.iter().map(|r| r.start));
                     for some in results.chunks_mut(BLOCK / row_len) {
                         let count = some.len() * row_len;
                         values(&mut before_worker, &row, rank - 1, count, &mut scratch);
-                        for (result, x) in some.iter_mut().zip(scratch[..count].chunks_exact(row_len)) {
-                            let shift = if t.shifted() { T::shift(T::top(T::lowest(), x)) } else { T::shift(T::lowest()) };
-                            *result = T::finish(t, T::block(t, T::initial(t), x, shift), shift, columns);
+                        for (result, x) in
+                            some.iter_mut().zip(scratch[..count].chunks_exact(row_len))
+                        {
+                            let shift = if t.shifted() {
+                                T::shift(T::top(T::lowest(), x))
+                            } else {
+                                T::shift(T::lowest())
+                            };
+                            *result =
+                                T::finish(t, T::block(t, T::initial(t), x, shift), shift, columns);
                         }
                         row[lead] += some.len() as i64;
                     }
@@ -328,7 +408,8 @@ fn rows<T: Fold>(
                         if outer > 0 {
                             row[lead] = position[lead] + k as i64;
                         }
-                        *result = one_row(t, &mut before_worker, &row, &inner, columns, &mut scratch);
+                        *result =
+                            one_row(t, &mut before_worker, &row, &inner, columns, &mut scratch);
                     }
                 }
                 let lane = Lane::new(T::elements(results));
@@ -344,11 +425,20 @@ fn rows<T: Fold>(
 const BLOCK: usize = 4096;
 
 /// The inner axes as ranges; where every operand walks over all of them in one stride, they are one (the last).
-fn merge_inner(before: &Function<'_>, prologue: &Expr, extents: &[i64], outer: usize) -> regions::Region {
+fn merge_inner(
+    before: &Function<'_>,
+    prologue: &Expr,
+    extents: &[i64],
+    outer: usize,
+) -> regions::Region {
     let rank = extents.len();
     let mut inner: regions::Region = extents[outer..].iter().map(|&d| 0..d).collect();
-    let one_stride = |s: &Strided| (outer..rank - 1).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1]);
-    if rank > outer && !prologue.reads_coords() && before.views().iter().all(|v| one_stride(&v.strided)) {
+    let one_stride =
+        |s: &Strided| (outer..rank - 1).all(|a| s.strides[a] == s.strides[a + 1] * extents[a + 1]);
+    if rank > outer
+        && !prologue.reads_coords()
+        && before.views().iter().all(|v| one_stride(&v.strided))
+    {
         let points = regions::points(&inner);
         let last = inner.len() - 1;
         for (a, r) in inner.iter_mut().enumerate() {
@@ -359,10 +449,24 @@ fn merge_inner(before: &Function<'_>, prologue: &Expr, extents: &[i64], outer: u
 }
 
 /// The outer axis along which many rows are folded at once, if that is what lies together or rows are short.
-fn lanes_across(before: &Function<'_>, extents: &[i64], outer: usize, inner: &regions::Region) -> Option<usize> {
-    let stride = |a: usize| before.views().iter().map(|v| v.strided.strides[a].unsigned_abs()).max().unwrap_or(0);
+fn lanes_across(
+    before: &Function<'_>,
+    extents: &[i64],
+    outer: usize,
+    inner: &regions::Region,
+) -> Option<usize> {
+    let stride = |a: usize| {
+        before
+            .views()
+            .iter()
+            .map(|v| v.strided.strides[a].unsigned_abs())
+            .max()
+            .unwrap_or(0)
+    };
     let run = inner.last().map_or(1, |r| r.end);
-    let (axis, extent) = (0..outer).map(|a| (a, extents[a])).min_by_key(|&(a, d)| (d < 8, stride(a), -d))?;
+    let (axis, extent) = (0..outer)
+        .map(|a| (a, extents[a]))
+        .min_by_key(|&(a, d)| (d < 8, stride(a), -d))?;
     let last = extents.len() - 1;
     let together = inner.is_empty() || stride(axis) < stride(last);
     (extent >= 8 && (together || (run < 16 && extent > 2 * run))).then_some(axis)

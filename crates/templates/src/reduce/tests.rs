@@ -16,13 +16,21 @@ fn check(t: &Reduce, s: &Sample) {
     let rank = t.space().rank();
     let extents = oracle.args().ints("d", rank);
     let read = |prefix: &str, n: usize, rank: usize| -> Vec<(Tensor, Strided)> {
-        (0..n).map(|i| oracle.read(&format!("{prefix}{i}"), rank)).collect()
+        (0..n)
+            .map(|i| oracle.read(&format!("{prefix}{i}"), rank))
+            .collect()
     };
-    let (x, e) = (read("x", t.prologue.inputs().len(), rank), read("e", t.extras().len(), t.outer));
+    let (x, e) = (
+        read("x", t.prologue.inputs().len(), rank),
+        read("e", t.extras().len(), t.outer),
+    );
     let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
     let mut values = Vec::new();
     regions::for_each_row(&whole, rank, |position, _| {
-        let inputs: Vec<Number> = x.iter().map(|(t, v)| t.get(v.at(position) as usize)).collect();
+        let inputs: Vec<Number> = x
+            .iter()
+            .map(|(t, v)| t.get(v.at(position) as usize))
+            .collect();
         values.push(eval_expr(&t.prologue, &inputs, position, &mut Vec::new()));
     });
     let values = Tensor::new(t.value(), &extents, values).unwrap();
@@ -38,12 +46,18 @@ fn check(t: &Reduce, s: &Sample) {
 
 fn reference(t: &Reduce, values: &Tensor) -> Tensor {
     let axes = (t.outer..t.space().rank()).collect();
-    let op = bespoke_ir::op::Reduce { kind: t.kind, axes, keep_dims: false };
+    let op = bespoke_ir::op::Reduce {
+        kind: t.kind,
+        axes,
+        keep_dims: false,
+    };
     let mut g = bespoke_ir::Graph::new("t");
     let x = g.add_input("x", TensorType::fixed(t.value(), values.dims()));
     let y = g.add1("y", op, &[x]).unwrap();
     g.add_output(y);
-    bespoke_reference::run(&g, &[values.clone()], &[]).unwrap().remove(0)
+    bespoke_reference::run(&g, &[values.clone()], &[])
+        .unwrap()
+        .remove(0)
 }
 
 #[test]
@@ -68,6 +82,12 @@ fn limits_are_those_of_the_types() {
 #[test]
 fn definitions_of_a_mean() {
     let x = Expr::identity(DType::F16);
-    let t = Reduce { kind: ReduceKind::Mean, outer: 1, inner: 1, prologue: x.clone(), epilogue: x };
+    let t = Reduce {
+        kind: ReduceKind::Mean,
+        outer: 1,
+        inner: 1,
+        prologue: x.clone(),
+        epilogue: x,
+    };
     insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
 }

@@ -47,7 +47,12 @@ impl Axis<'_> {
 
     /// The input position that output position `o` reads. The CUDA text of the same is `position_text` in the module above.
     fn position(&self, o: i64) -> f32 {
-        let (o, n, m, scale) = (o as f32, self.input as f32, self.output as f32, self.scale());
+        let (o, n, m, scale) = (
+            o as f32,
+            self.input as f32,
+            self.output as f32,
+            self.scale(),
+        );
         let width = self.t.scales[self.axis].map_or(m, |s| s * n);
         if let Some((start, end)) = self.t.region(self.axis) {
             return if width == 1.0 {
@@ -59,7 +64,9 @@ impl Axis<'_> {
         match self.t.coordinates {
             CoordinateMode::PytorchHalfPixel if self.output == 1 => 0.0,
             CoordinateMode::HalfPixel | CoordinateMode::PytorchHalfPixel => (o + 0.5) / scale - 0.5,
-            CoordinateMode::HalfPixelSymmetric => n / 2.0 * (1.0 - m / width) + ((o + 0.5) / scale - 0.5),
+            CoordinateMode::HalfPixelSymmetric => {
+                n / 2.0 * (1.0 - m / width) + ((o + 0.5) / scale - 0.5)
+            }
             CoordinateMode::AlignCorners if width == 1.0 => 0.0,
             CoordinateMode::AlignCorners => o * (n - 1.0) / (width - 1.0),
             CoordinateMode::Asymmetric => o / scale,
@@ -69,7 +76,9 @@ impl Axis<'_> {
 
     pub(super) fn taps(&self) -> Result<Taps, TwinError> {
         let last = self.input - 1;
-        if !self.t.axes.contains(&self.axis) || (self.input == self.output && self.t.may_keep(self.axis)) {
+        if !self.t.axes.contains(&self.axis)
+            || (self.input == self.output && self.t.may_keep(self.axis))
+        {
             return Ok(Taps {
                 list: (0..self.output).map(|o| (o.min(last), 1.0)).collect(),
                 ends: (1..=self.output as usize).collect(),
@@ -80,7 +89,9 @@ impl Axis<'_> {
         let scale = self.scale();
         if self.output > 0 && !(self.input > 0 && scale.is_finite() && scale >= LEAST_SCALE) {
             let (axis, input) = (self.axis, self.input);
-            return Err(TwinError(format!("cannot resample {input} elements of axis {axis} by a factor of {scale}")));
+            return Err(TwinError(format!(
+                "cannot resample {input} elements of axis {axis} by a factor of {scale}"
+            )));
         }
         let mut taps = Taps::default();
         for o in 0..self.output {
@@ -106,10 +117,17 @@ impl Axis<'_> {
                 return list.push(((r as i64).clamp(0, last), 1.0));
             }
             Interpolation::Linear => (1.0, 0.0, false),
-            Interpolation::Cubic { coefficient, exclude_outside } => (2.0, coefficient, exclude_outside),
+            Interpolation::Cubic {
+                coefficient,
+                exclude_outside,
+            } => (2.0, coefficient, exclude_outside),
         };
         let linear = radius == 1.0;
-        let shrink = if self.t.antialias { f64::from(self.scale()).min(1.0) } else { 1.0 };
+        let shrink = if self.t.antialias {
+            f64::from(self.scale()).min(1.0)
+        } else {
+            1.0
+        };
         let x = f64::from(x);
         let start = list.len();
         let mut sum = 0.0;
@@ -146,7 +164,10 @@ pub(super) struct Run<'r> {
 impl Run<'_> {
     /// Whether a row lies outside the cropped region whatever its own axis says.
     fn is_outside(&self, position: &[i64], axis: usize) -> bool {
-        position.iter().enumerate().any(|(a, &o)| a != axis && self.taps[a].outside[o as usize])
+        position
+            .iter()
+            .enumerate()
+            .any(|(a, &o)| a != axis && self.taps[a].outside[o as usize])
     }
 
     pub(super) fn nearest(
@@ -171,7 +192,11 @@ impl Run<'_> {
         };
         let (first, stride) = (position[axis], self.view.strides[axis]);
         if taps.kept {
-            let lane = lanes::Lane { elements: self.x, start: base + first * stride, stride };
+            let lane = lanes::Lane {
+                elements: self.x,
+                start: base + first * stride,
+                stride,
+            };
             return crate::expr::host::copy(lane, count, out);
         }
         // one tap a position
@@ -182,7 +207,11 @@ impl Run<'_> {
             for k in 0..count {
                 if taps.outside[first as usize + k] {
                     let at = start + k as i64 * step;
-                    let mut one = LaneMut { elements: &mut *out.elements, start: at, stride: 1 };
+                    let mut one = LaneMut {
+                        elements: &mut *out.elements,
+                        start: at,
+                        stride: 1,
+                    };
                     walk::fill_with(outside, 1, &mut one);
                 }
             }
@@ -191,7 +220,15 @@ impl Run<'_> {
 
     /// Calls `f` with weight and base of every combination of taps of the axes but `axis`.
     fn combinations(&self, position: &[i64], axis: usize, f: &mut dyn FnMut(f64, i64)) {
-        fn descend(run: &Run<'_>, position: &[i64], axis: usize, a: usize, weight: f64, base: i64, f: &mut dyn FnMut(f64, i64)) {
+        fn descend(
+            run: &Run<'_>,
+            position: &[i64],
+            axis: usize,
+            a: usize,
+            weight: f64,
+            base: i64,
+            f: &mut dyn FnMut(f64, i64),
+        ) {
             if a == position.len() {
                 return f(weight, base);
             }
@@ -199,13 +236,28 @@ impl Run<'_> {
                 return descend(run, position, axis, a + 1, weight, base, f);
             }
             for &(at, w) in run.taps[a].of(position[a]) {
-                descend(run, position, axis, a + 1, weight * w, base + at * run.view.strides[a], f);
+                descend(
+                    run,
+                    position,
+                    axis,
+                    a + 1,
+                    weight * w,
+                    base + at * run.view.strides[a],
+                    f,
+                );
             }
         }
         descend(self, position, axis, 0, 1.0, self.view.offset, f);
     }
 
-    pub(super) fn blend(&self, position: &[i64], axis: usize, count: usize, outside: f64, out: &mut LaneMut<'_, '_>) {
+    pub(super) fn blend(
+        &self,
+        position: &[i64],
+        axis: usize,
+        count: usize,
+        outside: f64,
+        out: &mut LaneMut<'_, '_>,
+    ) {
         macro_rules! rows {
             ($s:expr, $d:expr, $A:ty, $widen:expr, $narrow:expr) => {{
                 let mut acc = vec![0 as $A; count];
@@ -267,7 +319,11 @@ impl Run<'_> {
                 let x = &x[from as usize..][..acc.len()];
                 simd(
                     #[inline(always)]
-                    || acc.iter_mut().zip(x).for_each(|(a, &v)| *a = *a + weight * widen(v)),
+                    || {
+                        acc.iter_mut()
+                            .zip(x)
+                            .for_each(|(a, &v)| *a = *a + weight * widen(v))
+                    },
                 );
             } else {
                 let mut at = from;
@@ -282,16 +338,22 @@ impl Run<'_> {
         };
         let (first, stride) = (position[axis], self.view.strides[axis]);
         if taps.kept {
-            return self.combinations(position, axis, &mut |w, base| add(acc, w, base + first * stride, stride));
+            return self.combinations(position, axis, &mut |w, base| {
+                add(acc, w, base + first * stride, stride)
+            });
         }
         // the other axes first, over all of the input that the row meets
         let used = (first..first + acc.len() as i64).flat_map(|o| taps.of(o).iter().map(|t| t.0));
-        let (low, high) = used.fold((self.input[axis], -1), |(low, high), i| (low.min(i), high.max(i)));
+        let (low, high) = used.fold((self.input[axis], -1), |(low, high), i| {
+            (low.min(i), high.max(i))
+        });
         if high < low {
             return;
         }
         let mut line = vec![A::of(0.0); (high - low + 1) as usize];
-        self.combinations(position, axis, &mut |w, base| add(&mut line, w, base + low * stride, stride));
+        self.combinations(position, axis, &mut |w, base| {
+            add(&mut line, w, base + low * stride, stride)
+        });
         for (k, a) in acc.iter_mut().enumerate() {
             let o = first + k as i64;
             if taps.outside[o as usize] {

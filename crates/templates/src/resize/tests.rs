@@ -13,9 +13,14 @@ fn twin_and_reference_agree() {
             let args = oracle.args();
             let (extents, input) = (t.extents(&args), args.ints("in", t.rank));
             let (x, view) = oracle.read("x", t.rank);
-            let dense = index::map_positions(&input, |p| Ok::<_, ()>(x.get(view.at(p) as usize))).unwrap();
+            let dense =
+                index::map_positions(&input, |p| Ok::<_, ()>(x.get(view.at(p) as usize))).unwrap();
             // narrow types in f32: they are rounded after the epilogue
-            let wide = if matches!(t.dtype, DType::F16 | DType::BF16) { DType::F32 } else { t.dtype };
+            let wide = if matches!(t.dtype, DType::F16 | DType::BF16) {
+                DType::F32
+            } else {
+                t.dtype
+            };
             let dense = Tensor::new(wide, &input, dense).unwrap();
             let want = eval_node(&Op::from(op), &[&dense], &[]).unwrap().remove(0);
             let strides = index::strides(&extents);

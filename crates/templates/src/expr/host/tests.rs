@@ -99,17 +99,60 @@ proptest! {
 /// Every instruction that a type has, on values that meet the corner cases, for one type after the other.
 #[test]
 fn every_instruction_agrees_with_the_reference() {
-    let corner = [0.0, 1.0, -1.0, 2.0, -3.0, 7.5, -0.5, 0.3, 100.0, -128.0, 1e9, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
-    for dtype in [DType::F32, DType::F64, DType::I8, DType::I32, DType::I64, DType::U8, DType::U64, DType::Bool] {
+    let corner = [
+        0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -3.0,
+        7.5,
+        -0.5,
+        0.3,
+        100.0,
+        -128.0,
+        1e9,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+    ];
+    for dtype in [
+        DType::F32,
+        DType::F64,
+        DType::I8,
+        DType::I32,
+        DType::I64,
+        DType::U8,
+        DType::U64,
+        DType::Bool,
+    ] {
         let values: Vec<Scalar> = corner
             .iter()
-            .filter(|v| dtype.is_float() || (v.is_finite() && (!dtype.is_unsigned_int() || **v >= 0.0)))
-            .map(|&v| Scalar::new(dtype, if dtype == DType::Bool { f64::from(u8::from(v > 0.0)) } else { v }))
+            .filter(|v| {
+                dtype.is_float() || (v.is_finite() && (!dtype.is_unsigned_int() || **v >= 0.0))
+            })
+            .map(|&v| {
+                Scalar::new(
+                    dtype,
+                    if dtype == DType::Bool {
+                        f64::from(u8::from(v > 0.0))
+                    } else {
+                        v
+                    },
+                )
+            })
             .collect();
         let number = |s: Scalar| {
-            if dtype.is_float() { Number::F(s.as_f64()) } else { Number::I(i128::from(s.as_i64())) }.cast(dtype)
+            if dtype.is_float() {
+                Number::F(s.as_f64())
+            } else {
+                Number::I(i128::from(s.as_i64()))
+            }
+            .cast(dtype)
         };
-        let bytes: Vec<u8> = values.iter().flat_map(|&v| bespoke_ir::op::map::scalar_bytes(v)).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| bespoke_ir::op::map::scalar_bytes(v))
+            .collect();
         let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
         let memory = &mut bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()];
         memory.copy_from_slice(&bytes);
@@ -126,7 +169,9 @@ fn every_instruction_agrees_with_the_reference() {
         for &op in BinaryOp::ALL {
             let logic = matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor);
             let shift = matches!(op, BinaryOp::Shl | BinaryOp::Shr);
-            if (dtype.is_float() && (logic || shift)) || (dtype == DType::Bool && !logic && !op.is_comparison()) {
+            if (dtype.is_float() && (logic || shift))
+                || (dtype == DType::Bool && !logic && !op.is_comparison())
+            {
                 continue;
             }
             exprs.push(Expr::binary(op, dtype));
@@ -136,18 +181,48 @@ fn every_instruction_agrees_with_the_reference() {
             let program = Program::new(&expr);
             let mut evaluator = Evaluator::new(&program);
             for (k, &second) in values.iter().enumerate() {
-                let lanes = [Lane::new(elements), Lane { elements, start: k as i64, stride: 0 }];
+                let lanes = [
+                    Lane::new(elements),
+                    Lane {
+                        elements,
+                        start: k as i64,
+                        stride: 0,
+                    },
+                ];
                 let mut out = vec![0u64; values.len()];
                 let size = ty.size().unwrap();
-                let mut target = ElementsMut::of(ty, &mut bytemuck::cast_slice_mut(&mut out)[..values.len() * size]).unwrap();
-                evaluator.run(&lanes, &[], 0, values.len(), &mut LaneMut { elements: &mut target, start: 0, stride: 1 });
+                let mut target = ElementsMut::of(
+                    ty,
+                    &mut bytemuck::cast_slice_mut(&mut out)[..values.len() * size],
+                )
+                .unwrap();
+                evaluator.run(
+                    &lanes,
+                    &[],
+                    0,
+                    values.len(),
+                    &mut LaneMut {
+                        elements: &mut target,
+                        start: 0,
+                        stride: 1,
+                    },
+                );
                 let out: &[u8] = bytemuck::cast_slice(&out);
                 for (i, &first) in values.iter().enumerate() {
-                    let want = bespoke_reference::expr::eval_expr(&expr, &[number(first), number(second)], &[], &mut Vec::new());
+                    let want = bespoke_reference::expr::eval_expr(
+                        &expr,
+                        &[number(first), number(second)],
+                        &[],
+                        &mut Vec::new(),
+                    );
                     let got = &out[i * size..][..size];
                     let agree = match ty {
                         DType::F32 => close(f32_of(got), want.to_f64(), 1e-6),
-                        DType::F64 => close(f64::from_le_bytes(got.try_into().unwrap()), want.to_f64(), 1e-13),
+                        DType::F64 => close(
+                            f64::from_le_bytes(got.try_into().unwrap()),
+                            want.to_f64(),
+                            1e-13,
+                        ),
                         _ => {
                             let mut wide = [0u8; 16];
                             wide[..size].copy_from_slice(got);
@@ -155,7 +230,10 @@ fn every_instruction_agrees_with_the_reference() {
                             i128::from_le_bytes(wide) == want.to_int() & mask
                         }
                     };
-                    assert!(agree, "{dtype} {expr} at {first}, {second}: {got:?}, not {want:?}");
+                    assert!(
+                        agree,
+                        "{dtype} {expr} at {first}, {second}: {got:?}, not {want:?}"
+                    );
                 }
             }
         }
@@ -178,12 +256,38 @@ fn narrow_floats_round_once_and_bools_select() {
     let c: Vec<u8> = (0..700).map(|i| u8::from(i % 3 == 0)).collect();
     let w: Vec<f32> = (0..700).map(|i| i as f32 * 1e-3).collect();
     let view = |elements| {
-        View::new("x", elements, Strided { offset: 0, strides: vec![1] }, &[700]).unwrap()
+        View::new(
+            "x",
+            elements,
+            Strided {
+                offset: 0,
+                strides: vec![1],
+            },
+            &[700],
+        )
+        .unwrap()
     };
-    let f = Function::new(&expr, vec![view(Elements::F16(&x)), view(Elements::Bool(&c)), view(Elements::F32(&w))]);
+    let f = Function::new(
+        &expr,
+        vec![
+            view(Elements::F16(&x)),
+            view(Elements::Bool(&c)),
+            view(Elements::F32(&w)),
+        ],
+    );
     let mut y = vec![half::f16::ZERO; 700];
     let mut out = ElementsMut::F16(&mut y);
-    f.worker().run(&[], &[0], 0, 700, &mut LaneMut { elements: &mut out, start: 0, stride: 1 });
+    f.worker().run(
+        &[],
+        &[0],
+        0,
+        700,
+        &mut LaneMut {
+            elements: &mut out,
+            start: 0,
+            stride: 1,
+        },
+    );
     for i in 0..700 {
         let sum = half::f16::from_f32(x[i].to_f32() + half::f16::from_f32(w[i]).to_f32());
         assert_eq!(y[i], if i % 3 == 0 { sum } else { x[i] });
@@ -193,9 +297,51 @@ fn narrow_floats_round_once_and_bools_select() {
 #[test]
 fn a_view_that_leaves_its_memory_is_refused() {
     let data = [0f32; 10];
-    let e = View::new("x0", Elements::F32(&data), Strided { offset: 1, strides: vec![4, 1] }, &[3, 2]).unwrap_err();
+    let e = View::new(
+        "x0",
+        Elements::F32(&data),
+        Strided {
+            offset: 1,
+            strides: vec![4, 1],
+        },
+        &[3, 2],
+    )
+    .unwrap_err();
     assert_eq!(e.0, "view `x0` reaches elements 1 to 10 of a tensor of 10");
-    assert!(View::new("x0", Elements::F32(&data), Strided { offset: 1, strides: vec![4, 1] }, &[0, 99]).is_ok());
-    assert!(View::new("x0", Elements::F32(&data), Strided { offset: 4, strides: vec![-4, 1] }, &[2, 2]).is_ok());
-    assert!(View::new("x0", Elements::F32(&data), Strided { offset: 3, strides: vec![-4, 1] }, &[2, 2]).is_err());
+    assert!(
+        View::new(
+            "x0",
+            Elements::F32(&data),
+            Strided {
+                offset: 1,
+                strides: vec![4, 1]
+            },
+            &[0, 99]
+        )
+        .is_ok()
+    );
+    assert!(
+        View::new(
+            "x0",
+            Elements::F32(&data),
+            Strided {
+                offset: 4,
+                strides: vec![-4, 1]
+            },
+            &[2, 2]
+        )
+        .is_ok()
+    );
+    assert!(
+        View::new(
+            "x0",
+            Elements::F32(&data),
+            Strided {
+                offset: 3,
+                strides: vec![-4, 1]
+            },
+            &[2, 2]
+        )
+        .is_err()
+    );
 }
