@@ -14,6 +14,7 @@ pub struct Expand {
 impl Operator for Expand {
     fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, 1)?;
+        cx.require_extents(&self.dims)?;
         let dims = cx.broadcast_dims(&inputs[0].dims, &self.dims)?;
         Ok(vec![TensorType::new(inputs[0].dtype, dims)])
     }

@@ -39,6 +39,7 @@ impl Operator for Map {
     fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, self.expr.inputs().len())?;
         let mut dims: Vec<SymInt> = self.shape.clone().unwrap_or_default();
+        cx.require_extents(&dims)?;
         for (i, (ty, &want)) in inputs.iter().zip(self.expr.inputs()).enumerate() {
             if ty.dtype != want {
                 return Err(InferError::new(format!("operand {i} is {}, not {want}", ty.dtype)));

@@ -200,6 +200,12 @@ impl<'a> Infer<'a> {
         Ok(())
     }
 
+    /// Requires that extents which an attribute gives are not negative; an error if one must be.
+    pub fn require_extents(&mut self, dims: &[SymInt]) -> Result<(), InferError> {
+        dims.iter()
+            .try_for_each(|d| self.require_at_least("an extent", d, 0))
+    }
+
     /// The extent of two broadcast extents (ONNX "Multidirectional Broadcasting").
     pub fn broadcast(&mut self, a: &SymInt, b: &SymInt) -> Result<SymInt, InferError> {
         let one = |d: &SymInt| d.as_const() == Some(1);
@@ -346,5 +352,72 @@ impl Attributes {
 
     pub(crate) fn done(self) -> String {
         self.0.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::expr::Expr;
+    use crate::graph::Graph;
+    use crate::sym::{Symbol, SymbolOrigin};
+
+    /// Every operator whose attributes give extents, with these extents.
+    fn with_extents(dims: &[SymInt]) -> Vec<Op> {
+        let rank = dims.len();
+        vec![
+            Expand {
+                dims: dims.to_vec(),
+            }
+            .into(),
+            Reshape {
+                dims: dims.to_vec(),
+            }
+            .into(),
+            Map::over(Expr::identity(DType::F32), dims.to_vec()).into(),
+            Slice {
+                starts: vec![0.into(); rank],
+                steps: vec![1; rank],
+                dims: dims.to_vec(),
+            }
+            .into(),
+            Resize {
+                dims: dims.to_vec(),
+                scales: vec![None; rank],
+                interpolation: resize::Interpolation::Linear,
+                coordinates: resize::CoordinateMode::HalfPixel,
+                antialias: false,
+                crop: None,
+            }
+            .into(),
+        ]
+    }
+
+    #[test]
+    fn negative_extents_are_refused_or_guarded() {
+        for op in with_extents(&[SymInt::constant(-1), SymInt::constant(-1)]) {
+            let mut g = Graph::new("t");
+            let x = g.add_input("x", TensorType::fixed(DType::F32, &[1, 1]));
+            let error = g.add("y", op, &[x]).unwrap_err().to_string();
+            assert!(error.contains("an extent is -1, less than 0"), "{error}");
+        }
+        for i in 0..5 {
+            let mut g = Graph::new("t");
+            let origin = SymbolOrigin::InputValue {
+                input: 0,
+                element: 0,
+            };
+            let k = g.symbols.add(Symbol {
+                min: i64::MIN,
+                ..Symbol::new("k", origin)
+            });
+            let k = SymInt::symbol(k);
+            let x = g.add_input("x", TensorType::new(DType::F32, vec![1.into(), 1.into()]));
+            let op = with_extents(&[k.clone(), k.clone()]).swap_remove(i);
+            g.add("y", op, &[x]).unwrap();
+            assert!(g.guards.iter().all(|g| g.holds(&[1])), "{:?}", g.guards);
+            assert!(g.guards.iter().any(|g| !g.holds(&[-1])), "{:?}", g.guards);
+        }
     }
 }

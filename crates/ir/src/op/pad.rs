@@ -41,12 +41,14 @@ impl Operator for Pad {
         for (d, (begin, end)) in inputs[0].dims.iter().zip(&self.pads) {
             let extent = d.clone() + begin + end;
             cx.require_at_least("the padded extent", &extent, 0)?;
-            if !matches!(self.mode, PadMode::Constant(_)) && d.as_const() == Some(0) {
-                return Err(InferError::new("an empty axis has no elements to repeat"));
-            }
-            if self.mode == PadMode::Reflect {
-                cx.require_at_least("the room to reflect", &(d.clone() - begin), 1)?;
-                cx.require_at_least("the room to reflect", &(d.clone() - end), 1)?;
+            let pads = begin.as_const() != Some(0) || end.as_const() != Some(0);
+            if pads && !matches!(self.mode, PadMode::Constant(_)) {
+                // An empty axis has no elements to repeat.
+                cx.require_at_least("the extent to repeat from", d, 1)?;
+                if self.mode == PadMode::Reflect {
+                    cx.require_at_least("the room to reflect", &(d.clone() - begin), 1)?;
+                    cx.require_at_least("the room to reflect", &(d.clone() - end), 1)?;
+                }
             }
             dims.push(extent);
         }
@@ -64,5 +66,27 @@ impl Operator for Pad {
             PadMode::Wrap => a.show("mode", "wrap"),
         }
         .done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::graph::Graph;
+    use crate::sym::{Symbol, SymbolOrigin};
+
+    #[test]
+    fn only_a_padded_axis_must_have_elements_to_repeat() {
+        for mode in [PadMode::Edge, PadMode::Reflect, PadMode::Wrap] {
+            let mut g = Graph::new("t");
+            let mut symbol = |name| SymInt::symbol(g.symbols.add(Symbol::new(name, SymbolOrigin::Free)));
+            let (n, w) = (symbol("n"), symbol("w"));
+            let x = g.add_input("x", TensorType::new(DType::F32, vec![n, w]));
+            let pads = vec![(0.into(), 0.into()), (1.into(), 0.into())];
+            g.add("y", Pad { pads, mode }, &[x]).unwrap();
+            let holds = |n, w| g.guards.iter().all(|g| g.holds(&[n, w]));
+            assert!(holds(0, 5) && !holds(5, 0), "{mode:?}");
+        }
     }
 }

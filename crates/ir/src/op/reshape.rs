@@ -14,6 +14,7 @@ pub struct Reshape {
 impl Operator for Reshape {
     fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, 1)?;
+        cx.require_extents(&self.dims)?;
         let result = TensorType::new(inputs[0].dtype, self.dims.clone());
         cx.require_equal("element counts", &inputs[0].elements(), &result.elements())?;
         Ok(vec![result])

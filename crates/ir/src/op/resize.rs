@@ -69,7 +69,7 @@ pub struct Resize {
 }
 
 impl Operator for Resize {
-    fn infer(&self, inputs: &[&TensorType], _: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
+    fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, 1)?;
         let rank = inputs[0].rank();
         if self.dims.len() != rank || self.scales.len() != rank {
@@ -78,6 +78,7 @@ impl Operator for Resize {
         if self.crop.as_ref().is_some_and(|c| c.0.len() != rank) {
             return Err(InferError::new(format!("needs one region for each of {rank} axes")));
         }
+        cx.require_extents(&self.dims)?;
         Ok(vec![TensorType::new(inputs[0].dtype, self.dims.clone())])
     }
 

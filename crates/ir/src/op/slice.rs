@@ -17,7 +17,7 @@ pub struct Slice {
 }
 
 impl Operator for Slice {
-    fn infer(&self, inputs: &[&TensorType], _: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
+    fn infer(&self, inputs: &[&TensorType], cx: &mut Infer<'_>) -> Result<Vec<TensorType>, InferError> {
         expect_inputs(inputs, 1)?;
         let rank = inputs[0].rank();
         if [self.starts.len(), self.steps.len(), self.dims.len()] != [rank; 3] {
@@ -26,6 +26,7 @@ impl Operator for Slice {
         if self.steps.contains(&0) {
             return Err(InferError::new("a step is 0"));
         }
+        cx.require_extents(&self.dims)?;
         Ok(vec![TensorType::new(inputs[0].dtype, self.dims.clone())])
     }
 
