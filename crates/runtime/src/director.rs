@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::event::EventKind;
 use crate::kernels::{Answer, Distinct, report};
 use crate::program::Blueprint;
-use crate::session::Core;
+use crate::shared::Core;
 
 /// Dropped when the sender may go on.
 pub(crate) type Reply = SyncSender<()>;

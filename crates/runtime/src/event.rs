@@ -55,7 +55,7 @@ pub enum EventKind {
         shape: String,
         generic: usize,
         specialized: usize,
-        graph: crate::session::GraphUse,
+        graph: crate::request::GraphUse,
         latency_us: u64,
         bind_us: u64,
         record_us: u64,
@@ -198,8 +198,8 @@ impl Log {
 
 impl Stats {
     fn count(&mut self, kind: &EventKind) {
+        use crate::request::GraphUse;
         use crate::service::Origin;
-        use crate::session::GraphUse;
         match kind {
             EventKind::Loaded { weight_bytes, .. } => self.weight_bytes = *weight_bytes,
             EventKind::Run {

@@ -14,7 +14,7 @@ use bespoke_plan::{Binding, Place, Plan};
 use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::program::Program;
-use crate::session::GraphUse;
+use crate::request::GraphUse;
 use crate::weights::{Weights, le_bytes};
 
 /// Addresses are cheap; this much of them is reserved for an arena that a device's memory bounds anyway.

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - [`session`]: loading, running, binding shapes.
+//! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
@@ -25,16 +26,18 @@ pub mod event;
 mod kernels;
 pub mod lane;
 pub mod program;
+pub mod request;
 pub mod service;
 pub mod session;
+mod shared;
 pub mod tensor;
 mod weights;
 
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
-pub use service::{CompileService, CompileStats, ServiceOptions};
-pub use session::{
-    Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, Session,
-    SessionOptions,
+pub use request::{
+    Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
 };
+pub use service::{CompileService, CompileStats, ServiceOptions};
+pub use session::Session;
 pub use tensor::{Tensor, TensorError, TensorView};

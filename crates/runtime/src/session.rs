@@ -1,286 +1,33 @@
 //! Sessions: one model on one device.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bespoke_device::{Device, DevicePtr};
-use bespoke_ir::{DType, Graph};
+use bespoke_ir::Graph;
 use bespoke_onnx::ImportOptions;
 use bespoke_plan::{Binding, Plan, Port};
-use bespoke_policy::{ClassId, Limits, Signature};
-use serde::Serialize;
+use bespoke_policy::{Limits, Signature};
 
 use crate::director::{Director, Message};
 use crate::error::{Error, did_you_mean};
 use crate::event::{Event, EventKind, Log, Stats};
 use crate::kernels::{Distinct, Loader, report};
-use crate::lane::{Executables, Lane, Pointers};
+use crate::lane::{Lane, Pointers};
 use crate::program::{Blueprint, Program};
+use crate::request::{
+    Bindings, GraphMode, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
+};
 use crate::service::CompileService;
+use crate::shared::Core;
 use crate::tensor::{Tensor, TensorView, byte_length};
 use crate::weights::Weights;
-
-/// Whether runs are graphs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GraphMode {
-    /// The whole run is one graph.
-    #[default]
-    Whole,
-    /// Kernels are launched one by one.
-    Off,
-}
-
-/// How to set up a session.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// Name of the specialisation strategy: `none`, `eager`, `lazy` or `static`.
-    pub strategy: String,
-    /// For `static`: the extents of each input to tune for.
-    pub opt_shapes: Vec<(String, Vec<i64>)>,
-    /// Whether runs are graphs.
-    pub cuda_graph: GraphMode,
-    /// Runs at the same time, at most.
-    pub max_lanes: usize,
-    /// Specialised programs kept, at most; the least recently seen leaves first.
-    pub max_variants: usize,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            strategy: "lazy".into(),
-            opt_shapes: Vec::new(),
-            cuda_graph: GraphMode::Whole,
-            max_lanes: 4,
-            max_variants: 32,
-        }
-    }
-}
-
-/// An input or output of a model, for people and tools.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PortInfo {
-    /// Name.
-    pub name: String,
-    /// Element type.
-    #[serde(serialize_with = "as_text")]
-    pub dtype: DType,
-    /// Extents: numbers, or expressions of the model's symbols.
-    pub dims: Vec<String>,
-}
-
-fn as_text<S: serde::Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(dtype)
-}
-
-/// What happened to the graph in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GraphUse {
-    /// The program's graph had to be made in this run.
-    Recorded,
-    /// It was there.
-    Replayed,
-    /// Kernels were launched one by one.
-    Off,
-}
-
-/// What a run was like.
-#[derive(Clone, Debug, Serialize)]
-pub struct RunReport {
-    /// Number of the run in its session.
-    pub run: u64,
-    /// Extents of every input: `x:1x3x48x320`.
-    pub shape: String,
-    /// From the call to the results, in microseconds.
-    pub latency_us: u64,
-    /// Kernels that serve every shape.
-    pub generic_kernels: usize,
-    /// Kernels made for this shape or for the strategy's class of it.
-    pub specialized_kernels: usize,
-    /// What happened to the graph.
-    pub graph: GraphUse,
-    /// Time to bind the shape, in microseconds; 0 if it was bound before.
-    pub bind_us: u64,
-    /// Time to make a graph, in microseconds.
-    pub record_us: u64,
-    /// Whether the shape was seen for the first time.
-    pub new_shape: bool,
-}
-
-/// Outputs and report of a run.
-#[derive(Clone, Debug)]
-pub struct RunResult {
-    /// Outputs in the model's order.
-    pub outputs: Vec<(String, Tensor)>,
-    /// What the run was like.
-    pub report: RunReport,
-}
-
-/// The caller's device memory for a run, by name.
-#[derive(Clone, Debug, Default)]
-pub struct Bindings {
-    /// Inputs.
-    pub inputs: Vec<(String, TensorView)>,
-    /// Outputs; each must have the capacity that the model needs.
-    pub outputs: Vec<(String, TensorView)>,
-}
-
-/// How to run.
-#[derive(Clone, Debug, Default)]
-pub struct RunOptions {
-    /// Return when the work is queued on the session's stream, not when it is done. The caller may then only read the
-    /// outputs after [`Session::synchronize`].
-    pub asynchronous: bool,
-}
-
-/// Programs in service.
-#[derive(Debug)]
-struct Programs {
-    generic: Arc<Program>,
-    any: Option<Arc<Program>>,
-    exact: BTreeMap<Signature, Arc<Program>>,
-}
-
-#[derive(Debug, Default)]
-struct LanePool {
-    free: Vec<Lane>,
-    made: usize,
-}
-
-/// What run threads and the director share.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) plan: Plan,
-    pub(crate) loader: Loader,
-    pub(crate) log: Log,
-    pub(crate) whole_graph: bool,
-    weights: Weights,
-    programs: RwLock<Programs>,
-    lanes: Mutex<LanePool>,
-    lane_free: Condvar,
-    executables: Mutex<Vec<Arc<Executables>>>,
-    max_lanes: usize,
-    bindings: Mutex<HashMap<Vec<i64>, Arc<Binding>>>,
-    runs: AtomicU64,
-}
-
-/// So many bound shapes are remembered; then all are forgotten and bound again on sight, which costs microseconds.
-const REMEMBERED_SHAPES: usize = 1024;
-
-impl Core {
-    pub(crate) fn executables(&self) -> Vec<Arc<Executables>> {
-        self.executables
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn put_program(&self, class: &ClassId, program: Arc<Program>) {
-        let mut programs = self
-            .programs
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        match class {
-            ClassId::Any => programs.any = Some(program),
-            ClassId::Exact(signature) => {
-                programs.exact.insert(signature.clone(), program);
-            }
-        }
-    }
-
-    pub(crate) fn take_program(&self, class: &ClassId) -> Option<Arc<Program>> {
-        let mut programs = self
-            .programs
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        match class {
-            ClassId::Any => programs.any.take(),
-            ClassId::Exact(signature) => programs.exact.remove(signature),
-        }
-    }
-
-    fn pick(&self, signature: &Signature) -> Arc<Program> {
-        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
-        let exact = programs.exact.get(signature);
-        exact
-            .or(programs.any.as_ref())
-            .unwrap_or(&programs.generic)
-            .clone()
-    }
-
-    /// A free lane; makes one if all are busy and there may be more, waits otherwise.
-    fn lane(&self) -> Result<Lane, Error> {
-        let mut pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(lane) = pool.free.pop() {
-                return Ok(lane);
-            }
-            if pool.made < self.max_lanes {
-                pool.made += 1;
-                let lanes = pool.made;
-                drop(pool);
-                let lane = Lane::new(&self.plan, &*self.loader.device);
-                match &lane {
-                    Ok(lane) => {
-                        self.executables
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(lane.executables.clone());
-                        self.log.push(EventKind::Lane { lanes });
-                    }
-                    Err(_) => {
-                        self.lanes
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .made -= 1;
-                    }
-                }
-                return lane;
-            }
-            pool = self
-                .lane_free
-                .wait(pool)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn give_back(&self, lane: Lane) {
-        self.lanes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .free
-            .push(lane);
-        self.lane_free.notify_one();
-    }
-
-    /// The binding of a shape, its time in microseconds and whether it is new.
-    fn bind(&self, dims: &[&[i64]]) -> Result<(Arc<Binding>, u64, bool), Error> {
-        let start = Instant::now();
-        let signature = self.plan.signature(dims)?;
-        {
-            let known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(binding) = known.get(&signature) {
-                return Ok((binding.clone(), 0, false));
-            }
-        }
-        let binding = Arc::new(self.plan.bind_symbols(signature.clone())?);
-        debug_assert!(bespoke_plan::verify::verify_memory(&self.plan, &binding).is_ok());
-        let mut known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_SHAPES {
-            known.clear();
-        }
-        known.insert(signature, binding.clone());
-        Ok((binding, start.elapsed().as_micros() as u64, true))
-    }
-}
 
 /// One model on one device; see the crate.
 #[derive(Debug)]
@@ -393,27 +140,15 @@ impl Session {
         let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
         let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
         let director_stream = device.stream()?;
-        let core = Arc::new(Core {
+        let core = Arc::new(Core::new(
+            plan,
             loader,
             log,
-            whole_graph,
             weights,
-            programs: RwLock::new(Programs {
-                generic: generic_program,
-                any: None,
-                exact: BTreeMap::new(),
-            }),
-            executables: Mutex::new(vec![first.executables.clone()]),
-            lanes: Mutex::new(LanePool {
-                free: vec![first],
-                made: 1,
-            }),
-            lane_free: Condvar::new(),
-            max_lanes: options.max_lanes.max(1),
-            bindings: Mutex::default(),
-            runs: AtomicU64::new(0),
-            plan,
-        });
+            generic_program,
+            first,
+            &options,
+        ));
         let (sender, receiver) = mpsc::channel();
         let mut director = Director::new(core.clone(), policy, director_stream, sender.clone());
         if !device.needs_cubin() {
@@ -516,15 +251,7 @@ impl Session {
 
     /// Waits for every run that was queued asynchronously.
     pub fn synchronize(&self) -> Result<(), Error> {
-        let pool = self
-            .core
-            .lanes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for lane in &pool.free {
-            lane.stream.synchronize()?;
-        }
-        Ok(())
+        self.core.synchronize()
     }
 
     fn execute(
@@ -554,7 +281,7 @@ impl Session {
             dims.push(own);
         }
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
-        let run = core.runs.fetch_add(1, Ordering::Relaxed);
+        let run = core.number();
         let signature = Signature::new(&binding.symbols);
         let generic = core.pick(&signature).generic > 0;
         self.observe(&signature, run, generic)?;

@@ -188,7 +188,9 @@ mod tests {
     #[test]
     fn a_few_units_in_the_last_place() {
         let step = 9973;
-        let cases: [(&str, fn(f32) -> f32, fn(f64) -> f64, f64); 5] = [
+        /// Name, function, exact function, units in the last place.
+        type Case = (&'static str, fn(f32) -> f32, fn(f64) -> f64, f64);
+        let cases: [Case; 5] = [
             ("exp", exp, f64::exp, 2.0),
             ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 4.0),
             ("tanh", tanh, f64::tanh, 4.0),

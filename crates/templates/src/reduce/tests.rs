@@ -55,7 +55,7 @@ fn reference(t: &Reduce, values: &Tensor) -> Tensor {
     let x = g.add_input("x", TensorType::fixed(t.value(), values.dims()));
     let y = g.add1("y", op, &[x]).unwrap();
     g.add_output(y);
-    bespoke_reference::run(&g, &[values.clone()], &[])
+    bespoke_reference::run(&g, std::slice::from_ref(values), &[])
         .unwrap()
         .remove(0)
 }

@@ -1,0 +1,122 @@
+//! What callers say to a session and hear from it: options, ports, bindings, reports.
+//!
+//! Plain data; everything here is public and re-exported by the crate.
+
+use bespoke_ir::DType;
+use serde::Serialize;
+
+use crate::tensor::{Tensor, TensorView};
+
+/// Whether runs are graphs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GraphMode {
+    /// The whole run is one graph.
+    #[default]
+    Whole,
+    /// Kernels are launched one by one.
+    Off,
+}
+
+/// How to set up a session.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Name of the specialisation strategy: `none`, `eager`, `lazy` or `static`.
+    pub strategy: String,
+    /// For `static`: the extents of each input to tune for.
+    pub opt_shapes: Vec<(String, Vec<i64>)>,
+    /// Whether runs are graphs.
+    pub cuda_graph: GraphMode,
+    /// Runs at the same time, at most.
+    pub max_lanes: usize,
+    /// Specialised programs kept, at most; the least recently seen leaves first.
+    pub max_variants: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions {
+            strategy: "lazy".into(),
+            opt_shapes: Vec::new(),
+            cuda_graph: GraphMode::Whole,
+            max_lanes: 4,
+            max_variants: 32,
+        }
+    }
+}
+
+/// An input or output of a model, for people and tools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortInfo {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    #[serde(serialize_with = "as_text")]
+    pub dtype: DType,
+    /// Extents: numbers, or expressions of the model's symbols.
+    pub dims: Vec<String>,
+}
+
+fn as_text<S: serde::Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(dtype)
+}
+
+/// What happened to the graph in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphUse {
+    /// The program's graph had to be made in this run.
+    Recorded,
+    /// It was there.
+    Replayed,
+    /// Kernels were launched one by one.
+    Off,
+}
+
+/// What a run was like.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Number of the run in its session.
+    pub run: u64,
+    /// Extents of every input: `x:1x3x48x320`.
+    pub shape: String,
+    /// From the call to the results, in microseconds.
+    pub latency_us: u64,
+    /// Kernels that serve every shape.
+    pub generic_kernels: usize,
+    /// Kernels made for this shape or for the strategy's class of it.
+    pub specialized_kernels: usize,
+    /// What happened to the graph.
+    pub graph: GraphUse,
+    /// Time to bind the shape, in microseconds; 0 if it was bound before.
+    pub bind_us: u64,
+    /// Time to make a graph, in microseconds.
+    pub record_us: u64,
+    /// Whether the shape was seen for the first time.
+    pub new_shape: bool,
+}
+
+/// Outputs and report of a run.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// Outputs in the model's order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// What the run was like.
+    pub report: RunReport,
+}
+
+/// The caller's device memory for a run, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    /// Inputs.
+    pub inputs: Vec<(String, TensorView)>,
+    /// Outputs; each must have the capacity that the model needs.
+    pub outputs: Vec<(String, TensorView)>,
+}
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Return when the work is queued on the session's stream, not when it is done. The caller may then only read the
+    /// outputs after [`Session::synchronize`](crate::Session::synchronize).
+    pub asynchronous: bool,
+}

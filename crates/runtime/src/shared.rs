@@ -1,0 +1,209 @@
+//! What the run threads of a session and its director share.
+//!
+//! Everything that runs need is here, behind one lock a concern and none held while the device works: programs in
+//! service, free lanes, bound shapes. Runs pick a program and the director exchanges them; a run that has picked one
+//! keeps it alive to its end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use bespoke_plan::{Binding, Plan};
+use bespoke_policy::{ClassId, Signature};
+
+use crate::error::Error;
+use crate::event::{EventKind, Log};
+use crate::kernels::Loader;
+use crate::lane::{Executables, Lane};
+use crate::program::Program;
+use crate::request::{GraphMode, SessionOptions};
+use crate::weights::Weights;
+
+/// Programs in service.
+#[derive(Debug)]
+struct Programs {
+    generic: Arc<Program>,
+    any: Option<Arc<Program>>,
+    exact: BTreeMap<Signature, Arc<Program>>,
+}
+
+#[derive(Debug, Default)]
+struct LanePool {
+    free: Vec<Lane>,
+    made: usize,
+}
+
+/// What run threads and the director share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) plan: Plan,
+    pub(crate) loader: Loader,
+    pub(crate) log: Log,
+    pub(crate) whole_graph: bool,
+    pub(crate) weights: Weights,
+    programs: RwLock<Programs>,
+    lanes: Mutex<LanePool>,
+    lane_free: Condvar,
+    executables: Mutex<Vec<Arc<Executables>>>,
+    max_lanes: usize,
+    bindings: Mutex<HashMap<Vec<i64>, Arc<Binding>>>,
+    runs: AtomicU64,
+}
+
+/// So many bound shapes are remembered; then all are forgotten and bound again on sight, which costs microseconds.
+const REMEMBERED_SHAPES: usize = 1024;
+
+impl Core {
+    /// Starts with the generic program in service and one lane.
+    pub(crate) fn new(
+        plan: Plan,
+        loader: Loader,
+        log: Log,
+        weights: Weights,
+        generic: Arc<Program>,
+        first: Lane,
+        options: &SessionOptions,
+    ) -> Core {
+        Core {
+            plan,
+            loader,
+            log,
+            whole_graph: options.cuda_graph == GraphMode::Whole,
+            weights,
+            programs: RwLock::new(Programs {
+                generic,
+                any: None,
+                exact: BTreeMap::new(),
+            }),
+            executables: Mutex::new(vec![first.executables.clone()]),
+            lanes: Mutex::new(LanePool {
+                free: vec![first],
+                made: 1,
+            }),
+            lane_free: Condvar::new(),
+            max_lanes: options.max_lanes.max(1),
+            bindings: Mutex::default(),
+            runs: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn executables(&self) -> Vec<Arc<Executables>> {
+        self.executables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn put_program(&self, class: &ClassId, program: Arc<Program>) {
+        let mut programs = self
+            .programs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match class {
+            ClassId::Any => programs.any = Some(program),
+            ClassId::Exact(signature) => {
+                programs.exact.insert(signature.clone(), program);
+            }
+        }
+    }
+
+    pub(crate) fn take_program(&self, class: &ClassId) -> Option<Arc<Program>> {
+        let mut programs = self
+            .programs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match class {
+            ClassId::Any => programs.any.take(),
+            ClassId::Exact(signature) => programs.exact.remove(signature),
+        }
+    }
+
+    pub(crate) fn pick(&self, signature: &Signature) -> Arc<Program> {
+        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
+        let exact = programs.exact.get(signature);
+        exact
+            .or(programs.any.as_ref())
+            .unwrap_or(&programs.generic)
+            .clone()
+    }
+
+    /// A free lane; makes one if all are busy and there may be more, waits otherwise.
+    pub(crate) fn lane(&self) -> Result<Lane, Error> {
+        let mut pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(lane) = pool.free.pop() {
+                return Ok(lane);
+            }
+            if pool.made < self.max_lanes {
+                pool.made += 1;
+                let lanes = pool.made;
+                drop(pool);
+                let lane = Lane::new(&self.plan, &*self.loader.device);
+                match &lane {
+                    Ok(lane) => {
+                        self.executables
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(lane.executables.clone());
+                        self.log.push(EventKind::Lane { lanes });
+                    }
+                    Err(_) => {
+                        self.lanes
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .made -= 1;
+                    }
+                }
+                return lane;
+            }
+            pool = self
+                .lane_free
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(crate) fn give_back(&self, lane: Lane) {
+        self.lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .free
+            .push(lane);
+        self.lane_free.notify_one();
+    }
+
+    /// The binding of a shape, its time in microseconds and whether it is new.
+    pub(crate) fn bind(&self, dims: &[&[i64]]) -> Result<(Arc<Binding>, u64, bool), Error> {
+        let start = Instant::now();
+        let signature = self.plan.signature(dims)?;
+        {
+            let known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(binding) = known.get(&signature) {
+                return Ok((binding.clone(), 0, false));
+            }
+        }
+        let binding = Arc::new(self.plan.bind_symbols(signature.clone())?);
+        debug_assert!(bespoke_plan::verify::verify_memory(&self.plan, &binding).is_ok());
+        let mut known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_SHAPES {
+            known.clear();
+        }
+        known.insert(signature, binding.clone());
+        Ok((binding, start.elapsed().as_micros() as u64, true))
+    }
+
+    /// Number of the next run.
+    pub(crate) fn number(&self) -> u64 {
+        self.runs.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits for everything queued on lanes that serve no run.
+    pub(crate) fn synchronize(&self) -> Result<(), Error> {
+        let pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        for lane in &pool.free {
+            lane.stream.synchronize()?;
+        }
+        Ok(())
+    }
+}
