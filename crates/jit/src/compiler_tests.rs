@@ -1,5 +1,7 @@
 //! Tests against a real NVRTC where there is one; each says so where there is none.
 
+use std::io::Write as _;
+
 use super::*;
 use std::time::Duration;
 
@@ -14,13 +16,17 @@ extern "C" __global__ void add(float* y, const float* x, int n) {
 "#;
 
 /// The machine's NVRTC, or `None` after printing why the test is skipped.
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
-fn nvrtc() -> Option<Arc<Nvrtc>> {
+fn nvrtc(test: &str) -> Option<Arc<Nvrtc>> {
     match Nvrtc::load(&SearchPlan::from_env(&[])) {
         Ok(nvrtc) => Some(nvrtc),
         Err(JitError::NotFound { tried }) => {
             let places: Vec<String> = tried.iter().map(|place| place.what.clone()).collect();
-            println!("skipped: NVRTC not found (looked in {})", places.join(", "));
+            // past the harness, which swallows what tests print
+            let places = places.join(", ");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: {test}: NVRTC not found (looked in {places})"
+            );
             None
         }
         Err(error) => panic!("{error}"),
@@ -38,7 +44,9 @@ fn request<'a>(name: &'a str, source: &'a str, arch: &'a str) -> CompileRequest<
 
 #[test]
 fn one_source_compiles_for_every_architecture() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("one_source_compiles_for_every_architecture") else {
+        return;
+    };
     for arch in [
         "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120",
     ] {
@@ -64,7 +72,9 @@ fn one_source_compiles_for_every_architecture() {
 
 #[test]
 fn equal_requests_give_equal_bytes_and_options_change_them() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("equal_requests_give_equal_bytes_and_options_change_them") else {
+        return;
+    };
     let plain = request("add", ADD, "sm_89");
     let first = nvrtc.compile(&plain).unwrap();
     assert_eq!(first.cubin, nvrtc.compile(&plain).unwrap().cubin);
@@ -77,7 +87,9 @@ fn equal_requests_give_equal_bytes_and_options_change_them() {
 
 #[test]
 fn spills_are_reported() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("spills_are_reported") else {
+        return;
+    };
     let mut source = String::from("extern \"C\" __global__ void hungry(float* p) {\n");
     (0..64).for_each(|i| source.push_str(&format!("float v{i} = p[{i}];\n")));
     source.push_str("__syncthreads();\n");
@@ -97,7 +109,9 @@ fn spills_are_reported() {
 
 #[test]
 fn a_compile_error_carries_the_log() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("a_compile_error_carries_the_log") else {
+        return;
+    };
     let error = nvrtc
         .compile(&request(
             "broken.cu",
@@ -118,7 +132,9 @@ fn a_compile_error_carries_the_log() {
 
 #[test]
 fn warnings_are_kept_after_a_success() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("warnings_are_kept_after_a_success") else {
+        return;
+    };
     let source = "extern \"C\" __global__ void k(int* p) { int never_used; p[0] = 1; }";
     let compiled = nvrtc.compile(&request("k", source, "sm_89")).unwrap();
     assert!(compiled.log.contains("never_used"), "{}", compiled.log);
@@ -126,7 +142,9 @@ fn warnings_are_kept_after_a_success() {
 
 #[test]
 fn bad_requests_are_typed_errors() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("bad_requests_are_typed_errors") else {
+        return;
+    };
     for arch in [
         "compute_89",
         "sm_",
@@ -169,7 +187,9 @@ fn bad_requests_are_typed_errors() {
 
 #[test]
 fn two_threads_compile_at_once() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("two_threads_compile_at_once") else {
+        return;
+    };
     let alone = nvrtc.compile(&request("add", ADD, "sm_89")).unwrap().cubin;
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -199,7 +219,9 @@ fn slow_source() -> String {
 
 #[test]
 fn a_running_compile_can_be_cancelled() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("a_running_compile_can_be_cancelled") else {
+        return;
+    };
     let source = slow_source();
     let cancel = AtomicBool::new(false);
     let slow = CompileRequest {
@@ -230,7 +252,9 @@ fn a_running_compile_can_be_cancelled() {
 
 #[test]
 fn a_cancelled_request_does_not_start() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("a_cancelled_request_does_not_start") else {
+        return;
+    };
     let cancel = AtomicBool::new(true);
     let error = nvrtc
         .compile(&CompileRequest {
@@ -248,7 +272,9 @@ fn a_cancelled_request_does_not_start() {
 
 #[test]
 fn the_loaded_library_describes_itself() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("the_loaded_library_describes_itself") else {
+        return;
+    };
     assert!(
         nvrtc
             .build()
@@ -270,7 +296,9 @@ fn the_loaded_library_describes_itself() {
 
 #[test]
 fn a_newest_release_is_respected() {
-    let Some(nvrtc) = nvrtc() else { return };
+    let Some(nvrtc) = nvrtc("a_newest_release_is_respected") else {
+        return;
+    };
     let file = PathBuf::from(nvrtc.library());
     let places = vec![crate::Place {
         origin: "caller",

@@ -71,10 +71,11 @@ pub(crate) fn summary(stages: &[Stage]) -> (String, Counts) {
 ///
 /// The harness prints one `test result:` line for each binary. A test that cannot run where it is (no GPU, no NVRTC)
 /// returns early, after it has printed `skipped: NAME: REASON` past the harness's capture, straight to standard error;
-/// the harness counts such a test as passed, so it is moved to the skipped ones here.
+/// the harness counts such a test as passed, so it is moved to the skipped ones here. A binary with a harness of its own
+/// may count as `N skipped` on its result line the skipped tests that it left out of its passed ones.
 pub(crate) fn parse_tests<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
     let mut counts = Counts::default();
-    let mut silent = 0;
+    let (mut silent, mut left_out) = (0usize, 0);
     for line in lines {
         if let Some(result) = line.trim().strip_prefix("test result:") {
             for part in result.split([';', '.']) {
@@ -89,6 +90,7 @@ pub(crate) fn parse_tests<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
                     "passed" => counts.passed += number,
                     "failed" => counts.failed += number,
                     "ignored" => counts.skipped += number,
+                    "skipped" => left_out += number,
                     _ => {}
                 }
             }
@@ -96,7 +98,9 @@ pub(crate) fn parse_tests<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
             silent += 1;
         }
     }
-    counts.passed = counts.passed.saturating_sub(silent);
+    counts.passed = counts
+        .passed
+        .saturating_sub(silent.saturating_sub(left_out));
     counts.skipped += silent;
     counts
 }
@@ -145,6 +149,25 @@ mod tests {
                 passed: 1,
                 failed: 0,
                 skipped: 2
+            }
+        );
+    }
+
+    #[test]
+    fn a_harness_that_counts_what_it_skips_is_believed() {
+        let lines = [
+            "skipped: libtest_says_passed: no NVRTC",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s",
+            "skipped: cuda::a: no CUDA device",
+            "skipped: cuda::b: no CUDA device",
+            "test result: ok. 5 passed; 0 failed; 2 skipped",
+        ];
+        assert_eq!(
+            parse_tests(lines.into_iter()),
+            Counts {
+                passed: 7,
+                failed: 0,
+                skipped: 3
             }
         );
     }

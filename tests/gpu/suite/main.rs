@@ -62,6 +62,20 @@ const SHARED: &[Test] = tests!(true: contract::{
 } templates::{
     pointwise,
     gemm,
+    conv,
+    conv_transpose,
+    pool,
+    reduce,
+    softmax,
+    normalize,
+    cumsum,
+    arg_reduce,
+    topk,
+    gather,
+    scatter,
+    resize,
+    pad,
+    ints,
 });
 
 /// What concerns the GPU alone.
@@ -199,13 +213,14 @@ fn main() -> ExitCode {
         Err(reason) if options.require_gpu => eprintln!("error: {reason}"),
         Err(_) => {}
     }
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (on_gpu, name, test) in tests {
         let rig = match (&gpu, on_gpu) {
             (_, false) => &host,
             (Ok(rig), true) => rig,
             (Err(reason), true) if !options.require_gpu => {
                 println!("skipped: {name}: {reason}");
+                skipped += 1;
                 continue;
             }
             (Err(_), true) => {
@@ -226,7 +241,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {word}. {passed} passed; {failed} failed; {skipped} skipped");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -38,7 +38,24 @@ macro_rules! families {
     };
 }
 
-families!(pointwise, gemm);
+families!(
+    pointwise,
+    gemm,
+    conv,
+    conv_transpose,
+    pool,
+    reduce,
+    softmax,
+    normalize,
+    cumsum,
+    arg_reduce,
+    topk,
+    gather,
+    scatter,
+    resize,
+    pad,
+    ints,
+);
 
 /// One way to run a sample.
 struct Variant<'s> {
