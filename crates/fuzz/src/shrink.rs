@@ -8,12 +8,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+/// An input without a range of its parts; `None` where that is no input.
+pub(crate) type Without<'a> = dyn Fn(&[u8], Range<usize>) -> Option<Vec<u8>> + 'a;
+
 /// The smallest input found within `time` for which `fails` holds. `parts` counts what `without` can leave away.
 pub(crate) fn shrink(
     input: Vec<u8>,
     time: Duration,
     parts: &dyn Fn(&[u8]) -> usize,
-    without: &dyn Fn(&[u8], Range<usize>) -> Option<Vec<u8>>,
+    without: &Without<'_>,
     fails: &mut dyn FnMut(&[u8]) -> bool,
 ) -> Vec<u8> {
     let end = Instant::now() + time;
@@ -41,7 +44,7 @@ pub(crate) fn shrink(
 fn reduce(
     best: &mut Vec<u8>,
     parts: &dyn Fn(&[u8]) -> usize,
-    without: &dyn Fn(&[u8], Range<usize>) -> Option<Vec<u8>>,
+    without: &Without<'_>,
     fails: &mut dyn FnMut(&[u8]) -> bool,
     end: Instant,
 ) {
