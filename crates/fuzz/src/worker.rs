@@ -22,7 +22,7 @@ use crate::target::{Seen, Target, find, outline};
 
 /// Longest time for one input.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Inputs kept at most.
+/// Inputs kept at most; then a new one takes the place of any other.
 const CORPUS: usize = 4096;
 /// Stack of the thread that runs the target, in bytes.
 const STACK: usize = 2 << 20;
@@ -236,8 +236,13 @@ impl Trial {
                     for word in seen {
                         fresh |= known.insert(word);
                     }
-                    if (fresh || is_seed || corpus.is_empty()) && corpus.len() < CORPUS {
-                        corpus.push(input);
+                    if fresh || is_seed || corpus.is_empty() {
+                        if corpus.len() < CORPUS {
+                            corpus.push(input);
+                        } else {
+                            let at = rng.below(corpus.len());
+                            corpus[at] = input;
+                        }
                     }
                 }
                 Err(finding) if told.contains(&finding.kind) => {}

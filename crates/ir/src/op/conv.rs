@@ -100,11 +100,9 @@ impl Operator for Conv {
             return Err(InferError::new(format!("groups is {}", self.groups)));
         }
         cx.require_equal("channels", &x.dims[1], &(w.dims[1].clone() * SymInt::constant(self.groups)))?;
-        if let Some(k) = w.dims[0].as_const()
-            && k % self.groups != 0
-        {
-            return Err(InferError::new(format!("{k} filters in {} groups", self.groups)));
-        }
+        let left = w.dims[0].modulo(&SymInt::constant(self.groups));
+        let what = format!("filters that {} groups leave and none", self.groups);
+        cx.require_equal(&what, &left, &SymInt::constant(0))?;
         let mut dims = vec![x.dims[0].clone(), w.dims[0].clone()];
         for i in 0..axes {
             let extent = self.window.extent(i, &x.dims[2 + i], &w.dims[2 + i], false);
@@ -122,6 +120,7 @@ impl Operator for Conv {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sym::{Symbol, SymbolOrigin};
     use crate::{DType, Graph};
 
     #[test]
@@ -136,5 +135,23 @@ mod tests {
         };
         let y = g.add1("y", Conv { window, groups: 2 }, &[x, w]).unwrap();
         assert_eq!(g.ty(y).static_dims().unwrap(), [1, 16, 5, 7]);
+    }
+
+    #[test]
+    fn filters_must_divide_into_groups() {
+        let conv = || Conv { window: Window::unit(1), groups: 3 };
+        let typed = |k: SymInt, g: &mut Graph| {
+            let x = g.add_input("x", TensorType::fixed(DType::F32, &[1, 6, 9]));
+            let w = g.add_input("w", TensorType::new(DType::F32, vec![k, 2.into(), 1.into()]));
+            g.add("y", conv(), &[x, w])
+        };
+        let error = typed(SymInt::constant(11), &mut Graph::new("t")).unwrap_err().to_string();
+        assert!(error.contains("3 groups") && error.contains("2 and 0"), "{error}");
+        assert!(typed(SymInt::constant(12), &mut Graph::new("t")).is_ok());
+        let mut g = Graph::new("t");
+        let k = SymInt::symbol(g.symbols.add(Symbol::new("k", SymbolOrigin::Free)));
+        typed(k, &mut g).unwrap();
+        let holds = |k| g.guards.iter().all(|g| g.holds(&[k]));
+        assert!(holds(12) && !holds(11));
     }
 }

@@ -28,9 +28,11 @@ impl SymInt {
     }
 }
 
-/// The only value in the range, if there is just one.
+/// The only value in the range, if there is just one. The ends of `i64` stand for everything beyond them, so that they
+/// are no single value.
 fn single(value: &SymInt, table: &SymbolTable) -> Option<SymInt> {
     match value.range(table) {
+        (i64::MIN, i64::MIN) | (i64::MAX, i64::MAX) => None,
         (low, high) if low == high => Some(SymInt::constant(low)),
         _ => None,
     }

@@ -566,3 +566,27 @@ fn a_program_shares_and_reuses() {
     );
     assert!(out.is_empty());
 }
+
+#[test]
+fn what_lies_beyond_i64_is_no_value() {
+    let mut symbols = SymbolTable::new();
+    let n = symbols.add(Symbol {
+        min: 2,
+        max: 64,
+        ..Symbol::new("n", SymbolOrigin::Free)
+    });
+    let n = SymInt::symbol(n);
+    let huge = SymInt::constant(i64::MAX - 1);
+    // ⌊(10 − 4·n) / huge⌋ is kept as −n + ⌊((huge − 4)·n + 10) / huge⌋, whose numerator has no value.
+    let quotient = (&n * &SymInt::constant(-4) + 10).floor_div(&huge);
+    for value in [2, 7, 64] {
+        if let Ok(simple) = quotient.simplify(&symbols).eval(&[value]) {
+            assert_eq!(simple, if value == 2 { 0 } else { -1 }, "n = {value}");
+        }
+    }
+    let beyond = n + i64::MAX;
+    assert_eq!(
+        beyond.simplify(&symbols).eval(&[2]),
+        Err(SymError::Overflow)
+    );
+}
