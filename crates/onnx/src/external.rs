@@ -1,7 +1,7 @@
 //! Tensors whose data lies in files beside the model (`TensorProto.external_data`).
 //!
 //! A large model keeps its weights in one or more side files; every tensor names a file, an offset and a length. Each
-//! file is opened once, by [`crate::contained`], mapped once and shared by all tensors in it. All numbers are checked
+//! file is opened once, by `contained`, mapped once and shared by all tensors in it. All numbers are checked
 //! without overflow against the size of the file that was really opened.
 //!
 //! The optional `checksum` key (SHA-1 of the whole side file) is accepted and not verified: it would mean reading

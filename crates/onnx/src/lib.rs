@@ -1,6 +1,6 @@
 //! ONNX models as [`bespoke_ir::Graph`]s: the only place of bespoke that knows the ONNX standard.
 //!
-//! [`import`] reads a model file, [`import_bytes`] a model in memory; both give an [`ImportedModel`] or an
+//! [`import()`] reads a model file, [`import_bytes`] a model in memory; both give an [`ImportedModel`] or an
 //! [`OnnxError`] that names the culprit. What the crate promises:
 //!
 //! - **Weights are not copied.** Files are memory-mapped and constants are slices of the map, whether the data is in
@@ -14,7 +14,7 @@
 //! - **Nothing is half supported.** A node either means exactly what the standard says for its opset, or the model is
 //!   refused with a list of all such nodes and the reason for each.
 //!
-//! [`file`] and [`tensor`] are also of use alone: the ONNX test data is read and written with them.
+//! [`mod@file`] and [`tensor`] are also of use alone: the ONNX test data is read and written with them.
 
 mod attributes;
 mod contained;

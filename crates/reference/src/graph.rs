@@ -7,7 +7,7 @@ use crate::eval::{eval_in, known_symbols};
 use crate::tensor::{Tensor, describe};
 
 /// The outputs of `graph` for these inputs. `symbols` are the values of its symbols, indexed by `SymbolId`; see
-/// [`crate::bind`].
+/// [`crate::bind()`].
 ///
 /// # Errors
 ///

@@ -24,8 +24,8 @@
 //! | [`op`] | the operators |
 //! | [`eval`] | one node: checks, then the operator |
 //! | [`graph`] | a whole graph |
-//! | [`bind`] | extents of the inputs → values of the symbols |
-//! | [`compare`] | how far two tensors are apart, and where |
+//! | [`mod@bind`] | extents of the inputs → values of the symbols |
+//! | [`mod@compare`] | how far two tensors are apart, and where |
 
 pub mod bind;
 pub mod compare;

@@ -3,7 +3,7 @@
 //! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
 //! policy, and does what the policy says: asks the compile service for a class's kernels, loads them, makes the graph on
 //! a spare executable beside the path, and exchanges the program between two runs. A run waits for it only if the
-//! strategy says so (`eager`): it then hands over a [`Reply`] and goes on when that is dropped.
+//! strategy says so (`eager`): it then hands over a reply and goes on when that is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

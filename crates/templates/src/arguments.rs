@@ -1,7 +1,7 @@
 //! Random arguments of matrix products and convolutions.
 //!
 //! [`Arguments`] fills in the parameters of a template by name, with random layouts; what is drawn is a
-//! [`Sample`](crate::sample::Sample).
+//! [`Sample`].
 
 use std::sync::Arc;
 

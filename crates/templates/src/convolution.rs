@@ -1,7 +1,7 @@
 //! What `conv` and `conv_transpose` have in common: parameters, definitions, tiles and cost.
 //!
 //! Both are matrix products of output pixels and filters (`kernels/convolution.cuh`). They differ in how outputs, taps
-//! and inputs belong together ([`axis`]) and in the order of a weight's first two axes.
+//! and inputs belong together ([`Geometry::axis`]) and in the order of a weight's first two axes.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

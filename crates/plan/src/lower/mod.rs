@@ -1,6 +1,6 @@
 //! Lowering: from nodes to steps.
 //!
-//! Nodes are visited in topological order. A node with one reader is not emitted at once but kept as [`Pending`]: an
+//! Nodes are visited in topological order. A node with one reader is not emitted at once but kept as `Pending`: an
 //! elementwise reader then joins it as its epilogue, a reduction absorbs elementwise work as its prologue, a concat
 //! gives it its place as target. Whoever needs the bytes *forces* it.
 //!
@@ -8,13 +8,13 @@
 //!
 //! | file | operators |
 //! |---|---|
-//! | [`view`] | Transpose, Reshape, Expand, Slice: no step where strides suffice |
-//! | [`pointwise`] | Map, and every copy |
-//! | [`matmul`] | MatMul |
-//! | [`conv`] | Conv, ConvTranspose, Pool |
-//! | [`rows`] | Reduce, Softmax, Normalize, CumSum, ArgReduce, TopK |
-//! | [`index`] | Gather, GatherElements, GatherND, ScatterElements, ScatterND |
-//! | [`place`] | Concat, Pad, Resize, HostInts |
+//! | `view` | Transpose, Reshape, Expand, Slice: no step where strides suffice |
+//! | `pointwise` | Map, and every copy |
+//! | `matmul` | MatMul |
+//! | `conv` | Conv, ConvTranspose, Pool |
+//! | `rows` | Reduce, Softmax, Normalize, CumSum, ArgReduce, TopK |
+//! | `index` | Gather, GatherElements, GatherND, ScatterElements, ScatterND |
+//! | `place` | Concat, Pad, Resize, HostInts |
 
 mod conv;
 mod index;
