@@ -379,6 +379,7 @@ fn options_are_fixed_and_in_order() {
         request.canonical_options(),
         [
             "--std=c++17",
+            "--device-as-default-execution-space",
             "--minimal",
             "--no-cache",
             "--ptxas-options=-v",
