@@ -11,11 +11,6 @@ use bespoke_ir::DType;
 use crate::sample::{Rng, Sample, SampleSlot};
 use crate::spec::{Param, Template};
 
-/// True once in `n` times.
-pub(crate) fn chance(rng: &mut Rng, n: i64) -> bool {
-    rng.int(1, n) == 1
-}
-
 /// `count` random elements: floats in −1…1, integers of at most ±100, `bool` 0 or 1.
 pub(crate) fn elements(rng: &mut Rng, dtype: DType, count: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(count * dtype.size().unwrap_or(1));
@@ -80,7 +75,7 @@ impl Arguments {
         broadcast: &[usize],
     ) {
         let mut order: Vec<usize> = (0..extents.len()).collect();
-        if chance(rng, 2) {
+        if rng.chance(2) {
             for i in (1..order.len()).rev() {
                 order.swap(i, rng.int(0, i as i64) as usize);
             }
@@ -103,14 +98,14 @@ impl Arguments {
         };
         let (kind, dtype) = (param.kind.clone(), param.dtype.unwrap_or(DType::F32));
         let mut strides = vec![0i64; extents.len()];
-        let offset = if chance(rng, 3) { rng.int(0, 9) } else { 0 };
+        let offset = if rng.chance(3) { rng.int(0, 9) } else { 0 };
         let mut step = 1;
         for &a in order.iter().rev() {
-            if kind == SlotKind::Read && broadcast.contains(&a) && chance(rng, 3) {
+            if kind == SlotKind::Read && broadcast.contains(&a) && rng.chance(3) {
                 continue;
             }
             strides[a] = step;
-            let pad = if chance(rng, 4) { rng.int(1, 5) } else { 0 };
+            let pad = if rng.chance(4) { rng.int(1, 5) } else { 0 };
             step = step * extents[a].max(1) + pad;
         }
         let count = (offset + step) as usize;

@@ -10,7 +10,7 @@ use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-use crate::arguments::{Arguments, chance, tolerance};
+use crate::arguments::{Arguments, tolerance};
 use crate::convolution_host;
 use crate::sample::{Rng, Sample};
 use crate::source::cuda_type;
@@ -407,9 +407,9 @@ pub(crate) fn sample(
 ) -> Sample {
     let rank = options.spatial + 2;
     let mut s = Arguments::new(&*template);
-    let depthwise = chance(rng, 4);
+    let depthwise = rng.chance(4);
     let wide = |rng: &mut Rng| {
-        if chance(rng, 2) {
+        if rng.chance(2) {
             8 * rng.int(1, 3)
         } else {
             rng.int(1, 20)
@@ -418,7 +418,7 @@ pub(crate) fn sample(
     let n = rng.int(1, 2);
     let (g, c, k) = if depthwise {
         (wide(rng), 1, 1)
-    } else if chance(rng, 3) {
+    } else if rng.chance(3) {
         (rng.int(2, 3), rng.int(1, 9), rng.int(1, 9))
     } else {
         (1, wide(rng), wide(rng))
@@ -426,7 +426,7 @@ pub(crate) fn sample(
     for (name, value) in [("n", n), ("g", g), ("c", c), ("k", k)] {
         s.int(name, value);
     }
-    let point = chance(rng, 4);
+    let point = rng.chance(4);
     let (mut ins, mut outs, mut kers) = (Vec::new(), Vec::new(), Vec::new());
     for a in 0..options.spatial {
         let input = rng.int(1, if options.spatial > 2 { 5 } else { 12 });

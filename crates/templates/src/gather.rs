@@ -303,7 +303,7 @@ fn cases(rng: &mut Rng) -> Vec<(Gather, Sample)> {
     for &data in TYPES {
         let rank = rng.int(0, 4) as usize;
         let tuple = rng.int(1, 3) as usize;
-        let index = if arguments::chance(rng, 2) {
+        let index = if rng.chance(2) {
             DType::I32
         } else {
             DType::I64

@@ -21,7 +21,7 @@ use bespoke_ir::expr::Expr;
 pub(crate) use self::host::widen_run;
 
 use self::host::Twin;
-use crate::arguments::{Arguments, chance, epilogue, tolerance};
+use crate::arguments::{Arguments, epilogue, tolerance};
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
@@ -269,13 +269,13 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             _ => rng.int(1, 150),
         };
         let (m, n) = (size(rng), size(rng));
-        let k = if chance(rng, 12) {
+        let k = if rng.chance(12) {
             0
         } else {
-            size(rng) * if chance(rng, 6) { 4 } else { 1 }
+            size(rng) * if rng.chance(6) { 4 } else { 1 }
         };
         let mut space: Vec<i64> = (0..batch)
-            .map(|_| if chance(rng, 15) { 0 } else { rng.int(1, 3) })
+            .map(|_| if rng.chance(15) { 0 } else { rng.int(1, 3) })
             .collect();
         let gemm = Arc::new(Gemm {
             batch,

@@ -41,6 +41,7 @@ pub mod reduce;
 pub mod resize;
 mod rows;
 mod rows_host;
+mod rowwise;
 pub mod sample;
 pub mod scatter;
 pub mod softmax;

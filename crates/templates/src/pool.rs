@@ -379,7 +379,7 @@ fn case(rng: &mut Rng, kind: PoolKind, dtype: DType) -> (Pool, Sample) {
         let (pad, end) = (rng.int(0, ker - 1), rng.int(0, ker - 1));
         let room = n + pad + end - reach;
         // as ceil_mode does: the last window may reach beyond the pads, but begins before them
-        let out = match arguments::chance(rng, 2) {
+        let out = match rng.chance(2) {
             true => ((room + stride - 1) / stride + 1).min((n + pad - 1) / stride + 1),
             false => room / stride + 1,
         };
@@ -419,7 +419,7 @@ fn case(rng: &mut Rng, kind: PoolKind, dtype: DType) -> (Pool, Sample) {
     channels_last.push(1);
     let every: Vec<usize> = (0..rank).collect();
     for (name, dims) in [("x", &input), ("y", &extents)] {
-        if arguments::chance(rng, 2) {
+        if rng.chance(2) {
             args.tensor_in_order(rng, name, dims, &[], &channels_last);
         } else {
             args.tensor(rng, name, dims, &[]);

@@ -12,15 +12,11 @@ pub(crate) fn extents(rng: &mut Rng, rank: usize, limit: i64) -> Vec<i64> {
     let mut left = limit;
     let mut dims = Vec::with_capacity(rank);
     for _ in 0..rank {
-        let d = if arguments::chance(rng, 6) {
-            1
-        } else {
-            rng.int(1, 40)
-        };
+        let d = if rng.chance(6) { 1 } else { rng.int(1, 40) };
         dims.push(d.min(left.max(1)));
         left /= d.max(1);
     }
-    if rank > 0 && arguments::chance(rng, 25) {
+    if rank > 0 && rng.chance(25) {
         dims[rng.int(0, rank as i64 - 1) as usize] = 0;
     }
     dims
@@ -28,16 +24,16 @@ pub(crate) fn extents(rng: &mut Rng, rank: usize, limit: i64) -> Vec<i64> {
 
 /// An epilogue of a value of type `raw`: none, one with an operand and a position, or a conversion.
 pub(crate) fn epilogue(rng: &mut Rng, raw: DType, rank: usize) -> Expr {
-    if raw == DType::Bool || arguments::chance(rng, 3) {
+    if raw == DType::Bool || rng.chance(3) {
         return Expr::identity(raw);
     }
-    if arguments::chance(rng, 4) {
+    if rng.chance(4) {
         return Expr::cast(raw, DType::F32);
     }
     let mut b = ExprBuilder::new(&[raw, raw]);
     let (x, e) = (b.input(0), b.input(1));
     let mut y = b.binary(BinaryOp::Add, x, e);
-    if rank > 0 && arguments::chance(rng, 2) {
+    if rank > 0 && rng.chance(2) {
         let i = b.coord(rng.int(0, rank as i64 - 1) as usize);
         let i = b.cast(raw, i);
         y = b.binary(BinaryOp::Max, y, i);
@@ -69,7 +65,7 @@ pub(crate) fn view(
 /// needs.
 pub(crate) fn layout(rng: &mut Rng, extents: &[i64]) -> (Strided, usize) {
     let mut order: Vec<usize> = (0..extents.len()).collect();
-    if arguments::chance(rng, 3) {
+    if rng.chance(3) {
         for i in (1..order.len()).rev() {
             order.swap(i, rng.int(0, i as i64) as usize);
         }
@@ -79,7 +75,7 @@ pub(crate) fn layout(rng: &mut Rng, extents: &[i64]) -> (Strided, usize) {
     let mut step = 1;
     for &a in order.iter().rev() {
         strides[a] = step;
-        step = step * extents[a].max(1) + i64::from(arguments::chance(rng, 4));
+        step = step * extents[a].max(1) + i64::from(rng.chance(4));
     }
     (Strided { offset, strides }, (offset + step) as usize)
 }
@@ -98,7 +94,7 @@ pub(crate) fn indexed(
     let rank = extents.len();
     let reach: Vec<i64> = (0..tuple).map(|_| rng.int(1, 9)).collect();
     // the tensor has some of the space's axes, and the indexed ones
-    let has: Vec<bool> = (0..rank).map(|_| !arguments::chance(rng, 3)).collect();
+    let has: Vec<bool> = (0..rank).map(|_| !rng.chance(3)).collect();
     let mut dims: Vec<i64> = extents
         .iter()
         .zip(&has)
@@ -120,7 +116,7 @@ pub(crate) fn indexed(
     };
     view(args, name, x.offset, &x.strides, tensor);
     // indices vary along some axes; rows of the tensor are moved where they do not vary along the last
-    let varies: Vec<bool> = (0..rank).map(|_| !arguments::chance(rng, 3)).collect();
+    let varies: Vec<bool> = (0..rank).map(|_| !rng.chance(3)).collect();
     let mut dims: Vec<i64> = extents
         .iter()
         .zip(&varies)

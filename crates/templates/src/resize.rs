@@ -490,7 +490,7 @@ fn case(
     dtype: DType,
 ) -> (bespoke_ir::op::Resize, Resize, Sample) {
     let rank = rng.int(1, 4) as usize;
-    let crop = arguments::chance(rng, 6);
+    let crop = rng.chance(6);
     let (mut input, mut extents, mut scales, mut regions) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rank {
@@ -524,7 +524,7 @@ fn case(
         scales,
         interpolation,
         coordinates,
-        antialias: arguments::chance(rng, 3),
+        antialias: rng.chance(3),
         crop: crop.then_some((regions, 7.5)),
     };
     let template = Resize::new(&op, dtype, random::epilogue(rng, dtype, rank));
@@ -537,7 +537,7 @@ fn case(
         channels_last.push(1);
     }
     for (name, dims) in [("x", &input), ("y", &extents)] {
-        if arguments::chance(rng, 2) {
+        if rng.chance(2) {
             args.tensor_in_order(rng, name, dims, &[], &channels_last);
         } else {
             args.tensor(rng, name, dims, &[]);

@@ -284,7 +284,7 @@ fn cases(rng: &mut Rng) -> Vec<(Scatter, Sample)> {
         for reduction in [Add, Mul, Min, Max] {
             let rank = rng.int(0, 3) as usize;
             let tuple = rng.int(1, 2) as usize;
-            let index = if arguments::chance(rng, 2) {
+            let index = if rng.chance(2) {
                 DType::I32
             } else {
                 DType::I64

@@ -3,16 +3,14 @@
 //! A row is read once where it fits in the registers of its threads. A row of nothing but −∞ yields NaN, as the definition
 //! does.
 
-use std::sync::Arc;
-
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
-use crate::arguments::{self, Arguments};
 use crate::pointwise::view_bytes;
 use crate::rows::{self, Rows};
 use crate::rows_host::{self, Real};
-use crate::sample::{self, Rng, Sample};
+use crate::rowwise;
+use crate::sample::{Rng, Sample};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view;
 
@@ -176,60 +174,17 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 }
 
 fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
-    use DType::*;
     (0..4)
         .map(|_| {
             let outer = rng.int(0, 3) as usize;
             let log = rng.chance(3);
-            let ty = *rng.pick(&[F32, F32, F16, BF16, F64]);
-            let operands: Vec<DType> = (0..rng.int(1, 2))
-                .map(|_| *rng.pick(&[ty, ty, F32]))
-                .collect();
-            let extras: Vec<DType> = (0..rng.int(0, 2))
-                .map(|_| *rng.pick(&[ty, F32, I32]))
-                .collect();
-            let prologue = if operands == [ty] {
-                Expr::identity(ty)
-            } else {
-                sample::expression(rng, &operands, ty)
-            };
-            let types: Vec<DType> = std::iter::once(ty).chain(extras.iter().copied()).collect();
-            let result = *rng.pick(&[ty, ty, F32]);
-            let epilogue = sample::expression(rng, &types, result);
-            let template = Softmax {
+            let space = Rows { outer, inner: 1 };
+            rowwise::sample(rng, space, |prologue, epilogue| Softmax {
                 outer,
                 log,
                 prologue,
                 epilogue,
-            };
-            let rank = template.space().rank();
-            let mut extents = sample::extents(rng, rank, 20_000);
-            // rows of all lengths: one warp, several, and more than registers hold
-            if rng.chance(3) && rank > 0 {
-                extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
-                extents[..rank - 1]
-                    .iter_mut()
-                    .for_each(|d| *d = (*d).min(2));
-            }
-            let mut b = Arguments::new(&template);
-            for (a, &d) in extents.iter().enumerate() {
-                b.int(&format!("d{a}"), d);
-            }
-            let all: Vec<usize> = (0..rank).collect();
-            let plain = rng.chance(2);
-            let reads = rows::names("x", &operands)
-                .into_iter()
-                .chain(rows::names("e", &extras))
-                .map(|n| n.0);
-            for name in std::iter::once("y".to_owned()).chain(reads) {
-                if plain {
-                    b.tensor_in_order(rng, &name, &extents, &[], &all);
-                } else {
-                    b.tensor(rng, &name, &extents, &all);
-                }
-            }
-            let tolerance = arguments::tolerance(result).max(arguments::tolerance(ty));
-            (template.clone(), b.finish(Arc::new(template), tolerance))
+            })
         })
         .collect()
 }
@@ -237,12 +192,11 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
 #[cfg(test)]
 mod tests {
     use bespoke_device::Arch;
-    use bespoke_reference::Number;
-    use bespoke_reference::expr::eval_expr;
+
+    use std::sync::Arc;
 
     use super::*;
-    use crate::expr::regions;
-    use crate::oracle::Oracle;
+    use crate::arguments::Arguments;
     use crate::sample::SampleSlot;
 
     #[test]
@@ -254,53 +208,19 @@ mod tests {
         }
     }
 
-    /// The definition in `f64`, row by row.
+    /// The definition in `f64`.
     fn check(t: &Softmax, s: &Sample) {
-        let oracle = Oracle::new(s);
-        let rank = t.space().rank();
-        let extents = oracle.args().ints("d", rank);
-        let read = |prefix: &str, n: usize| -> Vec<_> {
-            (0..n)
-                .map(|i| oracle.read(&format!("{prefix}{i}"), rank))
-                .collect()
-        };
-        let (x, e) = (
-            read("x", t.prologue.inputs().len()),
-            read("e", t.extras().len()),
-        );
-        let mut results = std::collections::HashMap::new();
-        let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
-        regions::for_each_row(&whole[..t.outer], rank, |outer, _| {
-            let mut region = whole.clone();
-            for (r, &i) in region.iter_mut().zip(outer) {
-                *r = i..i + 1;
-            }
-            let (mut positions, mut values) = (Vec::new(), Vec::new());
-            regions::for_each_row(&region, rank, |position, _| {
-                let inputs: Vec<Number> = x
-                    .iter()
-                    .map(|(t, v)| t.get(v.at(position) as usize))
-                    .collect();
-                positions.push(position.to_vec());
-                values.push(eval_expr(&t.prologue, &inputs, position, &mut Vec::new()).to_f64());
-            });
+        rowwise::check(s, t.space(), &t.prologue, &t.epilogue, |values| {
             let top = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = values.iter().map(|v| (v - top).exp()).sum();
-            let mapped = values.iter().map(|v| {
-                if t.log {
-                    v - top - sum.ln()
+            for v in values {
+                *v = if t.log {
+                    *v - top - sum.ln()
                 } else {
-                    (v - top).exp() / sum
-                }
-            });
-            for (p, v) in positions.into_iter().zip(mapped) {
-                let mut inputs = vec![Number::F(v)];
-                inputs.extend(e.iter().map(|(t, v)| t.get(v.at(&p) as usize)));
-                let y = eval_expr(&t.epilogue, &inputs, &p, &mut Vec::new());
-                results.insert(p, y);
+                    (*v - top).exp() / sum
+                };
             }
         });
-        oracle.check(&extents, |p| results[p]);
     }
 
     #[test]
