@@ -132,7 +132,6 @@ fn house_rules(context: &Context<'_>) -> Result<Counts, Error> {
 fn clippy(context: &Context<'_>) -> Result<Counts, Error> {
     let arguments = [
         "clippy",
-        "--quiet",
         "--workspace",
         "--all-targets",
         "--locked",
@@ -146,7 +145,6 @@ fn clippy(context: &Context<'_>) -> Result<Counts, Error> {
 fn docs(context: &Context<'_>) -> Result<Counts, Error> {
     let arguments = [
         "doc",
-        "--quiet",
         "--workspace",
         "--no-deps",
         "--document-private-items",
@@ -191,15 +189,7 @@ fn binary(
         return Ok(None);
     }
     let mut command = context.workspace.cargo();
-    command.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        package,
-        "--bin",
-        name,
-    ]);
+    command.args(["build", "--locked", "--package", package, "--bin", name]);
     let made = workspace::build(&mut command)?;
     made.get(name)
         .cloned()
