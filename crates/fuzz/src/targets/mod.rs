@@ -6,5 +6,6 @@ pub(crate) mod external;
 pub(crate) mod model;
 mod operators;
 mod protos;
+mod recipes;
 mod rewrite;
 pub(crate) mod shapes;

@@ -14,7 +14,7 @@ use bespoke_plan::{BindError, Binding, Plan, PlanError};
 use bytes::Bytes;
 use prost::Message;
 
-use super::{protos, rewrite};
+use super::{protos, recipes, rewrite};
 use crate::mutate::{LONGEST, mutate};
 use crate::random::Rng;
 use crate::target::{Seen, Target, outline};
@@ -112,6 +112,15 @@ impl Target for Model {
     fn seeds(&mut self, rng: &mut Rng) -> Vec<Vec<u8>> {
         let mut seeds: Vec<Vec<u8>> = vec![Vec::new(), b"{}".to_vec(), rng.bytes(64)];
         seeds.extend(protos::by_hand().iter().map(Message::encode_to_vec));
+        let operators: Vec<(&str, i64)> = bespoke_onnx::operators()
+            .filter(|(domain, ..)| domain.is_empty())
+            .map(|(_, name, since)| (name, since))
+            .collect();
+        seeds.extend(
+            recipes::models(&operators)
+                .iter()
+                .map(Message::encode_to_vec),
+        );
         for model in small_models() {
             if let Ok(decoded) = ModelProto::decode(Bytes::from(model.clone())) {
                 seeds.extend((0..20).filter_map(|_| Some(excerpt(rng, &decoded)?.encode_to_vec())));
@@ -123,7 +132,7 @@ impl Target for Model {
     }
 
     fn mutate(&mut self, rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
-        if rng.once_in(6) {
+        if rng.once_in(12) {
             return protos::any_model(rng, &self.operators).encode_to_vec();
         }
         let mut input = rng.pick(corpus).cloned().unwrap_or_default();
@@ -139,7 +148,17 @@ impl Target for Model {
         if whole {
             match ModelProto::decode(Bytes::from(input.clone())) {
                 Ok(mut model) => {
-                    rewrite::rewrite(rng, &mut model, &self.operators);
+                    let other = rng.pick(corpus).filter(|other| other.len() <= 4096);
+                    let other = other.and_then(|o| ModelProto::decode(Bytes::from(o.clone())).ok());
+                    match other {
+                        Some(other) if rng.once_in(3) && input.len() <= 16 << 10 => {
+                            rewrite::join(rng, &mut model, &other);
+                            if rng.once_in(2) {
+                                rewrite::rewrite(rng, &mut model, &self.operators);
+                            }
+                        }
+                        _ => rewrite::rewrite(rng, &mut model, &self.operators),
+                    }
                     input = model.encode_to_vec();
                     whole = !rng.once_in(8);
                 }
@@ -348,5 +367,33 @@ mod tests {
             })
             .count();
         assert!(good > 100, "{good} of 200");
+    }
+
+    #[test]
+    fn a_short_search_reaches_most_operators_and_templates() {
+        let mut target = target();
+        let mut rng = Rng::new(1);
+        let mut corpus = target.seeds(&mut rng);
+        corpus.retain(|input| input.len() < 4096);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut waiting = corpus.clone();
+        for _ in 0..4000 {
+            let next = waiting.pop();
+            let input = next.unwrap_or_else(|| target.mutate(&mut rng, &corpus));
+            // What is found here is a fault of the crates under test; a run of the fuzzer reports it.
+            let led_to = target.run(&input).unwrap_or_default();
+            let before = seen.len();
+            seen.extend(led_to);
+            if seen.len() > before {
+                corpus.push(input);
+            }
+        }
+        let words = |kind: &str| -> std::collections::BTreeSet<&str> {
+            let tails = seen.iter().filter_map(|s| s.strip_prefix(kind));
+            tails.filter_map(|s| s.split(' ').next()).collect()
+        };
+        let (operators, templates) = (words("node: "), words("step: "));
+        assert!(operators.len() >= 22, "{operators:?}");
+        assert!(templates.len() >= 10, "{templates:?}");
     }
 }

@@ -176,6 +176,10 @@ pub(super) fn input(name: &str, code: i32, dims: &[Option<i64>]) -> ValueInfoPro
         .enumerate()
         .map(|(i, d)| dimension(*d, &format!("d{i}")))
         .collect();
+    typed_input(name, code, dim)
+}
+
+fn typed_input(name: &str, code: i32, dim: Vec<Dimension>) -> ValueInfoProto {
     let tensor = Tensor {
         elem_type: Some(code),
         shape: Some(TensorShapeProto { dim }),
@@ -188,6 +192,12 @@ pub(super) fn input(name: &str, code: i32, dims: &[Option<i64>]) -> ValueInfoPro
         }),
         ..Default::default()
     }
+}
+
+/// A graph input whose extents are numbers or names.
+pub(super) fn named_input(name: &str, code: i32, dims: &[&str]) -> ValueInfoProto {
+    let dim = dims.iter().map(|d| dimension(d.parse().ok(), d)).collect();
+    typed_input(name, code, dim)
 }
 
 /// A node of the default domain.

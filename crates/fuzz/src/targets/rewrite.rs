@@ -75,6 +75,42 @@ fn edit(rng: &mut Rng, model: &mut ModelProto, operators: &[(String, String)]) {
     }
 }
 
+/// Appends the graph of another model, and feeds it with a result of the first where types allow it or not.
+pub(super) fn join(rng: &mut Rng, model: &mut ModelProto, other: &ModelProto) {
+    let (Some(graph), Some(mut other)) = (&mut model.graph, other.graph.clone()) else {
+        return;
+    };
+    let made: Vec<String> = graph
+        .node
+        .iter()
+        .flat_map(|n| n.output.iter().cloned())
+        .collect();
+    let tag = rng.below(1000);
+    let fed = other.input.first().map(|v| v.name().to_owned());
+    let from = rng.pick(&made).cloned();
+    let rename = |name: &mut String| match &from {
+        Some(from) if Some(&*name) == fed.as_ref() => name.clone_from(from),
+        _ if !name.is_empty() => *name = format!("{name}_{tag}"),
+        _ => {}
+    };
+    for node in &mut other.node {
+        node.input.iter_mut().for_each(rename);
+        node.output.iter_mut().for_each(rename);
+    }
+    let tensors = other.initializer.iter_mut().map(|t| &mut t.name);
+    let values = other.input.iter_mut().chain(&mut other.output);
+    for name in tensors.chain(values.map(|v| &mut v.name)).flatten() {
+        rename(name);
+    }
+    if from.is_some() && !other.input.is_empty() {
+        other.input.remove(0);
+    }
+    graph.node.append(&mut other.node);
+    graph.initializer.append(&mut other.initializer);
+    graph.input.append(&mut other.input);
+    graph.output.append(&mut other.output);
+}
+
 /// Every name that the graph defines.
 fn names(graph: &GraphProto) -> Vec<String> {
     let inputs = graph.input.iter().map(|v| v.name());
