@@ -42,7 +42,8 @@ pub struct CompileRequest<'a> {
     pub arch: &'a str,
     /// Options after the fixed ones, for example `--maxrregcount=128`.
     pub options: &'a [&'a str],
-    /// Stops the compile soon after it becomes true.
+    /// Stops the compile once it becomes true: at once in the front end, and between phases after that, so large sources
+    /// may go on for a quarter of their time.
     pub cancel: Option<&'a AtomicBool>,
 }
 
