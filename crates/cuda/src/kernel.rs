@@ -14,9 +14,6 @@ use cudarc::driver::sys;
 use crate::context::{Context, Entered, Handle};
 use crate::error::INVALID_VALUE;
 
-/// Dynamic shared memory that every kernel may use without asking, in bytes.
-const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
-
 /// A loaded kernel; its module is unloaded on drop.
 #[derive(Debug)]
 pub(crate) struct CudaKernel {
@@ -24,7 +21,8 @@ pub(crate) struct CudaKernel {
     name: String,
     module: Handle<sys::CUmodule>,
     function: Handle<sys::CUfunction>,
-    /// Dynamic shared memory that the function may use now. Only ever raised: recorded graphs rely on it.
+    /// Dynamic shared memory that was asked for. Only ever raised: recorded graphs rely on it. Nothing is taken as
+    /// granted: what a function may use without asking, 48 KiB, includes its static shared memory.
     shared: Mutex<u32>,
 }
 
@@ -61,7 +59,7 @@ impl CudaKernel {
             name: image.name.clone(),
             module: Handle(module),
             function: Handle(std::ptr::null_mut()),
-            shared: Mutex::new(SHARED_WITHOUT_ASKING),
+            shared: Mutex::new(0),
         };
         // SAFETY: writes one handle; the name ends in a zero byte.
         let code =
@@ -271,7 +269,9 @@ mod tests {
         let on = context.enter().unwrap();
         fake::notes();
         for (shared_bytes, asks) in [
-            (48 << 10, 0),
+            // static shared memory may leave less than the 48 KiB that need no asking
+            (48 << 10, 1),
+            (0, 0),
             (64 << 10, 1),
             (50 << 10, 0),
             (64 << 10, 0),

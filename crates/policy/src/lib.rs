@@ -162,6 +162,11 @@ pub enum What {
         /// The class.
         class: ClassId,
     },
+    /// The class's program was compiled, but the device does not take it.
+    InstallFailed {
+        /// The class.
+        class: ClassId,
+    },
     /// The class's program is gone, by an [`Action::Evict`] or because the runtime needed its memory.
     Evicted {
         /// The class.
@@ -223,6 +228,8 @@ pub enum Reason {
     FailedBefore,
     /// The class failed to compile now.
     CompileFailed,
+    /// The class's program could not be put in service now.
+    InstallFailed,
     /// Too many compiles are waiting; the class is asked for again when it is seen again.
     Backlog,
     /// The event names a class that this policy did not ask for.
@@ -244,6 +251,7 @@ impl Reason {
             Reason::Evicting => "evicting",
             Reason::FailedBefore => "failed-before",
             Reason::CompileFailed => "compile-failed",
+            Reason::InstallFailed => "install-failed",
             Reason::Backlog => "backlog",
             Reason::UnknownClass => "unknown-class",
             Reason::Noted => "noted",

@@ -204,6 +204,14 @@ impl Policy for Machine {
                 Some(known) if known.state == ClassState::Evicting => Reason::Evicting,
                 _ => Reason::UnknownClass,
             })],
+            What::InstallFailed { class } => match self.classes.get_mut(class) {
+                Some(known) if known.state == ClassState::Installing => {
+                    known.state = ClassState::Failed;
+                    self.forget_old_failures();
+                    vec![Action::Nothing(Reason::InstallFailed)]
+                }
+                _ => vec![Action::Nothing(Reason::UnknownClass)],
+            },
             What::Evicted { class } => {
                 let gone = self.classes.get(class).is_some_and(|known| {
                     known.state.is_resident() || known.state == ClassState::Evicting

@@ -170,6 +170,21 @@ fn a_failed_class_is_not_tried_again() {
 }
 
 #[test]
+fn a_class_that_the_device_refuses_is_not_tried_again() {
+    let mut script = Script::new("eager", Limits::default());
+    script.see(7);
+    let compiled = What::CompileFinished {
+        class: class(7),
+        ok: true,
+        micros: 9,
+    };
+    assert_eq!(script.tell(compiled), [Action::Install { class: class(7) }]);
+    let refused = What::InstallFailed { class: class(7) };
+    assert_eq!(script.tell(refused), nothing(Reason::InstallFailed));
+    assert_eq!(script.see(7), nothing(Reason::FailedBefore));
+}
+
+#[test]
 fn the_least_recently_seen_class_leaves() {
     let mut script = Script::new("lazy", limits(2, 64));
     script.settle(1);

@@ -326,8 +326,9 @@ impl Director {
                     class: text,
                     reason,
                 });
+                // asking for it again would fail again
                 self.event(
-                    What::Evicted {
+                    What::InstallFailed {
                         class: class.clone(),
                     },
                     None,

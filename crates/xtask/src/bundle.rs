@@ -73,7 +73,7 @@ export BESPOKE_MODELS="$models"
 failed=0
 "$here/bespoke" doctor || failed=1
 "$here/gpu-tests" --require-gpu "$@" || failed=1
-for data in "$here"/small/*/ "$models"/*/; do
+for data in "$models"/*/ "$models"/small/*/; do
     [ -e "$data/model.onnx" ] || continue
     "$here/bespoke" check "$data/model.onnx" --data "$data" --device cuda || failed=1
 done
@@ -147,10 +147,6 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Er
         fs::copy(executable, &place).map_err(Error::io(&place))?;
         check_glibc(&place)?;
     }
-    copy_tree(
-        &workspace.root().join("models/small"),
-        &bundle.join("small"),
-    )?;
     script(&bundle.join("run-gpu-tests.sh"), RUN)?;
     let size = tree_size(&bundle)?;
     if size > LIMIT {
@@ -190,6 +186,10 @@ fn check_glibc(file: &Path) -> Result<(), Error> {
 fn stage_models(workspace: &Workspace) -> Result<(), Error> {
     models::fetch(workspace, &[])?;
     let folder = fresh(workspace, "bundle-models")?;
+    copy_tree(
+        &workspace.root().join("models/small"),
+        &folder.join("small"),
+    )?;
     for model in Manifest::read(workspace)?.models {
         let place = folder.join(&model.name);
         split(&models::model_file(workspace, &model.name), &place, PIECE)?;
