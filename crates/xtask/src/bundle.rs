@@ -1,9 +1,8 @@
 //! `cargo xtask bundle`: what a GPU machine without Rust needs to run the GPU tests.
 //!
-//! `target/bundle/` gets the release executables of [`PARTS`], the small models with their reference data and
-//! `run-gpu-tests.sh`; it stays under [`LIMIT`], and every executable must start on a system with glibc
-//! [`OLDEST_GLIBC`]. `target/bundle-models/` gets the real models, their reference data and NVRTC in pieces of at most
-//! [`PIECE`] bytes, one folder each, so that they can travel apart and only where they are needed; `join.sh` puts
+//! `target/bundle/` gets the release executables of [`PARTS`] and `run-gpu-tests.sh`; it stays under [`LIMIT`], and every
+//! executable must start on a system with glibc [`OLDEST_GLIBC`]. `target/bundle-models/` gets the small models, the real
+//! ones and NVRTC in pieces of at most [`PIECE`] bytes, each model with its reference data, one folder each, so that they can travel apart and only where they are needed; `join.sh` puts
 //! together whatever pieces have arrived and checks each file.
 
 use std::fs;
