@@ -26,7 +26,7 @@
 //!  (unknown) ──────────▶ Compiling ───────────────────▶ Installing ─────▶ Installed
 //!      ▲                     │ not ok                                        │ Evict
 //!      │                     ▼                                               ▼
-//!      │                   Failed (asked once, not again)                 Evicting
+//!      │       Failed (asked once, not again) ◀─ InstallFailed            Evicting
 //!      └───────────────────────────────── Evicted ───────────────────────────┘
 //! ```
 
