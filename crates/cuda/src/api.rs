@@ -133,6 +133,7 @@ api! {
         cuStreamCreate ["cuStreamCreate"] (stream: *mut CUstream, flags: c_uint);
         cuStreamDestroy_v2 ["cuStreamDestroy_v2"] (stream: CUstream);
         cuStreamSynchronize ["cuStreamSynchronize"] (stream: CUstream);
+        cuStreamWaitEvent ["cuStreamWaitEvent"] (stream: CUstream, event: CUevent, flags: c_uint);
         cuEventCreate ["cuEventCreate"] (event: *mut CUevent, flags: c_uint);
         cuEventDestroy_v2 ["cuEventDestroy_v2"] (event: CUevent);
         cuEventRecord ["cuEventRecord"] (event: CUevent, stream: CUstream);

@@ -1,14 +1,14 @@
 //! Streams, and marks in them.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::c_void;
 use std::sync::Arc;
 
 use bespoke_device::{DeviceError, DevicePtr, Graph, Launch, Mark, Result, Stream};
 use cudarc::driver::sys;
 
-use crate::context::{Context, Handle};
+use crate::context::{Context, Entered, Handle};
 use crate::graph::CudaGraph;
 use crate::kernel::CudaKernel;
 use crate::staging::Staging;
@@ -20,6 +20,8 @@ pub(crate) struct CudaStream {
     raw: Handle<sys::CUstream>,
     /// Made at the first write.
     staging: RefCell<Option<Staging>>,
+    /// Orders this stream and a caller's; made when the first caller brings one.
+    meeting: OnceCell<CudaMark>,
 }
 
 impl CudaStream {
@@ -36,9 +38,31 @@ impl CudaStream {
             context,
             raw: Handle(raw),
             staging: RefCell::new(None),
+            meeting: OnceCell::new(),
         })
     }
+
+    /// `second` goes on when `first` has done what it holds now.
+    fn order(&self, first: sys::CUstream, second: sys::CUstream) -> Result<()> {
+        let on = self.context.enter()?;
+        let event = match self.meeting.get() {
+            Some(mark) => mark.event.0,
+            None => {
+                let mark = CudaMark::new(self.context.clone(), &on, EVENT_FOR_ORDER)?;
+                self.meeting.get_or_init(|| mark).event.0
+            }
+        };
+        // SAFETY: the event is alive; the caller promises that the other stream is.
+        let code = unsafe { (on.api.cuEventRecord)(event, first) };
+        on.check("cuEventRecord", code)?;
+        // SAFETY: as above. The wait takes the event as it is now: recording it again later does not move it.
+        let code = unsafe { (on.api.cuStreamWaitEvent)(second, event, 0) };
+        on.check("cuStreamWaitEvent", code)
+    }
 }
+
+/// An event that keeps no time is cheaper to record.
+const EVENT_FOR_ORDER: u32 = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
 
 impl Stream for CudaStream {
     fn write(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
@@ -138,25 +162,25 @@ impl Stream for CudaStream {
 
     fn mark(&self) -> Result<Box<dyn Mark>> {
         let on = self.context.enter()?;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: writes one handle.
-        let code = unsafe {
-            (on.api.cuEventCreate)(&mut raw, sys::CUevent_flags::CU_EVENT_DEFAULT as u32)
-        };
-        on.check("cuEventCreate", code)?;
+        let default = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
         // dropped, and so destroyed, if recording fails
-        let mark = CudaMark {
-            context: self.context.clone(),
-            event: Handle(raw),
-        };
+        let mark = CudaMark::new(self.context.clone(), &on, default)?;
         // SAFETY: both handles are alive.
-        let code = unsafe { (on.api.cuEventRecord)(raw, self.raw.0) };
+        let code = unsafe { (on.api.cuEventRecord)(mark.event.0, self.raw.0) };
         on.check("cuEventRecord", code)?;
         Ok(Box::new(mark))
     }
 
     fn native(&self) -> u64 {
         self.raw.0 as u64
+    }
+
+    fn follow(&self, other: u64) -> Result<()> {
+        self.order(other as sys::CUstream, self.raw.0)
+    }
+
+    fn precede(&self, other: u64) -> Result<()> {
+        self.order(self.raw.0, other as sys::CUstream)
     }
 }
 
@@ -180,6 +204,20 @@ impl Drop for CudaStream {
 struct CudaMark {
     context: Arc<Context>,
     event: Handle<sys::CUevent>,
+}
+
+impl CudaMark {
+    /// An event that is not recorded yet.
+    fn new(context: Arc<Context>, on: &Entered<'_>, flags: u32) -> Result<CudaMark> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let code = unsafe { (on.api.cuEventCreate)(&mut raw, flags) };
+        on.check("cuEventCreate", code)?;
+        Ok(CudaMark {
+            context,
+            event: Handle(raw),
+        })
+    }
 }
 
 impl Mark for CudaMark {
@@ -308,5 +346,21 @@ mod tests {
         fake::notes();
         assert!(stream.mark().is_err());
         assert_eq!(fake::notes().last(), Some(&"cuEventDestroy_v2"));
+    }
+
+    #[test]
+    fn a_callers_stream_and_this_one_wait_for_each_other() {
+        let (_, stream) = stream();
+        fake::notes();
+        stream.follow(0x50).unwrap();
+        stream.precede(0x50).unwrap();
+        let order = ["cuEventRecord", "cuStreamWaitEvent"];
+        assert_eq!(
+            fake::notes(),
+            [&["cuEventCreate"][..], &order, &order].concat(),
+            "one event serves both"
+        );
+        fake::fail("cuStreamWaitEvent", 0, 1);
+        assert!(stream.follow(0x50).is_err());
     }
 }

@@ -235,6 +235,11 @@ pub trait Stream: Debug + Send {
     fn mark(&self) -> Result<Box<dyn Mark>>;
     /// The native handle, for callers who bring their own work (`CUstream` on `cuda`, 0 on `host`).
     fn native(&self) -> u64;
+    /// What is queued here from now on begins after everything that the stream of a native handle holds now. The handle
+    /// must be of a living stream of this device; 0 is the driver's default stream.
+    fn follow(&self, other: u64) -> Result<()>;
+    /// What is queued on the stream of a native handle from now on begins after everything that this one holds now.
+    fn precede(&self, other: u64) -> Result<()>;
 }
 
 /// A point in a stream's queue.

@@ -57,6 +57,15 @@ fn want(at: DevicePtr, bytes: u64, writes: bool, what: &'static str) -> Want {
     }
 }
 
+/// Every stream of this device has the handle 0, and whatever was queued on it is done.
+fn known(call: &'static str, handle: u64) -> Result<()> {
+    if handle == 0 {
+        return Ok(());
+    }
+    let reason = format!("the host has no stream {handle:#x}; its streams have the handle 0");
+    Err(DeviceError::Call { call, reason })
+}
+
 impl Stream for HostStream {
     fn write(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         let wants = vec![want(to, from.len() as u64, true, "the destination")];
@@ -127,6 +136,14 @@ impl Stream for HostStream {
 
     fn native(&self) -> u64 {
         0
+    }
+
+    fn follow(&self, other: u64) -> Result<()> {
+        known("follow", other)
+    }
+
+    fn precede(&self, other: u64) -> Result<()> {
+        known("precede", other)
     }
 }
 

@@ -20,7 +20,7 @@ pub enum ErrorKind {
     OutOfMemory,
     /// A kernel did not compile, or there is no compiler.
     Compile,
-    /// A deadline passed.
+    /// A deadline passed, or the caller called a run off.
     Timeout,
     /// The device is lost; the process must be restarted.
     DeviceLost,
@@ -105,6 +105,18 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The caller called the run off before the device began it.
+    #[error("the run was cancelled before {at}; no output was touched")]
+    Cancelled {
+        /// What it was about to do or wait for.
+        at: &'static str,
+    },
+    /// The deadline passed before the device began the run.
+    #[error("the deadline passed before {at}; no output was touched")]
+    Deadline {
+        /// What it was about to do or wait for.
+        at: &'static str,
+    },
     /// The session's own thread is gone.
     #[error("the session has stopped")]
     Stopped,
@@ -133,6 +145,7 @@ impl Error {
                 DeviceError::Call { .. } | DeviceError::Twin { .. } => ErrorKind::Internal,
             },
             Error::Compile(_) => ErrorKind::Compile,
+            Error::Cancelled { .. } | Error::Deadline { .. } => ErrorKind::Timeout,
         }
     }
 }

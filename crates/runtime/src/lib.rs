@@ -16,6 +16,7 @@
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
+//! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers.
@@ -25,6 +26,7 @@ pub mod error;
 pub mod event;
 mod kernels;
 pub mod lane;
+pub mod patience;
 pub mod program;
 pub mod request;
 pub mod service;
@@ -35,6 +37,7 @@ mod weights;
 
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
+pub use patience::CancelToken;
 pub use request::{
     Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
 };

@@ -2,9 +2,12 @@
 //!
 //! Plain data; everything here is public and re-exported by the crate.
 
+use std::time::Instant;
+
 use bespoke_ir::DType;
 use serde::Serialize;
 
+use crate::patience::{CancelToken, Patience};
 use crate::tensor::{Tensor, TensorView};
 
 /// Whether runs are graphs.
@@ -116,7 +119,24 @@ pub struct Bindings {
 /// How to run.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
-    /// Return when the work is queued on the session's stream, not when it is done. The caller may then only read the
-    /// outputs after [`Session::synchronize`](crate::Session::synchronize).
+    /// Return when the work is queued, not when it is done. The caller may then only read the outputs after
+    /// [`Session::synchronize`](crate::Session::synchronize), or behind the run on a stream of its own. Runs whose
+    /// outputs go to the host are over when they return in any case.
     pub asynchronous: bool,
+    /// The caller's stream, by its native handle (`CUstream`; 0 is the driver's default stream). The run begins after
+    /// what that stream holds, and what is queued there afterwards begins after the run. It must be alive until then.
+    pub stream: Option<u64>,
+    /// By which another thread calls the run off while it waits; see [`crate::patience`].
+    pub cancel: Option<CancelToken>,
+    /// When to give up waiting; see [`crate::patience`].
+    pub deadline: Option<Instant>,
+}
+
+impl RunOptions {
+    pub(crate) fn patience(&self) -> Patience<'_> {
+        Patience {
+            cancel: self.cancel.as_ref(),
+            deadline: self.deadline,
+        }
+    }
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, did_you_mean};
 use crate::event::{Event, EventKind, Log, Stats};
 use crate::kernels::{Distinct, Loader, report};
 use crate::lane::{Lane, Pointers};
+use crate::patience::Patience;
 use crate::program::{Blueprint, Program};
 use crate::request::{
     Bindings, GraphMode, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
@@ -169,7 +170,7 @@ impl Session {
             outputs,
             metadata: graph.metadata,
         };
-        session.ask(Message::Loaded)?;
+        session.ask(Message::Loaded, Patience::default())?;
         Ok(session)
     }
 
@@ -200,6 +201,15 @@ impl Session {
 
     /// Runs the model on host tensors, in any order of names.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<RunResult, Error> {
+        self.run_with(inputs, &RunOptions::default())
+    }
+
+    /// Runs the model on host tensors, in any order of names.
+    pub fn run_with(
+        &self,
+        inputs: &[(&str, &Tensor)],
+        options: &RunOptions,
+    ) -> Result<RunResult, Error> {
         let names = inputs.iter().map(|&(n, _)| n);
         self.check_names("input", names, &self.core.plan.inputs)?;
         let mut sources = Vec::with_capacity(self.core.plan.inputs.len());
@@ -208,7 +218,7 @@ impl Session {
             let (_, tensor) = found.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
             sources.push(Source::Host(tensor));
         }
-        let (report, outputs) = self.execute(&sources, None, false)?;
+        let (report, outputs) = self.execute(&sources, None, options)?;
         let names = self.core.plan.outputs.iter().map(|p| p.name.clone());
         Ok(RunResult {
             outputs: names.zip(outputs).collect(),
@@ -244,9 +254,7 @@ impl Session {
         for port in &plan.outputs {
             outputs.push(&bindings.outputs[find(&bindings.outputs, &port.name)?].1);
         }
-        Ok(self
-            .execute(&sources, Some(&outputs), options.asynchronous)?
-            .0)
+        Ok(self.execute(&sources, Some(&outputs), options)?.0)
     }
 
     /// Waits for every run that was queued asynchronously.
@@ -258,13 +266,14 @@ impl Session {
         &self,
         sources: &[Source<'_>],
         targets: Option<&[&TensorView]>,
-        asynchronous: bool,
+        options: &RunOptions,
     ) -> Result<(RunReport, Vec<Tensor>), Error> {
         let start = Instant::now();
         let core = &*self.core;
         if let Some(lost) = core.loader.device.lost() {
             return Err(lost.into());
         }
+        let patience = options.patience();
         let mut dims = Vec::with_capacity(sources.len());
         for (source, port) in sources.iter().zip(&core.plan.inputs) {
             let (dtype, own) = match source {
@@ -284,18 +293,12 @@ impl Session {
         let run = core.number();
         let signature = Signature::new(&binding.symbols);
         let generic = core.pick(&signature).generic > 0;
-        self.observe(&signature, run, generic)?;
+        self.observe(&signature, run, generic, patience)?;
         let program = core.pick(&signature);
 
-        let mut lane = core.lane()?;
+        let mut lane = core.lane(patience)?;
         let result = run_on(
-            &mut lane,
-            core,
-            &program,
-            &binding,
-            sources,
-            targets,
-            asynchronous,
+            &mut lane, core, &program, &binding, sources, targets, options,
         );
         if result.is_err() {
             // whatever was queued must be over before the lane serves another run; its own error was reported already
@@ -338,7 +341,14 @@ impl Session {
     }
 
     /// Tells the director of a run; waits if the strategy blocks runs.
-    fn observe(&self, signature: &Signature, run: u64, generic: bool) -> Result<(), Error> {
+    fn observe(
+        &self,
+        signature: &Signature,
+        run: u64,
+        generic: bool,
+        patience: Patience<'_>,
+    ) -> Result<(), Error> {
+        patience.check("it was queued")?;
         let message = |reply| Message::Observed {
             signature: signature.clone(),
             run,
@@ -346,7 +356,7 @@ impl Session {
             reply,
         };
         if self.may_block && generic {
-            return self.ask(|reply| message(Some(reply)));
+            return self.ask(|reply| message(Some(reply)), patience);
         }
         self.send(message(None))
     }
@@ -357,10 +367,22 @@ impl Session {
     }
 
     /// Sends a message and waits until the director drops its reply.
-    fn ask(&self, message: impl FnOnce(mpsc::SyncSender<()>) -> Message) -> Result<(), Error> {
+    fn ask(
+        &self,
+        message: impl FnOnce(mpsc::SyncSender<()>) -> Message,
+        patience: Patience<'_>,
+    ) -> Result<(), Error> {
         let (reply, done) = mpsc::sync_channel(1);
         self.send(message(reply))?;
         // the director answers by dropping the other end
+        while let Some(slice) = patience.slice() {
+            match done.recv_timeout(slice) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    patience.check("its shape's kernels were compiled")?;
+                }
+                Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
         let _ = done.recv();
         Ok(())
     }
@@ -431,10 +453,13 @@ fn run_on(
     binding: &Binding,
     sources: &[Source<'_>],
     targets: Option<&[&TensorView]>,
-    asynchronous: bool,
+    options: &RunOptions,
 ) -> Result<(Vec<Tensor>, crate::lane::Execution), Error> {
     let (plan, device) = (&core.plan, &*core.loader.device);
     let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
+    if let Some(stream) = options.stream {
+        lane.stream.follow(stream)?;
+    }
     let mut pointers = Pointers::default();
     for (i, (source, port)) in sources.iter().zip(&plan.inputs).enumerate() {
         let ptr = match source {
@@ -473,7 +498,10 @@ fn run_on(
             outputs.push(Tensor::new(port.ty.dtype, dims, data)?);
         }
     }
-    if !asynchronous {
+    if let Some(stream) = options.stream {
+        lane.stream.precede(stream)?;
+    }
+    if !options.asynchronous {
         lane.stream.synchronize()?;
     }
     Ok((outputs, execution))
@@ -558,3 +586,7 @@ fn port_info(plan: &Plan, port: &Port) -> PortInfo {
             .collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

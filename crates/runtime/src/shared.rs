@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::kernels::Loader;
 use crate::lane::{Executables, Lane};
+use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::{GraphMode, SessionOptions};
 use crate::weights::Weights;
@@ -129,7 +130,8 @@ impl Core {
     }
 
     /// A free lane; makes one if all are busy and there may be more, waits otherwise.
-    pub(crate) fn lane(&self) -> Result<Lane, Error> {
+    pub(crate) fn lane(&self, patience: Patience<'_>) -> Result<Lane, Error> {
+        patience.check("it had a lane")?;
         let mut pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(lane) = pool.free.pop() {
@@ -157,10 +159,21 @@ impl Core {
                 }
                 return lane;
             }
-            pool = self
-                .lane_free
-                .wait(pool)
-                .unwrap_or_else(PoisonError::into_inner);
+            pool = match patience.slice() {
+                None => self
+                    .lane_free
+                    .wait(pool)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(slice) => {
+                    let waited = self.lane_free.wait_timeout(pool, slice);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            if let Err(e) = patience.check("a lane was free") {
+                // the wake-up may have been for a lane: pass it on
+                self.lane_free.notify_one();
+                return Err(e);
+            }
         }
     }
 
