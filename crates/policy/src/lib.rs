@@ -12,115 +12,36 @@
 //!
 //! | axis | question | here |
 //! |---|---|---|
-//! | class map | which shapes share a program? | [`ClassMap`]: each its own, or all one |
-//! | validity | which shapes is a program right for? | follows from the class map: exactly its shape, or every shape |
-//! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or the first sight of a class |
-//! | queue | in what order, and who waits? | [`Axes::priority`], first come first served; [`Axes::blocking`] |
-//! | resources | how much may it take? | [`Limits`]: installed programs (least recently seen leaves), waiting compiles |
+//! | class map | which shapes share a program? | [`ClassMap`]: each its own, ranges, divisibility, or all one |
+//! | validity | which shapes is a program right for? | [`ClassId::fits`]; nothing more is baked into it |
+//! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or so many sights of a class |
+//! | queue | in what order, and who waits? | [`Queue`], staleness, [`Axes::priority`]; [`Axes::blocking`] |
+//! | resources | how much may it take? | [`Limits`]: programs (least recently seen leaves), compiles, compile time |
 //! | install | when is the program exchanged? | when every kernel of the class is ready, between runs |
+//!
+//! Users choose a preset by name, write the axes into a TOML file ([`file`](mod@file)), or implement [`Policy`].
 //!
 //! # The life of a class
 //!
 //! ```text
-//!            Specialise             CompileFinished ok        Installed
-//!  (unknown) ──────────▶ Compiling ───────────────────▶ Installing ─────▶ Installed
-//!      ▲                     │ not ok                                        │ Evict
-//!      │                     ▼                                               ▼
-//!      │       Failed (asked once, not again) ◀─ InstallFailed            Evicting
-//!      └───────────────────────────────── Evicted ───────────────────────────┘
+//!             k-th sight         room                CompileFinished ok        Installed
+//!  Counting ─────────────▶ Waiting ──▶ Compiling ────────────────────▶ Installing ─────▶ Installed
+//!      ▲ ▲                    │          │    │ not ok                      │               │ Evict
+//!      │ └── stale: dropped ──┘──────────┘    ▼                             ▼               ▼
+//!      │             (Cancel)               Failed (not asked again) ◀─ InstallFailed   Evicting
+//!      └────────────────────────────────────────────────────────── Evicted ─────────────────┘
 //! ```
 
+pub mod class;
+pub mod file;
 mod machine;
 mod preset;
 
+pub use class::{ClassId, ClassMap, Fit, Signature};
 pub use machine::{ClassState, Machine};
-pub use preset::{Axes, Limits, PRESETS, PolicyError, PresetInfo, Trigger, preset};
-
-use std::fmt;
-use std::sync::Arc;
-
-/// The extents that decide a program: the values of the model's free dimensions (and of small integer inputs that
-/// feed shapes), in the order in which the plan lists its symbols.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Signature(pub Arc<[i64]>);
-
-impl Signature {
-    /// A signature of these extents.
-    #[must_use]
-    pub fn new(dims: &[i64]) -> Self {
-        Signature(dims.into())
-    }
-
-    /// The extents.
-    #[must_use]
-    pub fn dims(&self) -> &[i64] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Signature {
-    /// `1x3x48x320`; a model without free dimensions prints `static`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("static");
-        }
-        for (index, dim) in self.0.iter().enumerate() {
-            write!(f, "{}{dim}", if index == 0 { "" } else { "x" })?;
-        }
-        Ok(())
-    }
-}
-
-/// A class of shapes that share one program.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ClassId {
-    /// Every shape: tuned for one, right for all, since nothing about the extents is assumed.
-    Any,
-    /// Exactly one shape.
-    Exact(Signature),
-}
-
-impl fmt::Display for ClassId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClassId::Any => f.write_str("any"),
-            ClassId::Exact(signature) => signature.fmt(f),
-        }
-    }
-}
-
-/// Which shapes share a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClassMap {
-    /// Each shape has its own.
-    Exact,
-    /// All share one, whose tiles are chosen for the shape `opt` and whose kernels assume no divisibility.
-    Single {
-        /// The shape to tune for.
-        opt: Signature,
-    },
-}
-
-impl ClassMap {
-    /// The class of a shape.
-    #[must_use]
-    pub fn class_of(&self, signature: &Signature) -> ClassId {
-        match self {
-            ClassMap::Exact => ClassId::Exact(signature.clone()),
-            ClassMap::Single { .. } => ClassId::Any,
-        }
-    }
-
-    /// The shape to tune for, if a program of this class can come from this map.
-    #[must_use]
-    pub fn shape_of(&self, class: &ClassId) -> Option<Signature> {
-        match (self, class) {
-            (ClassMap::Exact, ClassId::Exact(signature)) => Some(signature.clone()),
-            (ClassMap::Single { opt }, ClassId::Any) => Some(opt.clone()),
-            _ => None,
-        }
-    }
-}
+pub use preset::{
+    Axes, Limits, PRESETS, PolicyError, PresetInfo, Queue, Trigger, from_axes, preset,
+};
 
 /// Something that happened, with the time at which it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +68,14 @@ pub enum What {
         run: u64,
         /// Whether it is served by the generic program.
         generic: bool,
+    },
+    /// Somebody wants a shape's program before any run shows the shape: a caller who warms up, or what an earlier process
+    /// learned. It counts as often enough seen.
+    Wished {
+        /// Its class, from [`Policy::class_of`].
+        class: ClassId,
+        /// Its shape.
+        signature: Signature,
     },
     /// Every kernel of a class is compiled, or one of them failed.
     CompileFinished {
@@ -195,6 +124,12 @@ pub enum Action {
         /// The class.
         class: ClassId,
     },
+    /// Stop compiling a class: nobody has seen it for a while and others wait. Answers that still come are not
+    /// reported.
+    Cancel {
+        /// The class.
+        class: ClassId,
+    },
     /// Put the class's compiled program in service between two runs.
     Install {
         /// The class.
@@ -216,6 +151,10 @@ pub enum Reason {
     Never,
     /// This event triggers nothing under this strategy.
     NotATrigger,
+    /// The class was not seen often enough yet.
+    Counting,
+    /// The class waits for its turn to compile.
+    Waiting,
     /// The class is being compiled.
     Compiling,
     /// The class's program is about to be put in service.
@@ -232,6 +171,8 @@ pub enum Reason {
     InstallFailed,
     /// Too many compiles are waiting; the class is asked for again when it is seen again.
     Backlog,
+    /// The compile time that the strategy may take is used up.
+    Budget,
     /// The event names a class that this policy did not ask for.
     UnknownClass,
     /// The event was expected and asks for nothing more.
@@ -245,6 +186,8 @@ impl Reason {
         match self {
             Reason::Never => "never",
             Reason::NotATrigger => "not-a-trigger",
+            Reason::Counting => "counting",
+            Reason::Waiting => "waiting",
             Reason::Compiling => "compiling",
             Reason::Installing => "installing",
             Reason::Installed => "installed",
@@ -253,6 +196,7 @@ impl Reason {
             Reason::CompileFailed => "compile-failed",
             Reason::InstallFailed => "install-failed",
             Reason::Backlog => "backlog",
+            Reason::Budget => "budget",
             Reason::UnknownClass => "unknown-class",
             Reason::Noted => "noted",
         }
@@ -262,9 +206,12 @@ impl Reason {
 /// A specialisation strategy.
 pub trait Policy: Send {
     /// The name by which users ask for it.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// The class of a shape. Pure: the same for equal shapes at all times.
+    /// Whether it may ask runs to wait. A strategy that may is told of a run before the run begins.
+    fn may_block(&self) -> bool;
+
+    /// The class of a shape. Pure: the same for equal shapes at all times, and one that the shape fits.
     fn class_of(&self, signature: &Signature) -> ClassId;
 
     /// What to do about an event: at least one action, to be carried out in order.

@@ -18,6 +18,7 @@ fn limits(max_variants: usize, max_compiling: usize) -> Limits {
     Limits {
         max_variants: NonZeroUsize::new(max_variants).unwrap(),
         max_compiling: NonZeroUsize::new(max_compiling).unwrap(),
+        ..Limits::default()
     }
 }
 
@@ -54,6 +55,16 @@ impl Script {
             signature,
             run: self.now_us,
             generic: true,
+        })
+    }
+
+    /// A compile ends.
+    fn finish(&mut self, dim: i64, ok: bool) -> Vec<Action> {
+        let class = self.policy.class_of(&shape(dim));
+        self.tell(What::CompileFinished {
+            class,
+            ok,
+            micros: 5,
         })
     }
 
@@ -204,21 +215,41 @@ fn the_least_recently_seen_class_leaves() {
     ));
 }
 
+fn specialised(actions: &[Action]) -> Vec<i64> {
+    let asked = actions.iter().filter_map(|action| match action {
+        Action::Specialise { shape, .. } => Some(shape.dims()[1]),
+        _ => None,
+    });
+    asked.collect()
+}
+
 #[test]
-fn a_full_queue_postpones_background_compiles_but_not_awaited_ones() {
+fn background_compiles_wait_for_a_place_and_awaited_ones_do_not() {
     let mut lazy = Script::new("lazy", limits(8, 2));
     lazy.see(1);
     lazy.see(2);
-    assert_eq!(lazy.see(3), nothing(Reason::Backlog));
-    lazy.tell(What::CompileFinished {
-        class: class(1),
-        ok: true,
-        micros: 1,
-    });
-    assert!(matches!(
-        lazy.see(3).as_slice(),
-        [Action::Specialise { .. }]
-    ));
+    assert_eq!(lazy.see(3), nothing(Reason::Waiting));
+    assert_eq!(lazy.see(4), nothing(Reason::Waiting));
+    assert_eq!(lazy.see(4), nothing(Reason::Waiting));
+    assert_eq!(specialised(&lazy.finish(1, true)), [3], "first come");
+    assert_eq!(
+        specialised(&lazy.finish(2, false)),
+        [4],
+        "also after a failure"
+    );
+    assert_eq!(specialised(&lazy.finish(3, true)), [0_i64; 0]);
+
+    let mut full = Script::new(
+        "lazy",
+        Limits {
+            max_waiting: 1,
+            ..limits(8, 1)
+        },
+    );
+    full.see(1);
+    full.see(2);
+    assert_eq!(full.see(3), nothing(Reason::Backlog));
+
     let mut eager = Script::new("eager", limits(8, 1));
     eager.see(1);
     assert!(matches!(
@@ -228,22 +259,103 @@ fn a_full_queue_postpones_background_compiles_but_not_awaited_ones() {
 }
 
 #[test]
-fn remembered_failures_are_bounded() {
-    let mut script = Script::new("lazy", Limits::default());
-    for dim in 0..MAX_FAILED as i64 + 3 {
-        script.see(dim);
-        script.tell(What::CompileFinished {
-            class: class(dim),
-            ok: false,
-            micros: 1,
-        });
+fn hot_waits_for_the_third_sight_and_prefers_what_is_seen_most() {
+    let mut hot = Script::new("hot", limits(8, 1));
+    assert_eq!(hot.see(1), nothing(Reason::Counting));
+    assert_eq!(hot.see(1), nothing(Reason::Counting));
+    assert_eq!(specialised(&hot.see(1)), [1]);
+    for dim in [2, 3, 2, 3, 2, 3, 3, 2, 2] {
+        hot.see(dim);
     }
-    assert_eq!(script.policy.classes().len(), MAX_FAILED);
-    assert!(matches!(
-        script.see(0).as_slice(),
-        [Action::Specialise { .. }]
-    ));
-    assert_eq!(script.see(MAX_FAILED as i64), nothing(Reason::FailedBefore));
+    assert_eq!(
+        specialised(&hot.finish(1, true)),
+        [2],
+        "five sights against four"
+    );
+    assert_eq!(specialised(&hot.finish(2, true)), [3]);
+}
+
+#[test]
+fn what_nobody_sees_any_more_gives_up_its_place() {
+    let mut hot = Script::new("hot", limits(8, 1));
+    for dim in [1, 1, 1, 2, 2, 2] {
+        hot.see(dim);
+    }
+    hot.now_us += 61_000_000;
+    assert_eq!(hot.see(3), nothing(Reason::Counting));
+    hot.see(3);
+    let actions = hot.see(3);
+    assert_eq!(actions[0], Action::Cancel { class: class(1) });
+    assert_eq!(
+        specialised(&actions),
+        [3],
+        "and 2, which waited, is forgotten"
+    );
+    assert_eq!(hot.see(2), nothing(Reason::Counting));
+    assert_eq!(
+        hot.finish(1, true),
+        nothing(Reason::UnknownClass),
+        "an answer that comes too late"
+    );
+}
+
+#[test]
+fn a_wish_counts_as_seen_often_enough() {
+    let mut hot = Script::new("hot", Limits::default());
+    let (class, signature) = (class(9), shape(9));
+    assert_eq!(
+        specialised(&hot.tell(What::Wished { class, signature })),
+        [9]
+    );
+}
+
+#[test]
+fn the_compile_time_is_bounded() {
+    let mut lazy = Script::new(
+        "lazy",
+        Limits {
+            max_compile_us: Some(10),
+            ..limits(8, 1)
+        },
+    );
+    lazy.see(1);
+    lazy.see(2);
+    assert_eq!(specialised(&lazy.finish(1, true)), [2], "5 of 10");
+    lazy.see(3);
+    assert_eq!(specialised(&lazy.finish(2, true)), [0_i64; 0], "10 of 10");
+    assert_eq!(lazy.see(4), nothing(Reason::Budget));
+}
+
+#[test]
+fn shapes_of_one_range_share_a_compile() {
+    let mut ranges = Script::new("ranges", Limits::default());
+    assert_eq!(
+        specialised(&ranges.see(40)),
+        [40],
+        "tuned for the first one seen"
+    );
+    assert_eq!(ranges.see(63), nothing(Reason::Compiling));
+    assert_eq!(specialised(&ranges.see(64)), [64]);
+    let mut divisible = Script::new("divisible", Limits::default());
+    assert_eq!(specialised(&divisible.see(48)), [48]);
+    assert_eq!(divisible.see(64), nothing(Reason::Compiling));
+    assert_eq!(specialised(&divisible.see(8)), [8]);
+}
+
+#[test]
+fn idle_classes_are_bounded() {
+    let mut script = Script::new("lazy", Limits::default());
+    for dim in 0..MAX_IDLE as i64 + 3 {
+        script.see(dim);
+        script.finish(dim, false);
+    }
+    assert_eq!(script.policy.classes().len(), MAX_IDLE);
+    assert_eq!(
+        specialised(&script.see(0)),
+        [0],
+        "forgotten, so tried again"
+    );
+    assert_eq!(script.see(MAX_IDLE as i64), nothing(Reason::FailedBefore));
 }
 
 #[test]
@@ -260,7 +372,7 @@ fn a_class_of_another_map_is_unknown() {
 
 /// Any event about a handful of classes, sensible or not.
 fn event() -> impl Strategy<Value = (u8, i64, bool, u64)> {
-    (0u8..6, 0i64..6, any::<bool>(), 0u64..50)
+    (0u8..7, 0i64..6, any::<bool>(), 0u64..50)
 }
 
 fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run: u64) -> Event {
@@ -280,6 +392,7 @@ fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run
         },
         3 => What::Installed { class },
         4 => What::Evicted { class },
+        5 => What::Wished { class, signature },
         _ => What::Tick,
     };
     Event { now_us, what }
@@ -331,6 +444,9 @@ proptest! {
     fn eager_specialises_at_first_sight(script in prop::collection::vec(event(), 0..60)) {
         let mut met = BTreeSet::new();
         for (event, actions) in run("eager", limits(2, 1), &script) {
+            if let What::Wished { class, .. } = &event.what {
+                met.insert(class.clone());
+            }
             if let What::Observed { class, signature, .. } = event.what && met.insert(class.clone()) {
                 prop_assert_eq!(
                     actions,
@@ -359,6 +475,9 @@ proptest! {
                             if let What::Evicted { class } = &event.what {
                                 alive.remove(class);
                             }
+                        }
+                        Action::Cancel { class } => {
+                            prop_assert!(alive.remove(&class), "{class} was never asked for");
                         }
                         Action::Nothing(_) => {}
                     }

@@ -12,8 +12,17 @@ pub enum Trigger {
     Never,
     /// Loading the model.
     Load,
-    /// The first sight of a class.
-    FirstSight,
+    /// So many runs of a class; 1 is the first sight. At least 1.
+    Sightings(u32),
+}
+
+/// Which of the classes that wait for a compile is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// The one that waits longest.
+    FirstCome,
+    /// The one that most runs would have gained from; of equals the one seen last.
+    MostSeen,
 }
 
 /// What a strategy may take.
@@ -21,8 +30,12 @@ pub enum Trigger {
 pub struct Limits {
     /// Programs installed at once; the least recently seen class leaves for a new one.
     pub max_variants: NonZeroUsize,
-    /// Compiles waiting or running at once, for strategies that do not block.
+    /// Classes compiling at once, for strategies that do not block.
     pub max_compiling: NonZeroUsize,
+    /// Classes waiting for that; one more is asked for again when it is seen again.
+    pub max_waiting: usize,
+    /// Compile time, microseconds of the compiler's threads; `None` is no limit. Nothing new is begun once it is used up.
+    pub max_compile_us: Option<u64>,
 }
 
 impl Default for Limits {
@@ -30,7 +43,9 @@ impl Default for Limits {
         let number = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
         Limits {
             max_variants: number(32),
-            max_compiling: number(64),
+            max_compiling: number(8),
+            max_waiting: 256,
+            max_compile_us: None,
         }
     }
 }
@@ -44,6 +59,10 @@ pub struct Axes {
     pub trigger: Trigger,
     /// Whether the run (or the loading) that started it waits.
     pub blocking: bool,
+    /// Which class compiles next when there is room.
+    pub queue: Queue,
+    /// A class that waits or compiles and was not seen for so long gives up its place to others that wait; `None` never.
+    pub stale_us: Option<u64>,
     /// Priority of its compiles.
     pub priority: i64,
     /// What it may take.
@@ -71,8 +90,18 @@ pub enum PolicyError {
         /// The names there are.
         known: String,
     },
+    /// A strategy file that makes no sense.
+    #[error("the strategy `{name}`: {reason}")]
+    File {
+        /// The strategy or its file.
+        name: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// `static` without a shape.
-    #[error("the strategy `static` needs a shape to tune for: give the input shapes or dimensions")]
+    #[error(
+        "one set of kernels for every shape (`static`) needs a shape to tune for: give the input shapes or dimensions"
+    )]
     NoShape,
 }
 
@@ -90,12 +119,45 @@ pub const PRESETS: &[PresetInfo] = &[
     PresetInfo {
         name: "eager",
         summary: "the first run of a shape waits for its own kernels",
-        build: |_| Ok(exact(Trigger::FirstSight, true)),
+        build: |_| Ok(first_sight(true)),
     },
     PresetInfo {
         name: "lazy",
         summary: "a new shape runs generic while its own kernels are compiled in the background",
-        build: |_| Ok(exact(Trigger::FirstSight, false)),
+        build: |_| Ok(first_sight(false)),
+    },
+    PresetInfo {
+        name: "hot",
+        summary: "as lazy, but a shape must be seen three times, and the most seen is compiled first",
+        build: |_| {
+            Ok(Axes {
+                queue: Queue::MostSeen,
+                stale_us: Some(60_000_000),
+                ..exact(Trigger::Sightings(3), false)
+            })
+        },
+    },
+    PresetInfo {
+        name: "ranges",
+        summary: "as lazy, with one program for all shapes whose extents lie between the same powers of two",
+        build: |_| {
+            Ok(Axes {
+                map: ClassMap::Ranges { ratio: 2 },
+                ..exact(Trigger::Sightings(1), false)
+            })
+        },
+    },
+    PresetInfo {
+        name: "divisible",
+        summary: "as lazy, with one program for all shapes whose extents have the same divisor of 16, 8, 4 and 2",
+        build: |_| {
+            Ok(Axes {
+                map: ClassMap::Divisible {
+                    by: vec![16, 8, 4, 2],
+                },
+                ..exact(Trigger::Sightings(1), false)
+            })
+        },
     },
     PresetInfo {
         name: "static",
@@ -110,12 +172,19 @@ pub const PRESETS: &[PresetInfo] = &[
     },
 ];
 
+/// The axes of `lazy` or, if runs wait, of `eager`.
+pub(crate) fn first_sight(blocking: bool) -> Axes {
+    exact(Trigger::Sightings(1), blocking)
+}
+
 fn exact(trigger: Trigger, blocking: bool) -> Axes {
     let priority = if blocking { AWAITED } else { BACKGROUND };
     Axes {
         map: ClassMap::Exact,
         trigger,
         blocking,
+        queue: Queue::FirstCome,
+        stale_us: None,
         priority,
         limits: Limits::default(),
     }
@@ -149,6 +218,12 @@ pub fn preset(
     Ok(Box::new(Machine::new(info.name, axes)))
 }
 
+/// A strategy of the caller's own axes; `name` is what [`Policy::name`] answers.
+#[must_use]
+pub fn from_axes(name: impl Into<String>, axes: Axes) -> Box<dyn Policy> {
+    Box::new(Machine::new(name, axes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +244,7 @@ mod tests {
                 .unwrap()
                 .to_string()
         };
-        assert!(message("lazzy").contains("none, eager, lazy, static"));
+        assert!(message("lazzy").contains("none, eager, lazy, hot, ranges, divisible, static"));
         assert!(message("static").contains("shape"));
     }
 }

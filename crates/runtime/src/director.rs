@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::event::EventKind;
 use crate::kernels::{Answer, Distinct, report};
 use crate::program::Blueprint;
+use crate::service::Ticket;
 use crate::shared::Core;
 
 /// Dropped when the sender may go on.
@@ -37,9 +38,12 @@ pub(crate) enum Message {
     /// A kernel of a class is compiled, or failed to.
     Answer {
         class: Option<ClassId>,
+        request: u64,
         index: usize,
         answer: Box<Answer>,
     },
+    /// Somebody wants programs for shapes before they occur.
+    Wished(Vec<Signature>),
     /// Somebody waits until nothing is wanted any more.
     Settle(Reply),
     /// The session ends.
@@ -48,6 +52,9 @@ pub(crate) enum Message {
 
 /// A class whose kernels are under way.
 struct Wanted {
+    /// Tells its answers from those of an earlier request for the class that was called off.
+    request: u64,
+    tickets: Vec<Ticket>,
     blueprint: Blueprint,
     distinct: Distinct,
     answers: Vec<Option<Answer>>,
@@ -68,6 +75,7 @@ pub(crate) struct Director {
     background: usize,
     settle: Vec<Reply>,
     next_program: u64,
+    next_request: u64,
 }
 
 impl Director {
@@ -87,6 +95,7 @@ impl Director {
             background: 0,
             settle: Vec::new(),
             next_program: 1,
+            next_request: 0,
         }
     }
 
@@ -94,7 +103,7 @@ impl Director {
     pub(crate) fn compile_in_background(&mut self, blueprint: &Blueprint) {
         let requests = self.core.loader.requests(&Distinct::of(blueprint).specs);
         self.background += requests.len();
-        self.submit(None, requests, 0);
+        self.submit(None, 0, requests, 0);
     }
 
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
@@ -119,11 +128,18 @@ impl Director {
                         reply,
                     );
                 }
+                Message::Wished(signatures) => {
+                    for signature in signatures {
+                        let class = self.policy.class_of(&signature);
+                        self.event(What::Wished { class, signature }, None);
+                    }
+                }
                 Message::Answer {
                     class,
+                    request,
                     index,
                     answer,
-                } => self.answered(class, index, *answer),
+                } => self.answered(class, request, index, *answer),
                 Message::Settle(reply) => self.settle.push(reply),
             }
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
@@ -135,30 +151,33 @@ impl Director {
     fn submit(
         &self,
         class: Option<&ClassId>,
-        requests: Vec<crate::service::Request>,
+        request: u64,
+        kernels: Vec<crate::service::Request>,
         priority: i64,
-    ) {
-        for (index, request) in requests.into_iter().enumerate() {
+    ) -> Vec<Ticket> {
+        let service = &self.core.loader.service;
+        let submit = |(index, kernel)| {
             let sender = self.sender.clone();
             let class = class.cloned();
-            self.core
-                .loader
-                .service
-                .submit(request, priority, move |answer| {
-                    // a session that is gone needs no answer; the kernel is in the cache for the next one
-                    let _ = sender.send(Message::Answer {
-                        class,
-                        index,
-                        answer: Box::new(answer),
-                    });
+            service.submit(kernel, priority, move |answer| {
+                // a session that is gone needs no answer; the kernel is in the cache for the next one
+                let _ = sender.send(Message::Answer {
+                    class,
+                    request,
+                    index,
+                    answer: Box::new(answer),
                 });
-        }
+            })
+        };
+        kernels.into_iter().enumerate().map(submit).collect()
     }
 
     /// Asks the policy about an event and does what it says.
     fn event(&mut self, what: What, mut reply: Option<Reply>) {
         let shape = match &what {
-            What::Observed { signature, .. } => Some(signature.to_string()),
+            What::Observed { signature, .. } | What::Wished { signature, .. } => {
+                Some(signature.to_string())
+            }
             _ => None,
         };
         let event = PolicyEvent {
@@ -186,6 +205,7 @@ impl Director {
                         wanted.replies.push(reply);
                     }
                 }
+                Action::Cancel { class } => self.cancel(&class),
                 Action::Install { class } => self.install(&class),
                 Action::Evict { class } => self.evict(&class),
                 Action::Nothing(reason) => {
@@ -214,10 +234,7 @@ impl Director {
             Err(e) => return self.finished(&class, 0, Err(e.into())),
         };
         let props = core.loader.device.props();
-        let blueprint = match class {
-            ClassId::Any => Blueprint::tuned(&core.plan, &binding, props),
-            ClassId::Exact(_) => Blueprint::exact(&core.plan, &binding, props),
-        };
+        let blueprint = Blueprint::of(&core.plan, &class, &binding, props);
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         let (text, kernels) = (class.to_string(), distinct.specs.len());
@@ -229,9 +246,14 @@ impl Director {
         let missing = requests.len();
         let answers = vec![None; missing];
         let since = Instant::now();
+        self.next_request += 1;
+        let request = self.next_request;
+        let tickets = self.submit(Some(&class), request, requests, priority);
         self.wanted.insert(
             class.clone(),
             Wanted {
+                request,
+                tickets,
                 blueprint,
                 distinct,
                 answers,
@@ -240,21 +262,22 @@ impl Director {
                 since,
             },
         );
-        self.submit(Some(&class), requests, priority);
         if missing == 0 {
             self.complete(&class);
         }
     }
 
-    fn answered(&mut self, class: Option<ClassId>, index: usize, answer: Answer) {
-        report(&self.core.log, std::slice::from_ref(&answer));
+    fn answered(&mut self, class: Option<ClassId>, request: u64, index: usize, answer: Answer) {
         let Some(class) = class else {
+            report(&self.core.log, std::slice::from_ref(&answer));
             self.background = self.background.saturating_sub(1);
             return;
         };
-        let Some(wanted) = self.wanted.get_mut(&class) else {
+        let wanted = self.wanted.get_mut(&class);
+        let Some(wanted) = wanted.filter(|w| w.request == request) else {
             return;
         };
+        report(&self.core.log, std::slice::from_ref(&answer));
         if wanted.answers[index].replace(answer).is_none() {
             wanted.missing -= 1;
         }
@@ -298,6 +321,21 @@ impl Director {
             },
             None,
         );
+    }
+
+    /// Calls off the compiles of a class; kernels that other classes wait for as well are compiled all the same.
+    fn cancel(&mut self, class: &ClassId) {
+        let Some(wanted) = self.wanted.remove(class) else {
+            return;
+        };
+        for ticket in &wanted.tickets {
+            ticket.cancel();
+        }
+        self.core.log.push(EventKind::Cancel {
+            class: class.to_string(),
+            kernels: wanted.missing,
+            reason: "stale",
+        });
     }
 
     fn install(&mut self, class: &ClassId) {

@@ -74,6 +74,12 @@ pub enum EventKind {
         kernels: usize,
         priority: i64,
     },
+    /// The compiles of a class were called off; so many kernels had no answer yet.
+    Cancel {
+        class: String,
+        kernels: usize,
+        reason: &'static str,
+    },
     /// A kernel is there.
     Compile {
         kernel: String,
@@ -123,6 +129,7 @@ pub struct Stats {
     pub installs: u64,
     pub rejects: u64,
     pub evictions: u64,
+    pub cancels: u64,
     pub kernels_compiled: u64,
     pub kernels_from_cache: u64,
     pub kernels_from_memory: u64,
@@ -243,6 +250,7 @@ impl Stats {
             }
             EventKind::Lane { lanes } => self.lanes = *lanes as u64,
             EventKind::Grow { bytes, .. } => self.arena_bytes += bytes,
+            EventKind::Cancel { .. } => self.cancels += 1,
             EventKind::Decision { .. } | EventKind::Enqueue { .. } | EventKind::Record { .. } => {}
         }
     }

@@ -17,6 +17,7 @@
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
 //! - [`patience`]: how long a run waits, and how it is called off.
+//! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers.
@@ -32,6 +33,7 @@ pub mod request;
 pub mod service;
 pub mod session;
 mod shared;
+pub mod strategy;
 pub mod tensor;
 mod weights;
 
@@ -43,4 +45,5 @@ pub use request::{
 };
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;
+pub use strategy::Strategy;
 pub use tensor::{Tensor, TensorError, TensorView};

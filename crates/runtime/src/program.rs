@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, SlotKind};
+use bespoke_ir::SymInt;
 use bespoke_plan::{Arg, Binding, Plan, Step};
-use bespoke_policy::ClassId;
-use bespoke_templates::{Args, KernelSpec, Param};
+use bespoke_policy::{ClassId, Fit};
+use bespoke_templates::{Args, Baked, KernelSpec, Param};
 
 /// See the module.
 #[derive(Debug)]
@@ -67,17 +68,18 @@ impl Blueprint {
         }
     }
 
-    /// Kernels for exactly one shape.
-    pub(crate) fn exact(plan: &Plan, binding: &Binding, props: &DeviceProps) -> Blueprint {
-        Self::of(plan, binding, props, true)
-    }
-
-    /// Kernels that serve every shape and are best at this one.
-    pub(crate) fn tuned(plan: &Plan, binding: &Binding, props: &DeviceProps) -> Blueprint {
-        Self::of(plan, binding, props, false)
-    }
-
-    fn of(plan: &Plan, binding: &Binding, props: &DeviceProps, exact: bool) -> Blueprint {
+    /// Kernels that serve a class of shapes and are best at one of them. What holds for the whole class is baked in.
+    pub(crate) fn of(
+        plan: &Plan,
+        class: &ClassId,
+        binding: &Binding,
+        props: &DeviceProps,
+    ) -> Blueprint {
+        let exact = matches!(class, ClassId::Exact(_));
+        let known = match class {
+            ClassId::Any | ClassId::Exact(_) => None,
+            ClassId::Fits(fits) => Some(knowledge(plan, fits)),
+        };
         let mut specs = Vec::with_capacity(plan.steps.len());
         let mut configs = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
@@ -85,11 +87,17 @@ impl Blueprint {
             let slots = integers(&params, step, binding);
             let args = Args::new(&params, &slots);
             let template = step.template.clone();
-            let spec = if exact {
-                KernelSpec::exact(template, &args, props)
-            } else {
-                KernelSpec::tuned(template, &args, props)
+            let baked = |name: &str, value: i64| match &known {
+                None => exact.then_some(Baked::Exact(value)),
+                Some(known) => {
+                    let at = params.iter().position(|p| p.name == name)?;
+                    match step.args.get(at)? {
+                        Arg::Int(e) => known[e.0 as usize],
+                        Arg::Read(_) | Arg::Write(_) => None,
+                    }
+                }
             };
+            let spec = KernelSpec::specialised(template, &args, baked, props);
             configs.push(config(&spec, exact.then_some(&args), props));
             specs.push(spec);
         }
@@ -99,6 +107,36 @@ impl Blueprint {
             generic: 0,
         }
     }
+}
+
+/// What is known of every expression of a plan when all extents are of these kinds.
+fn knowledge(plan: &Plan, fits: &[Fit]) -> Vec<Option<Baked>> {
+    let mut symbols = plan.symbols.clone();
+    let ids: Vec<_> = symbols.iter().map(|(id, _)| id).collect();
+    for (id, fit) in ids.into_iter().zip(fits) {
+        let Some(symbol) = symbols.get_mut(id) else {
+            continue;
+        };
+        match *fit {
+            Fit::Any => {}
+            Fit::Exact(value) => (symbol.min, symbol.max) = (value, value),
+            // both hold; the larger one says more
+            Fit::Multiple(divisor) => symbol.divisor = symbol.divisor.max(divisor),
+            Fit::Range(low, high) => {
+                (symbol.min, symbol.max) = (symbol.min.max(low), symbol.max.min(high));
+            }
+        }
+    }
+    let of = |e: &SymInt| {
+        let (low, high) = e.range(&symbols);
+        let divisor = e.divisibility(&symbols);
+        if low == high {
+            Some(Baked::Exact(low))
+        } else {
+            (divisor > 1).then_some(Baked::Multiple(divisor))
+        }
+    };
+    plan.exprs.iter().map(of).collect()
 }
 
 /// The slots of a step without addresses: enough for tiles and geometry.
@@ -127,4 +165,74 @@ fn config(spec: &KernelSpec, args: Option<&Args<'_>>, props: &DeviceProps) -> La
     }
     config.block = config.block.max(1);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bespoke_device::Arch;
+    use bespoke_ir::op::MatMul;
+    use bespoke_ir::sym::{Symbol, SymbolOrigin};
+    use bespoke_ir::{DType, Graph, TensorType};
+    use bespoke_policy::{ClassMap, Signature};
+    use proptest::prelude::*;
+
+    /// `x[n, 4m+2] · y[4m+2, n+1]`, whose arguments are expressions of both extents.
+    fn plan() -> Plan {
+        let mut g = Graph::new("product");
+        let mut symbol = |name: &str, input, axis| {
+            let origin = SymbolOrigin::InputDim { input, axis };
+            SymInt::symbol(g.symbols.add(Symbol::new(name, origin)))
+        };
+        let (n, m) = (symbol("N", 0, 0), symbol("M", 0, 1));
+        let k = m * 4 + 2;
+        let f = DType::F32;
+        let x = g.add_input("x", TensorType::new(f, vec![n.clone(), k.clone()]));
+        let y = g.add_input("y", TensorType::new(f, vec![k, n + 1]));
+        let z = g.add1("z", MatMul::default(), &[x, y]).unwrap();
+        g.add_output(z);
+        bespoke_plan::plan(&g).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_baked_in_holds_for_the_whole_class(
+            seen in (1_i64..200, 1_i64..200),
+            other in (1_i64..200, 1_i64..200),
+            map in prop_oneof![
+                Just(ClassMap::Exact),
+                Just(ClassMap::Ranges { ratio: 2 }),
+                Just(ClassMap::Ranges { ratio: 300 }),
+                Just(ClassMap::Divisible { by: vec![16, 8, 4, 2] }),
+            ],
+        ) {
+            let plan = plan();
+            let props = DeviceProps::preset(Arch::sm(89));
+            let class = map.class_of(&Signature::new(&[seen.0, seen.1]));
+            let bind = |(n, m)| plan.bind_symbols(vec![n, m]).unwrap();
+            let blueprint = Blueprint::of(&plan, &class, &bind(seen), &props);
+            for (n, m) in [seen, other] {
+                if !class.fits(&Signature::new(&[n, m])) {
+                    continue;
+                }
+                let binding = bind((n, m));
+                for (spec, step) in blueprint.specs.iter().zip(&plan.steps) {
+                    let params = spec.template.params();
+                    let slots = integers(&params, step, &binding);
+                    prop_assert!(spec.admits(&Args::new(&params, &slots)), "{class}: {spec} at {n}x{m}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_class_of_multiples_bakes_multiples() {
+        let plan = plan();
+        let props = DeviceProps::preset(Arch::sm(89));
+        let map = ClassMap::Divisible { by: vec![16, 8] };
+        let class = map.class_of(&Signature::new(&[32, 5]));
+        let binding = plan.bind_symbols(vec![32, 5]).unwrap();
+        let text = Blueprint::of(&plan, &class, &binding, &props).specs[0].to_string();
+        assert!(text.contains("m%16") && text.contains("k%2"), "{text}");
+    }
 }

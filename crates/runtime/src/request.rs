@@ -8,6 +8,7 @@ use bespoke_ir::DType;
 use serde::Serialize;
 
 use crate::patience::{CancelToken, Patience};
+use crate::strategy::Strategy;
 use crate::tensor::{Tensor, TensorView};
 
 /// Whether runs are graphs.
@@ -23,8 +24,8 @@ pub enum GraphMode {
 /// How to set up a session.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Name of the specialisation strategy: `none`, `eager`, `lazy` or `static`.
-    pub strategy: String,
+    /// The specialisation strategy, by name (`"lazy".into()`), as a file's text, or the caller's own.
+    pub strategy: Strategy,
     /// For `static`: the extents of each input to tune for.
     pub opt_shapes: Vec<(String, Vec<i64>)>,
     /// Whether runs are graphs.
@@ -38,7 +39,7 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions {
-            strategy: "lazy".into(),
+            strategy: Strategy::default(),
             opt_shapes: Vec::new(),
             cuda_graph: GraphMode::Whole,
             max_lanes: 4,

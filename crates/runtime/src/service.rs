@@ -120,6 +120,9 @@ struct Shop {
 
 type Answer = Result<Ready, CompileError>;
 
+/// By which a request is called off.
+pub type Ticket = bespoke_jit::Ticket<Key, Answer>;
+
 /// See the module.
 pub struct CompileService {
     shop: Arc<Shop>,
@@ -339,11 +342,10 @@ impl CompileService {
         request: Request,
         priority: i64,
         done: impl FnOnce(Answer) + Send + 'static,
-    ) {
+    ) -> Ticket {
         let shop = Arc::clone(&self.shop);
         let name = request.name.clone();
-        // the ticket only serves to cancel, which nobody does once a class is wanted
-        let _ticket = self.pool.submit(
+        self.pool.submit(
             request.key,
             priority,
             move |cancel| shop.answer(&request, cancel),
@@ -358,7 +360,7 @@ impl CompileService {
                     }),
                 });
             },
-        );
+        )
     }
 
     /// Asks for many kernels and waits for all; answers in the order of the requests, and the wall time.

@@ -90,6 +90,14 @@ impl Session {
         let passes_us = lap_us();
         let plan = bespoke_plan::plan(&graph)?;
         let plan_us = lap_us();
+        // before anything is compiled: a strategy that makes no sense is told at once
+        let opt = opt_signature(&plan, &options)?;
+        let limits = Limits {
+            max_variants: NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN),
+            ..Limits::default()
+        };
+        let policy = options.strategy.policy(opt, limits)?;
+        let may_block = policy.may_block();
 
         let loader = Loader::new(device.clone(), service);
         let generic = Blueprint::generic(&plan.steps, device.props());
@@ -111,7 +119,7 @@ impl Session {
                 &log,
                 false,
             )?;
-            if options.strategy != "none" {
+            if policy.name() != "none" {
                 executables.add_spare(&generic_program, &plan, &*device)?;
             }
         }
@@ -130,14 +138,6 @@ impl Session {
             weight_bytes: weights.bytes(),
         });
 
-        let opt = opt_signature(&plan, &options)?;
-        let max_variants = NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN);
-        let limits = Limits {
-            max_variants,
-            ..Limits::default()
-        };
-        let policy = bespoke_policy::preset(&options.strategy, opt, limits)?;
-        let may_block = matches!(policy.name(), "eager");
         let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
         let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
         let director_stream = device.stream()?;
@@ -387,6 +387,24 @@ impl Session {
         Ok(())
     }
 
+    /// Asks for the programs of shapes before they occur: the extents of every input by name, a list for each shape. The
+    /// strategy decides; [`Session::wait_specialized`] waits for what it wants.
+    ///
+    /// # Errors
+    ///
+    /// Those of a run with inputs of these shapes; nothing was asked for then.
+    pub fn prewarm(&self, shapes: &[Vec<(String, Vec<i64>)>]) -> Result<(), Error> {
+        let mut wished = Vec::with_capacity(shapes.len());
+        for shape in shapes {
+            let plan = &self.core.plan;
+            self.check_names("input", shape.iter().map(|(n, _)| n.as_str()), &plan.inputs)?;
+            let dims = in_order(plan, shape)?;
+            let (binding, ..) = self.core.bind(&dims)?;
+            wished.push(Signature::new(&binding.symbols));
+        }
+        self.send(Message::Wished(wished))
+    }
+
     /// Waits until every program that the strategy wants is in service and nothing compiles. Returns whether that was so
     /// before the time was over.
     pub fn wait_specialized(&self, timeout: Duration) -> bool {
@@ -565,13 +583,19 @@ fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signatu
     if options.opt_shapes.is_empty() {
         return Ok(None);
     }
-    let mut dims: Vec<&[i64]> = Vec::new();
-    for port in &plan.inputs {
-        let given = options.opt_shapes.iter().find(|(n, _)| *n == port.name);
-        let (_, own) = given.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
-        dims.push(own);
-    }
+    let dims = in_order(plan, &options.opt_shapes)?;
     Ok(Some(Signature::new(&plan.signature(&dims)?)))
+}
+
+/// The extents of a shape in the order of the inputs.
+fn in_order<'s>(plan: &Plan, shape: &'s [(String, Vec<i64>)]) -> Result<Vec<&'s [i64]>, Error> {
+    let of = |port: &Port| {
+        let given = shape.iter().find(|(n, _)| *n == port.name);
+        given
+            .map(|(_, dims)| &dims[..])
+            .ok_or_else(|| Error::MissingInput(port.name.clone()))
+    };
+    plan.inputs.iter().map(of).collect()
 }
 
 fn port_info(plan: &Plan, port: &Port) -> PortInfo {

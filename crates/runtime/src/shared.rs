@@ -25,8 +25,9 @@ use crate::weights::Weights;
 #[derive(Debug)]
 struct Programs {
     generic: Arc<Program>,
-    any: Option<Arc<Program>>,
     exact: BTreeMap<Signature, Arc<Program>>,
+    /// For more shapes than one, the narrowest class first.
+    wide: Vec<(ClassId, Arc<Program>)>,
 }
 
 #[derive(Debug, Default)]
@@ -74,8 +75,8 @@ impl Core {
             weights,
             programs: RwLock::new(Programs {
                 generic,
-                any: None,
                 exact: BTreeMap::new(),
+                wide: Vec::new(),
             }),
             executables: Mutex::new(vec![first.executables.clone()]),
             lanes: Mutex::new(LanePool {
@@ -102,9 +103,15 @@ impl Core {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         match class {
-            ClassId::Any => programs.any = Some(program),
             ClassId::Exact(signature) => {
                 programs.exact.insert(signature.clone(), program);
+            }
+            ClassId::Any | ClassId::Fits(_) => {
+                programs.wide.retain(|(c, _)| c != class);
+                programs.wide.push((class.clone(), program));
+                programs
+                    .wide
+                    .sort_by_key(|(c, _)| std::cmp::Reverse(c.narrowness()));
             }
         }
     }
@@ -115,18 +122,22 @@ impl Core {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         match class {
-            ClassId::Any => programs.any.take(),
             ClassId::Exact(signature) => programs.exact.remove(signature),
+            ClassId::Any | ClassId::Fits(_) => {
+                let at = programs.wide.iter().position(|(c, _)| c == class)?;
+                Some(programs.wide.remove(at).1)
+            }
         }
     }
 
     pub(crate) fn pick(&self, signature: &Signature) -> Arc<Program> {
         let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
         let exact = programs.exact.get(signature);
-        exact
-            .or(programs.any.as_ref())
-            .unwrap_or(&programs.generic)
-            .clone()
+        let wide = || {
+            let mut all = programs.wide.iter();
+            all.find(|(class, _)| class.fits(signature)).map(|(_, p)| p)
+        };
+        exact.or_else(wide).unwrap_or(&programs.generic).clone()
     }
 
     /// A free lane; makes one if all are busy and there may be more, waits otherwise.

@@ -10,6 +10,7 @@ use bespoke_ir::op::conv::Window;
 use bespoke_ir::op::{Conv, Map, MatMul, Normalize, Reshape, Softmax, Transpose};
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{BinaryOp, Constant, DType, Expr, Graph, SymInt, TensorType, UnaryOp, ValueId};
+use bespoke_policy::PRESETS;
 use bespoke_runtime::{
     CompileService, EventKind, GraphMode, GraphUse, ServiceOptions, Session, SessionOptions, Tensor,
 };
@@ -146,7 +147,7 @@ const SHAPES: &[(i64, i64)] = &[(1, 4), (2, 7), (1, 4), (3, 1), (1, 12), (2, 7)]
 fn every_strategy_agrees_with_the_reference_and_with_itself() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut all: Vec<Vec<Vec<u8>>> = Vec::new();
-    for strategy in ["none", "eager", "lazy", "static"] {
+    for strategy in PRESETS.iter().map(|p| p.name) {
         for graph in [GraphMode::Whole, GraphMode::Off] {
             let opt_shapes = if strategy == "static" {
                 vec![("x".into(), vec![1, 3, 8, 4])]
@@ -184,11 +185,11 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
                 }
             }
             assert!(session.wait_specialized(Duration::from_secs(60)));
-            if strategy == "lazy" {
+            if matches!(strategy, "lazy" | "ranges" | "divisible") {
                 let result = session.run(&[("x", &input(2, 7))]).expect("a run");
                 assert_eq!(
                     result.report.generic_kernels, 0,
-                    "lazy is specialised in the end"
+                    "{strategy} is specialised in the end"
                 );
             }
             all.push(outputs);
@@ -196,6 +197,51 @@ fn every_strategy_agrees_with_the_reference_and_with_itself() {
     }
     // the host has one implementation a template, so every variant is equal to every other
     assert!(all.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn a_program_for_a_range_serves_shapes_that_never_occurred() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = SessionOptions {
+        strategy: "ranges".into(),
+        ..SessionOptions::default()
+    };
+    let session = session(&dir, options);
+    session.run(&[("x", &input(2, 4))]).expect("a run");
+    assert!(session.wait_specialized(Duration::from_secs(60)));
+    for (n, w, specialised) in [(3, 7, true), (2, 5, true), (3, 8, false), (1, 4, false)] {
+        let x = input(n, w);
+        let result = session.run(&[("x", &x)]).expect("a run");
+        assert_eq!(result.report.generic_kernels == 0, specialised, "{n}x{w}");
+        assert!(error(&x, &result.outputs[0].1) < 1e-4);
+        assert!(session.wait_specialized(Duration::from_secs(60)));
+    }
+    assert_eq!(session.stats().programs, 3);
+}
+
+#[test]
+fn a_shape_can_be_asked_for_before_it_occurs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = SessionOptions {
+        strategy: "hot".into(),
+        ..SessionOptions::default()
+    };
+    let session = session(&dir, options);
+    let shape = |dims: &[i64]| vec![("x".to_owned(), dims.to_vec())];
+    session
+        .prewarm(&[shape(&[2, 3, 8, 7]), shape(&[1, 3, 8, 4])])
+        .expect("two shapes");
+    assert!(session.wait_specialized(Duration::from_secs(60)));
+    let result = session.run(&[("x", &input(2, 7))]).expect("a run");
+    assert_eq!(
+        result.report.generic_kernels, 0,
+        "the first run is at its best"
+    );
+    let wrong = session
+        .prewarm(&[shape(&[2, 4, 8, 7])])
+        .expect_err("4 channels");
+    assert!(wrong.to_string().contains("axis 1"), "{wrong}");
+    assert_eq!(session.stats().programs, 2);
 }
 
 #[test]

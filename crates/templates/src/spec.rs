@@ -229,8 +229,15 @@ impl KernelSpec {
         }
     }
 
-    /// The kernel for exactly these arguments, with the best tile by the template's cost model.
-    pub fn exact(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
+    /// The kernel with the best tile for these arguments by the template's cost model. `baked` says what may be taken for
+    /// granted of an integer argument, given its name and its value here; the kernel is right for all arguments of which
+    /// that holds.
+    pub fn specialised(
+        template: Arc<dyn Template>,
+        args: &Args<'_>,
+        baked: impl Fn(&str, i64) -> Option<Baked>,
+        props: &DeviceProps,
+    ) -> KernelSpec {
         let tile = template
             .tiles(Some(args), props)
             .into_iter()
@@ -238,7 +245,7 @@ impl KernelSpec {
             .unwrap_or_default();
         let baked = args
             .iter_ints()
-            .map(|(n, v)| (n.to_owned(), Baked::Exact(v)))
+            .filter_map(|(n, v)| Some((n.to_owned(), baked(n, v)?)))
             .collect();
         KernelSpec {
             template,
@@ -247,18 +254,24 @@ impl KernelSpec {
         }
     }
 
+    /// The kernel for exactly these arguments.
+    pub fn exact(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
+        Self::specialised(template, args, |_, v| Some(Baked::Exact(v)), props)
+    }
+
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let tile = template
-            .tiles(Some(args), props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        KernelSpec {
-            template,
-            tile,
-            baked: BTreeMap::new(),
-        }
+        Self::specialised(template, args, |_, _| None, props)
+    }
+
+    /// Whether the kernel is right for these arguments: whether all that is baked in holds of them.
+    pub fn admits(&self, args: &Args<'_>) -> bool {
+        args.iter_ints()
+            .all(|(name, value)| match self.baked.get(name) {
+                None => true,
+                Some(Baked::Exact(v)) => value == *v,
+                Some(Baked::Multiple(v)) => value % v == 0,
+            })
     }
 
     /// Whether nothing is baked in.

@@ -1,0 +1,211 @@
+//! Strategies of the user's own, written as TOML: every axis by name, with `lazy`'s value where nothing is said.
+//!
+//! ```toml
+//! name = "wide"             # what reports call it; the default is the file's name
+//! classes = "ranges"        # exact, single, ranges or divisible
+//! ratio = 4                 # of ranges: each is so many times as long as the one before
+//! divisors = [32, 8]        # of divisible
+//! trigger = "sightings"     # never, load or sightings
+//! sightings = 2
+//! blocking = false          # whether the run that asks waits
+//! queue = "most-seen"       # first-come or most-seen
+//! stale_seconds = 30.0      # what nobody has seen for so long gives up its place
+//! max_programs = 32
+//! max_compiling = 8         # classes
+//! max_waiting = 256
+//! max_compile_seconds = 60.0
+//! ```
+
+use std::num::NonZeroUsize;
+
+use serde::Deserialize;
+
+use crate::preset::{Axes, Limits, PolicyError, Queue, Trigger, first_sight};
+use crate::{ClassMap, Policy, Signature, from_axes};
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Classes {
+    #[default]
+    Exact,
+    Single,
+    Ranges,
+    Divisible,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Start {
+    Never,
+    Load,
+    #[default]
+    Sightings,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Order {
+    #[default]
+    FirstCome,
+    MostSeen,
+}
+
+/// The file as it is written; see the module.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Document {
+    name: Option<String>,
+    classes: Classes,
+    ratio: Option<i64>,
+    divisors: Option<Vec<i64>>,
+    trigger: Start,
+    sightings: Option<u32>,
+    blocking: bool,
+    queue: Order,
+    stale_seconds: Option<f64>,
+    max_programs: Option<NonZeroUsize>,
+    max_compiling: Option<NonZeroUsize>,
+    max_waiting: Option<usize>,
+    max_compile_seconds: Option<f64>,
+}
+
+/// Reads a strategy. `name` is its name if the text gives none; `opt` is the shape to tune for, needed by the class map
+/// `single`; `limits` holds where the text says nothing.
+///
+/// # Errors
+///
+/// [`PolicyError::File`] with the place and what is wrong, [`PolicyError::NoShape`] for `single` without `opt`.
+pub fn parse(
+    text: &str,
+    name: &str,
+    opt: Option<Signature>,
+    limits: Limits,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    let wrong = |reason: String| PolicyError::File {
+        name: name.to_owned(),
+        reason,
+    };
+    let document: Document = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    let refuse = |what: &str| Err(wrong(what.to_owned()));
+    let map = match document.classes {
+        Classes::Exact => ClassMap::Exact,
+        Classes::Single => ClassMap::Single {
+            opt: opt.ok_or(PolicyError::NoShape)?,
+        },
+        Classes::Ranges => match document.ratio.unwrap_or(2) {
+            ratio @ 2.. => ClassMap::Ranges { ratio },
+            _ => return refuse("`ratio` must be at least 2"),
+        },
+        Classes::Divisible => {
+            let mut by = document.divisors.clone().unwrap_or(vec![16, 8, 4, 2]);
+            if by.is_empty() || by.iter().any(|&d| d < 2) {
+                return refuse("`divisors` must be numbers of at least 2, one or more");
+            }
+            by.sort_unstable_by(|a, b| b.cmp(a));
+            by.dedup();
+            ClassMap::Divisible { by }
+        }
+    };
+    if document.ratio.is_some() && !matches!(map, ClassMap::Ranges { .. }) {
+        return refuse("`ratio` belongs to `classes = \"ranges\"`");
+    }
+    if document.divisors.is_some() && !matches!(map, ClassMap::Divisible { .. }) {
+        return refuse("`divisors` belongs to `classes = \"divisible\"`");
+    }
+    let trigger = match (document.trigger, document.sightings) {
+        (Start::Sightings, Some(0)) => return refuse("`sightings` must be at least 1"),
+        (Start::Sightings, count) => Trigger::Sightings(count.unwrap_or(1)),
+        (_, Some(_)) => return refuse("`sightings` belongs to `trigger = \"sightings\"`"),
+        (Start::Never, None) => Trigger::Never,
+        (Start::Load, None) if matches!(map, ClassMap::Single { .. }) => Trigger::Load,
+        (Start::Load, None) => {
+            return refuse(
+                "`trigger = \"load\"` needs `classes = \"single\"`: there is no shape yet",
+            );
+        }
+    };
+    let micros = |what: &str, seconds: Option<f64>| match seconds {
+        Some(s) if !s.is_finite() || s < 0.0 => Err(wrong(format!(
+            "`{what}` must be a time in seconds, 0 or more"
+        ))),
+        Some(s) => Ok(Some((s * 1e6) as u64)),
+        None => Ok(None),
+    };
+    let axes = Axes {
+        map,
+        trigger,
+        queue: match document.queue {
+            Order::FirstCome => Queue::FirstCome,
+            Order::MostSeen => Queue::MostSeen,
+        },
+        stale_us: micros("stale_seconds", document.stale_seconds)?,
+        limits: Limits {
+            max_variants: document.max_programs.unwrap_or(limits.max_variants),
+            max_compiling: document.max_compiling.unwrap_or(limits.max_compiling),
+            max_waiting: document.max_waiting.unwrap_or(limits.max_waiting),
+            max_compile_us: micros("max_compile_seconds", document.max_compile_seconds)?
+                .or(limits.max_compile_us),
+        },
+        ..first_sight(document.blocking)
+    };
+    Ok(from_axes(document.name.as_deref().unwrap_or(name), axes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Box<dyn Policy>, PolicyError> {
+        parse(text, "mine.toml", None, Limits::default())
+    }
+
+    #[test]
+    fn the_example_of_the_module_is_a_strategy() {
+        let example: String = include_str!("file.rs")
+            .lines()
+            .skip_while(|l| *l != "//! ```toml")
+            .skip(1)
+            .take_while(|l| *l != "//! ```")
+            .map(|l| format!("{}\n", l.trim_start_matches("//! ")))
+            .collect();
+        let text = example.replace("divisors", "# divisors");
+        let policy = read(&text).unwrap();
+        assert_eq!(policy.name(), "wide");
+        let class = policy.class_of(&Signature::new(&[5])).to_string();
+        assert_eq!(class, "4..15", "the ratio is heard");
+    }
+
+    #[test]
+    fn nothing_said_is_lazy() {
+        let policy = read("").unwrap();
+        assert_eq!(policy.name(), "mine.toml");
+        assert!(!policy.may_block());
+        assert_eq!(policy.class_of(&Signature::new(&[5])).to_string(), "5");
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_the_word() {
+        let cases = [
+            ("clases = \"exact\"", "clases"),
+            ("classes = \"some\"", "some"),
+            ("ratio = 4", "ratio"),
+            ("classes = \"ranges\"\nratio = 1", "at least 2"),
+            ("classes = \"divisible\"\ndivisors = [0]", "divisors"),
+            ("divisors = [4]", "divisors"),
+            ("sightings = 0", "sightings"),
+            ("trigger = \"never\"\nsightings = 2", "sightings"),
+            ("trigger = \"load\"", "single"),
+            ("stale_seconds = -1.0", "stale_seconds"),
+            ("max_programs = 0", "max_programs"),
+        ];
+        for (text, word) in cases {
+            let message = read(text).err().unwrap().to_string();
+            assert!(
+                message.contains("mine.toml") && message.contains(word),
+                "{text}: {message}"
+            );
+        }
+        let message = read("classes = \"single\"").err().unwrap().to_string();
+        assert!(message.contains("shape"), "{message}");
+    }
+}
