@@ -44,6 +44,8 @@ pub(crate) enum Message {
     },
     /// Somebody wants programs for shapes before they occur.
     Wished(Vec<Signature>),
+    /// Programs were dropped because memory ran out.
+    Dropped(Vec<ClassId>),
     /// Somebody waits until nothing is wanted any more.
     Settle(Reply),
     /// The session ends.
@@ -140,6 +142,11 @@ impl Director {
                     index,
                     answer,
                 } => self.answered(class, request, index, *answer),
+                Message::Dropped(classes) => {
+                    for class in classes {
+                        self.evicted(&class, "out of memory");
+                    }
+                }
                 Message::Settle(reply) => self.settle.push(reply),
             }
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
@@ -415,9 +422,13 @@ impl Director {
                 lane.retire(program.id);
             }
         }
+        self.evicted(class, "policy");
+    }
+
+    fn evicted(&mut self, class: &ClassId, reason: &'static str) {
         self.core.log.push(EventKind::Evict {
             class: class.to_string(),
-            reason: "policy",
+            reason,
         });
         self.event(
             What::Evicted {

@@ -117,12 +117,33 @@ pub enum Error {
         /// What it was about to do or wait for.
         at: &'static str,
     },
+    /// Memory ran out, also after everything that could be dropped was dropped.
+    #[error(
+        "{source}; the session holds{table}\nuse a smaller shape, fewer lanes or a larger limit"
+    )]
+    OutOfMemory {
+        /// The device's words.
+        source: DeviceError,
+        /// What the session's memory is for, a line each.
+        table: String,
+    },
     /// The session's own thread is gone.
     #[error("the session has stopped")]
     Stopped,
 }
 
 impl Error {
+    /// Adds what a session's memory is held for, if memory is what ran out.
+    pub(crate) fn with_memory(self, ledger: &crate::ledger::Ledger) -> Error {
+        match self {
+            Error::Device(source @ DeviceError::OutOfMemory { .. }) => Error::OutOfMemory {
+                source,
+                table: ledger.table(),
+            },
+            other => other,
+        }
+    }
+
     /// What sort of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -145,6 +166,7 @@ impl Error {
                 DeviceError::Call { .. } | DeviceError::Twin { .. } => ErrorKind::Internal,
             },
             Error::Compile(_) => ErrorKind::Compile,
+            Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Error::Cancelled { .. } | Error::Deadline { .. } => ErrorKind::Timeout,
         }
     }

@@ -100,6 +100,12 @@ pub enum EventKind {
     Reject { class: String, reason: String },
     /// A class's program is gone.
     Evict { class: String, reason: &'static str },
+    /// Memory ran out: idle lanes and specialised programs were dropped, and the run was tried once more.
+    Relieve {
+        reason: String,
+        programs: usize,
+        bytes: u64,
+    },
     /// A graph was made or changed to hold a program.
     Record {
         class: String,
@@ -130,6 +136,7 @@ pub struct Stats {
     pub rejects: u64,
     pub evictions: u64,
     pub cancels: u64,
+    pub reliefs: u64,
     pub kernels_compiled: u64,
     pub kernels_from_cache: u64,
     pub kernels_from_memory: u64,
@@ -251,6 +258,7 @@ impl Stats {
             EventKind::Lane { lanes } => self.lanes = *lanes as u64,
             EventKind::Grow { bytes, .. } => self.arena_bytes += bytes,
             EventKind::Cancel { .. } => self.cancels += 1,
+            EventKind::Relieve { .. } => self.reliefs += 1,
             EventKind::Decision { .. } | EventKind::Enqueue { .. } | EventKind::Record { .. } => {}
         }
     }

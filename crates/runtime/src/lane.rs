@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bespoke_device::{Arena, Device, DevicePtr, Graph, Memory, Stream};
+use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream};
 use bespoke_plan::{Binding, Place, Plan};
 
 use crate::error::Error;
 use crate::event::{EventKind, Log};
+use crate::ledger::{Ledger, LedgerArena, Purpose};
 use crate::program::Program;
 use crate::request::GraphUse;
 use crate::weights::{Weights, le_bytes};
@@ -107,6 +108,18 @@ impl Executables {
         Ok(())
     }
 
+    /// Drops every executable but the generic program's; a run that holds one keeps it to its end.
+    pub(crate) fn strip(&self) {
+        self.graphs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|&id, _| id == 0);
+        self.spares
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it.
     pub(crate) fn retire(&self, program: u64) {
         let graph = self
@@ -136,7 +149,8 @@ pub(crate) struct Pointers {
 pub(crate) struct Lane {
     pub(crate) executables: Arc<Executables>,
     pub(crate) stream: Box<dyn Stream>,
-    arena: Box<dyn Arena>,
+    arena: LedgerArena,
+    ledger: Arc<Ledger>,
     /// Device memory for inputs and outputs that live on the host, grown as needed.
     staging_in: Vec<Option<Arc<dyn Memory>>>,
     staging_out: Vec<Option<Arc<dyn Memory>>>,
@@ -155,8 +169,13 @@ pub(crate) struct Execution {
 }
 
 impl Lane {
-    pub(crate) fn new(plan: &Plan, device: &dyn Device) -> Result<Lane, Error> {
-        let block = device.alloc("the extent block", plan.slot_count().max(1) as u64 * 8)?;
+    pub(crate) fn new(
+        plan: &Plan,
+        device: &dyn Device,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Lane, Error> {
+        let bytes = plan.slot_count().max(1) as u64 * 8;
+        let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
         Ok(Lane {
             executables: Arc::new(Executables {
                 block,
@@ -164,13 +183,20 @@ impl Lane {
                 spares: Mutex::default(),
             }),
             stream: device.stream()?,
-            arena: device.reserve(ARENA_LIMIT)?,
+            arena: ledger.arena(device, ARENA_LIMIT)?,
+            ledger: ledger.clone(),
             staging_in: vec![None; plan.inputs.len()],
             staging_out: vec![None; plan.outputs.len()],
             slots: Vec::new(),
             made_for: None,
             scratch: Vec::new(),
         })
+    }
+
+    /// Frees the memory for inputs and outputs that live on the host.
+    pub(crate) fn unstage(&mut self) {
+        self.staging_in.fill(None);
+        self.staging_out.fill(None);
     }
 
     /// Device memory of at least `bytes` for an input that lives on the host.
@@ -181,7 +207,7 @@ impl Lane {
         name: &str,
         bytes: u64,
     ) -> Result<DevicePtr, Error> {
-        stage(&mut self.staging_in[i], device, name, bytes)
+        stage(&mut self.staging_in[i], &self.ledger, device, name, bytes)
     }
 
     /// Device memory of at least `bytes` for an output that goes to the host.
@@ -192,7 +218,7 @@ impl Lane {
         name: &str,
         bytes: u64,
     ) -> Result<DevicePtr, Error> {
-        stage(&mut self.staging_out[i], device, name, bytes)
+        stage(&mut self.staging_out[i], &self.ledger, device, name, bytes)
     }
 
     /// Runs a program at a bound shape. The work is queued when this returns.
@@ -297,6 +323,7 @@ impl Lane {
 
 fn stage(
     slot: &mut Option<Arc<dyn Memory>>,
+    ledger: &Arc<Ledger>,
     device: &dyn Device,
     name: &str,
     bytes: u64,
@@ -306,6 +333,6 @@ fn stage(
     }
     // freed first, so that growing does not need room for both
     *slot = None;
-    let memory = device.alloc(name, bytes.max(256))?;
+    let memory = ledger.alloc(device, Purpose::Staging, name, bytes.max(256))?;
     Ok(slot.insert(memory).ptr())
 }

@@ -16,6 +16,8 @@
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
+//! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
+//!   content between sessions.
 //! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
@@ -27,6 +29,7 @@ pub mod error;
 pub mod event;
 mod kernels;
 pub mod lane;
+mod ledger;
 pub mod patience;
 pub mod program;
 pub mod request;

@@ -32,6 +32,9 @@ pub struct SessionOptions {
     pub cuda_graph: GraphMode,
     /// Runs at the same time, at most.
     pub max_lanes: usize,
+    /// Device memory that the session may hold, in bytes; `None` is what the device has. Kernels and graphs are not
+    /// counted: the driver does not say what they take.
+    pub memory_limit: Option<u64>,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
 }
@@ -43,6 +46,7 @@ impl Default for SessionOptions {
             opt_shapes: Vec::new(),
             cuda_graph: GraphMode::Whole,
             max_lanes: 4,
+            memory_limit: None,
             max_variants: 32,
         }
     }

@@ -16,6 +16,8 @@ use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolCon
 use bespoke_templates::KernelSpec;
 use bytes::Bytes;
 
+use crate::weights::Shelf;
+
 /// Changes whenever the way in which a cubin is called changes.
 const ABI: &str = "slots-1";
 
@@ -127,6 +129,7 @@ pub type Ticket = bespoke_jit::Ticket<Key, Answer>;
 pub struct CompileService {
     shop: Arc<Shop>,
     pool: CompilePool<Key, Answer>,
+    shelf: Shelf,
 }
 
 impl std::fmt::Debug for CompileService {
@@ -310,7 +313,13 @@ impl CompileService {
                 counters: Counters::default(),
             }),
             pool: CompilePool::new(pool)?,
+            shelf: Shelf::default(),
         }))
+    }
+
+    /// Weights that sessions share.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// The cache.

@@ -16,10 +16,11 @@ use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::{Limits, Signature};
 
 use crate::director::{Director, Message};
-use crate::error::{Error, did_you_mean};
+use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Log, Stats};
 use crate::kernels::{Distinct, Loader, report};
 use crate::lane::{Lane, Pointers};
+use crate::ledger::Ledger;
 use crate::patience::Patience;
 use crate::program::{Blueprint, Program};
 use crate::request::{
@@ -28,7 +29,7 @@ use crate::request::{
 use crate::service::CompileService;
 use crate::shared::Core;
 use crate::tensor::{Tensor, TensorView, byte_length};
-use crate::weights::Weights;
+use crate::weights::{Loading, Weights};
 
 /// One model on one device; see the crate.
 #[derive(Debug)]
@@ -105,8 +106,17 @@ impl Session {
         let (generic_program, setup_program, generic_kernels) =
             load_generic(&loader, &generic, &setup, &log)?;
         let compile_us = lap_us();
-        let first = Lane::new(&plan, &*device)?;
-        let weights = Weights::load(&plan, &*device, &*first.stream, &setup_program)?;
+        let ledger = Ledger::new(options.memory_limit);
+        let out_of_memory = |e: Error| e.with_memory(&ledger);
+        let first = Lane::new(&plan, &*device, &ledger).map_err(out_of_memory)?;
+        let loading = Loading {
+            plan: &plan,
+            device: &device,
+            stream: &*first.stream,
+            shelf: loader.service.shelf(),
+            ledger: &ledger,
+        };
+        let weights = Weights::load(&loading, &setup_program).map_err(out_of_memory)?;
         drop(setup_program);
         let whole_graph = options.cuda_graph == GraphMode::Whole;
         if whole_graph {
@@ -148,6 +158,7 @@ impl Session {
             weights,
             generic_program,
             first,
+            ledger,
             &options,
         ));
         let (sender, receiver) = mpsc::channel();
@@ -296,15 +307,28 @@ impl Session {
         self.observe(&signature, run, generic, patience)?;
         let program = core.pick(&signature);
 
-        let mut lane = core.lane(patience)?;
-        let result = run_on(
-            &mut lane, core, &program, &binding, sources, targets, options,
-        );
-        if result.is_err() {
-            // whatever was queued must be over before the lane serves another run; its own error was reported already
-            let _ = lane.stream.synchronize();
-        }
-        core.give_back(lane);
+        let attempt = |program: &Program| {
+            let mut lane = core.lane(patience)?;
+            let result = run_on(
+                &mut lane, core, program, &binding, sources, targets, options,
+            );
+            if result.is_err() {
+                // whatever was queued must be over before the lane serves another run; its own error was reported already
+                let _ = lane.stream.synchronize();
+            }
+            core.give_back(lane);
+            result
+        };
+        let (program, result) = match attempt(&program) {
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => {
+                drop(program);
+                self.relieve(&e)?;
+                let program = core.pick(&signature);
+                let result = attempt(&program).map_err(|e| e.with_memory(&core.ledger));
+                (program, result)
+            }
+            result => (program, result),
+        };
         let (outputs, execution) = result?;
 
         let mut shape = String::new();
@@ -338,6 +362,18 @@ impl Session {
             new_shape,
         });
         Ok((report, outputs))
+    }
+
+    /// Makes room after an allocation failed.
+    fn relieve(&self, error: &Error) -> Result<(), Error> {
+        let before = self.core.ledger.total();
+        let classes = self.core.relieve();
+        self.core.log.push(EventKind::Relieve {
+            reason: error.to_string(),
+            programs: classes.len(),
+            bytes: before.saturating_sub(self.core.ledger.total()),
+        });
+        self.send(Message::Dropped(classes))
     }
 
     /// Tells the director of a run; waits if the strategy blocks runs.

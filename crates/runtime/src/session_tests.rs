@@ -1,32 +1,61 @@
-//! Waiting, cancelling, and the caller's stream.
+//! Waiting, cancelling, the caller's stream, shared weights and what happens when memory runs out.
 
 use super::*;
 use crate::patience::CancelToken;
 use crate::service::ServiceOptions;
 use bespoke_cache::{CacheConfig, Mode};
 use bespoke_host::{HostDevice, HostOptions};
-use bespoke_ir::op::Map;
-use bespoke_ir::{DType, Expr, TensorType, UnaryOp};
+use bespoke_ir::op::{Map, MatMul};
+use bespoke_ir::sym::{Symbol, SymbolOrigin};
+use bespoke_ir::{Constant, DType, Expr, SymInt, TensorType, UnaryOp};
 
-fn session(options: SessionOptions) -> Session {
+fn negate() -> Graph {
     let mut g = Graph::new("negate");
     let x = g.add_input("x", TensorType::new(DType::F32, vec![4.into()]));
     let map = Map::new(Expr::unary(UnaryOp::Neg, DType::F32));
     let y = g.add1("y", map, &[x]).unwrap();
     g.add_output(y);
-    let device = HostDevice::new(HostOptions {
+    g
+}
+
+/// `relu(x · w)` with any number of rows; the product wants `w` in another layout, which the setup makes.
+fn product(scale: f32) -> Graph {
+    let mut g = Graph::new("product");
+    let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
+    let rows = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
+    let x = g.add_input("x", TensorType::new(DType::F32, vec![rows, 24.into()]));
+    let data: Vec<u8> = (0..24 * 40)
+        .flat_map(|i| ((i % 17) as f32 * scale).to_le_bytes())
+        .collect();
+    let w = Constant::new(DType::F32, vec![24, 40], data.into()).unwrap();
+    let w = g.add_constant("w", w);
+    let y = g.add1("y", MatMul::default(), &[x, w]).unwrap();
+    g.add_output(y);
+    g
+}
+
+fn device() -> Arc<dyn Device> {
+    HostDevice::new(HostOptions {
         threads: 1,
         target: None,
         poison: false,
-    });
-    let service = CompileService::new(ServiceOptions {
-        cache: CacheConfig {
-            mode: Mode::Off,
-            ..CacheConfig::default()
-        },
+    })
+}
+
+fn service() -> Arc<CompileService> {
+    let cache = CacheConfig {
+        mode: Mode::Off,
+        ..CacheConfig::default()
+    };
+    CompileService::new(ServiceOptions {
+        cache,
         ..ServiceOptions::default()
-    });
-    Session::from_graph(g, device, service.unwrap(), options).unwrap()
+    })
+    .unwrap()
+}
+
+fn session(options: SessionOptions) -> Session {
+    Session::from_graph(negate(), device(), service(), options).unwrap()
 }
 
 fn run(session: &Session, options: &RunOptions) -> Result<Vec<f64>, Error> {
@@ -106,4 +135,104 @@ fn a_callers_stream_must_be_of_the_device() {
     let error = run(&session, &on(0x50)).unwrap_err();
     assert!(error.to_string().contains("0x50"), "{error}");
     assert_eq!(run(&session, &on(0)).unwrap(), NEGATED, "the lane is fine");
+}
+
+fn rows(n: i64) -> Tensor {
+    let values: Vec<f32> = (0..n * 24).map(|i| (i % 5) as f32).collect();
+    Tensor::from_f32(&[n, 24], &values).unwrap()
+}
+
+fn bytes(session: &Session, n: i64) -> Result<Vec<u8>, Error> {
+    let result = session.run(&[("x", &rows(n))])?;
+    Ok(result.outputs[0].1.bytes().to_vec())
+}
+
+#[test]
+fn sessions_of_one_model_share_its_weights() {
+    let (device, service) = (device(), service());
+    let load = |scale| {
+        let options = SessionOptions::default();
+        Session::from_graph(product(scale), device.clone(), service.clone(), options).unwrap()
+    };
+    let pointers = |s: &Session| -> Vec<u64> {
+        let buffers = 0..s.core.plan.buffers.len() as u32;
+        let of = |i| s.core.weights.ptr(bespoke_plan::BufferId(i)).0;
+        buffers.map(of).filter(|&p| p != 0).collect()
+    };
+    let first = load(0.5);
+    let expected = bytes(&first, 3).unwrap();
+    let (second, other) = (load(0.5), load(0.25));
+    assert!(!pointers(&first).is_empty());
+    assert_eq!(pointers(&first), pointers(&second));
+    let differ = |(a, b): (&u64, &u64)| a != b;
+    assert!(
+        pointers(&first).iter().zip(&pointers(&other)).all(differ),
+        "other numbers are other weights"
+    );
+    drop(first);
+    assert_eq!(
+        bytes(&second, 3).unwrap(),
+        expected,
+        "they outlive who brought them"
+    );
+    assert_ne!(bytes(&other, 3).unwrap(), expected);
+    let gone = pointers(&second);
+    drop(second);
+    let again = load(0.5);
+    assert_eq!(bytes(&again, 3).unwrap(), expected);
+    assert_eq!(pointers(&again).len(), gone.len());
+}
+
+#[test]
+fn what_a_session_may_hold_is_bounded() {
+    let options = SessionOptions {
+        memory_limit: Some(200_000),
+        ..SessionOptions::default()
+    };
+    let session = Session::from_graph(product(0.5), device(), service(), options).unwrap();
+    let expected = bytes(&session, 10).unwrap();
+    let error = bytes(&session, 100_000).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let message = error.to_string();
+    for word in ["limit of 200000", "weights", "larger limit"] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    assert_eq!(session.stats().reliefs, 1, "it was tried once more");
+    assert_eq!(
+        bytes(&session, 10).unwrap(),
+        expected,
+        "smaller shapes go on"
+    );
+    assert!(session.core.ledger.total() <= 200_000);
+
+    let options = SessionOptions {
+        memory_limit: Some(100),
+        ..SessionOptions::default()
+    };
+    let error = Session::from_graph(product(0.5), device(), service(), options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn idle_lanes_make_room() {
+    // one lane's staging of 300 rows takes 76 800 bytes
+    let options = SessionOptions {
+        memory_limit: Some(120_000),
+        ..SessionOptions::default()
+    };
+    let session = Session::from_graph(product(0.5), device(), service(), options).unwrap();
+    let expected = bytes(&session, 300).unwrap();
+    let lane = session.core.lane(Patience::default()).unwrap();
+    assert_eq!(
+        bytes(&session, 60).unwrap(),
+        expected[..60 * 160],
+        "on a second lane"
+    );
+    session.core.give_back(lane);
+    assert_eq!(session.stats().reliefs, 0);
+    // the lanes are taken last in, first out: hold the one with room
+    let held = session.core.lane(Patience::default()).unwrap();
+    assert!(bytes(&session, 300).is_err(), "the other lane is busy");
+    session.core.give_back(held);
+    assert_eq!(bytes(&session, 300).unwrap(), expected);
 }

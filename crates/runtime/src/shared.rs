@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::kernels::Loader;
 use crate::lane::{Executables, Lane};
+use crate::ledger::Ledger;
 use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::{GraphMode, SessionOptions};
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) whole_graph: bool,
     pub(crate) weights: Weights,
+    pub(crate) ledger: Arc<Ledger>,
     programs: RwLock<Programs>,
     lanes: Mutex<LanePool>,
     lane_free: Condvar,
@@ -65,6 +67,7 @@ impl Core {
         weights: Weights,
         generic: Arc<Program>,
         first: Lane,
+        ledger: Arc<Ledger>,
         options: &SessionOptions,
     ) -> Core {
         Core {
@@ -73,6 +76,7 @@ impl Core {
             log,
             whole_graph: options.cuda_graph == GraphMode::Whole,
             weights,
+            ledger,
             programs: RwLock::new(Programs {
                 generic,
                 exact: BTreeMap::new(),
@@ -152,7 +156,7 @@ impl Core {
                 pool.made += 1;
                 let lanes = pool.made;
                 drop(pool);
-                let lane = Lane::new(&self.plan, &*self.loader.device);
+                let lane = Lane::new(&self.plan, &*self.loader.device, &self.ledger);
                 match &lane {
                     Ok(lane) => {
                         self.executables
@@ -215,6 +219,44 @@ impl Core {
         }
         known.insert(signature, binding.clone());
         Ok((binding, start.elapsed().as_micros() as u64, true))
+    }
+
+    /// Gives back what runs can do without: the lanes that serve no run, but for one, and every specialised program. The
+    /// classes of those are returned.
+    pub(crate) fn relieve(&self) -> Vec<ClassId> {
+        let mut classes = Vec::new();
+        {
+            let mut programs = self
+                .programs
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            let exact = std::mem::take(&mut programs.exact);
+            classes.extend(exact.into_keys().map(ClassId::Exact));
+            classes.extend(programs.wide.drain(..).map(|(class, _)| class));
+        }
+        let idle = {
+            let mut pool = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = std::mem::take(&mut pool.free);
+            // its arena grows in place and its generic graph is recorded
+            let kept = idle.pop().map(|mut lane| {
+                lane.unstage();
+                lane
+            });
+            pool.made -= idle.len();
+            pool.free.extend(kept);
+            idle
+        };
+        let mut executables = self
+            .executables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        executables.retain(|e| !idle.iter().any(|lane| Arc::ptr_eq(e, &lane.executables)));
+        for lane in executables.iter() {
+            lane.strip();
+        }
+        drop(executables);
+        drop(idle);
+        classes
     }
 
     /// Number of the next run.

@@ -1,91 +1,169 @@
 //! What is on the device before the first run: constants, and what the setup makes of them.
+//!
+//! Both are shared by content. A constant's name is the digest of its bytes; the name of a buffer that the setup writes is
+//! the digest of the steps that wrote it and of the names of what they read. The [`Shelf`] knows what is on a device under
+//! which name for as long as a session holds it, so a second session of a model uploads and computes nothing, and equal
+//! constants of one model are one piece of memory.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bespoke_device::{Device, DevicePtr, Memory, Stream};
-use bespoke_plan::{Arg, BufferId, Place, Plan};
+use bespoke_plan::{Arg, BufferId, ExprId, Place, Plan, Step};
 
 use crate::error::Error;
+use crate::ledger::{Entry, Ledger, Purpose};
 use crate::program::Program;
+
+/// What a piece of memory holds.
+type Name = [u8; 32];
+
+/// Memory by device and name; see the module.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf(Mutex<HashMap<(usize, Name), Weak<dyn Memory>>>);
+
+impl Shelf {
+    /// A device is told from others by its address. While a piece of memory lives, so does the session that holds it and
+    /// with it the device, and no other can have the address.
+    fn key(device: &Arc<dyn Device>, name: Name) -> (usize, Name) {
+        (Arc::as_ptr(device).cast::<()>() as usize, name)
+    }
+
+    fn find(&self, device: &Arc<dyn Device>, name: Name) -> Option<Arc<dyn Memory>> {
+        let pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.get(&Self::key(device, name)).and_then(Weak::upgrade)
+    }
+
+    fn put(&self, device: &Arc<dyn Device>, name: Name, memory: &Arc<dyn Memory>) {
+        let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.retain(|_, m| m.strong_count() > 0);
+        pieces.insert(Self::key(device, name), Arc::downgrade(memory));
+    }
+}
 
 /// Device memory of constants and persistent buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
     memory: HashMap<BufferId, Arc<dyn Memory>>,
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+/// Where weights come from and go to.
+pub(crate) struct Loading<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) device: &'a Arc<dyn Device>,
+    pub(crate) stream: &'a dyn Stream,
+    pub(crate) shelf: &'a Shelf,
+    pub(crate) ledger: &'a Arc<Ledger>,
 }
 
 impl Weights {
-    /// Uploads what steps read, runs the setup, and frees what only the setup needed.
-    pub(crate) fn load(
-        plan: &Plan,
-        device: &dyn Device,
-        stream: &dyn Stream,
-        setup: &Program,
-    ) -> Result<Weights, Error> {
+    /// Brings to the device what steps read and is not there yet, and frees what only the setup needed. The setup runs
+    /// if any of its results is missing.
+    pub(crate) fn load(loading: &Loading<'_>, setup: &Program) -> Result<Weights, Error> {
+        let plan = loading.plan;
+        let names = names(plan);
         let mut weights = Weights::default();
-        let mut needed_later = std::collections::BTreeSet::new();
-        for (list, later) in [(&plan.setup, false), (&plan.steps, true)] {
-            for b in list.iter().flat_map(|s| &s.args) {
-                let (Arg::Read(b) | Arg::Write(b)) = b else {
-                    continue;
-                };
-                if later {
-                    needed_later.insert(*b);
-                }
-                weights.place(plan, device, stream, *b)?;
-            }
+        let needed = buffers(&plan.steps);
+        let missing = |b: &BufferId| {
+            matches!(plan.buffers[b.0 as usize].place, Place::Persistent)
+                && loading.shelf.find(loading.device, names[b]).is_none()
+        };
+        let set_up = needed.iter().any(missing);
+        for b in &needed {
+            weights.place(loading, *b, names.get(b).copied(), set_up)?;
         }
-        if !plan.setup.is_empty() {
-            let value =
-                |e: bespoke_plan::ExprId| plan.exprs[e.0 as usize].as_const().unwrap_or_default();
-            let mut slots = Vec::with_capacity(plan.setup_slot_count());
-            for arg in plan.setup.iter().flat_map(|s| &s.args) {
-                match arg {
-                    Arg::Int(e) => slots.push(value(*e)),
-                    Arg::Read(b) | Arg::Write(b) => {
-                        slots.push(weights.ptr(*b).0 as i64);
-                        slots.push(value(plan.buffers[b.0 as usize].bytes));
-                    }
+        if set_up {
+            for b in buffers(&plan.setup) {
+                weights.place(loading, b, names.get(&b).copied(), set_up)?;
+            }
+            weights.set_up(loading, setup)?;
+            for b in &needed {
+                if matches!(plan.buffers[b.0 as usize].place, Place::Persistent) {
+                    let (name, memory) = (names[b], &weights.memory[b]);
+                    loading.shelf.put(loading.device, name, memory);
                 }
             }
-            let block = device.alloc("the setup's arguments", slots.len() as u64 * 8)?;
-            stream.write(block.ptr(), &le_bytes(&slots))?;
-            for launch in setup.launches(&plan.setup, block.ptr()) {
-                stream.launch(&launch)?;
-            }
-            stream.synchronize()?;
         }
-        weights.memory.retain(|b, _| needed_later.contains(b));
+        weights.memory.retain(|b, _| needed.contains(b));
+        weights.enter(loading)?;
         Ok(weights)
     }
 
+    /// Enters what is held, each piece once.
+    fn enter(&mut self, loading: &Loading<'_>) -> Result<(), Error> {
+        let mut pieces = HashMap::new();
+        #[allow(
+            clippy::iter_over_hash_type,
+            reason = "a sum does not depend on the order"
+        )]
+        for m in self.memory.values() {
+            pieces.insert(m.ptr(), m.len());
+        }
+        self.bytes = pieces.values().sum();
+        let entry = loading
+            .ledger
+            .entry(Purpose::Weights, "the weights", self.bytes)?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    fn set_up(&self, loading: &Loading<'_>, setup: &Program) -> Result<(), Error> {
+        let plan = loading.plan;
+        let mut slots = Vec::with_capacity(plan.setup_slot_count());
+        for arg in plan.setup.iter().flat_map(|s| &s.args) {
+            match arg {
+                Arg::Int(e) => slots.push(value(plan, *e)),
+                Arg::Read(b) | Arg::Write(b) => {
+                    slots.push(self.ptr(*b).0 as i64);
+                    slots.push(value(plan, plan.buffers[b.0 as usize].bytes));
+                }
+            }
+        }
+        let bytes = slots.len() as u64 * 8;
+        let block = loading.device.alloc("the setup's arguments", bytes)?;
+        loading.stream.write(block.ptr(), &le_bytes(&slots))?;
+        for launch in setup.launches(&plan.setup, block.ptr()) {
+            loading.stream.launch(&launch)?;
+        }
+        Ok(loading.stream.synchronize()?)
+    }
+
+    /// Gives a buffer its memory. Results of the setup are looked up only if the setup does not run: a run of it must
+    /// not write to what another session reads.
     fn place(
         &mut self,
-        plan: &Plan,
-        device: &dyn Device,
-        stream: &dyn Stream,
+        loading: &Loading<'_>,
         id: BufferId,
+        name: Option<Name>,
+        set_up: bool,
     ) -> Result<(), Error> {
+        let Some(name) = name else {
+            return Ok(());
+        };
         if self.memory.contains_key(&id) {
             return Ok(());
         }
+        let plan = loading.plan;
         let buffer = &plan.buffers[id.0 as usize];
-        match &buffer.place {
-            Place::Constant(constant) => {
-                let memory = device.alloc(&buffer.name, constant.data().len().max(1) as u64)?;
-                stream.write(memory.ptr(), constant.data())?;
-                self.memory.insert(id, memory);
-            }
-            Place::Persistent => {
-                let bytes = plan.exprs[buffer.bytes.0 as usize]
-                    .as_const()
-                    .unwrap_or_default();
-                let memory = device.alloc(&buffer.name, bytes.max(1) as u64)?;
-                self.memory.insert(id, memory);
-            }
-            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => {}
+        let data = match &buffer.place {
+            Place::Constant(constant) => Some(constant.data()),
+            Place::Persistent => None,
+            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => return Ok(()),
+        };
+        let may_share = data.is_some() || !set_up;
+        if may_share && let Some(memory) = loading.shelf.find(loading.device, name) {
+            self.memory.insert(id, memory);
+            return Ok(());
         }
+        let bytes = data.map_or_else(|| value(plan, buffer.bytes) as u64, |d| d.len() as u64);
+        let memory = loading.device.alloc(&buffer.name, bytes.max(1))?;
+        if let Some(data) = data {
+            loading.stream.write(memory.ptr(), data)?;
+            loading.shelf.put(loading.device, name, &memory);
+        }
+        self.memory.insert(id, memory);
         Ok(())
     }
 
@@ -96,16 +174,78 @@ impl Weights {
 
     /// Bytes on the device.
     pub(crate) fn bytes(&self) -> u64 {
-        let mut total = 0;
-        #[allow(
-            clippy::iter_over_hash_type,
-            reason = "a sum does not depend on the order"
-        )]
-        for m in self.memory.values() {
-            total += m.len();
-        }
-        total
+        self.bytes
     }
+}
+
+/// The value of an expression of the setup, where all are constant.
+fn value(plan: &Plan, e: ExprId) -> i64 {
+    plan.exprs[e.0 as usize].as_const().unwrap_or_default()
+}
+
+/// The buffers that steps use.
+fn buffers(steps: &[Step]) -> BTreeSet<BufferId> {
+    let args = steps.iter().flat_map(|s| &s.args);
+    args.filter_map(|arg| match arg {
+        Arg::Read(b) | Arg::Write(b) => Some(*b),
+        Arg::Int(_) => None,
+    })
+    .collect()
+}
+
+/// The names of constants and of what the setup writes.
+fn names(plan: &Plan) -> HashMap<BufferId, Name> {
+    let mut names = HashMap::new();
+    for id in buffers(&plan.setup).union(&buffers(&plan.steps)) {
+        let buffer = &plan.buffers[id.0 as usize];
+        match &buffer.place {
+            Place::Constant(constant) => {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update_rayon(constant.data());
+                names.insert(*id, *hasher.finalize().as_bytes());
+            }
+            Place::Persistent => {
+                names.insert(*id, [0; 32]);
+            }
+            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => {}
+        }
+    }
+    for step in &plan.setup {
+        // the step, its numbers and what it reads; then, for each buffer that it writes, which argument that is and what
+        // was there before
+        let mut hasher = blake3::Hasher::new_derive_key("bespoke 1 result of a setup step");
+        let template = &step.template;
+        for text in [template.name(), &template.describe()] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        for arg in &step.args {
+            match arg {
+                Arg::Int(e) => {
+                    hasher.update(&value(plan, *e).to_le_bytes());
+                }
+                Arg::Read(b) => {
+                    hasher.update(&names.get(b).copied().unwrap_or_default());
+                }
+                Arg::Write(_) => {}
+            }
+        }
+        let inputs = hasher.finalize();
+        for (i, arg) in step.args.iter().enumerate() {
+            let Arg::Write(b) = arg else {
+                continue;
+            };
+            if let Some(name) = names.get_mut(b) {
+                let mut hasher = blake3::Hasher::new_derive_key("bespoke 1 buffer of the setup");
+                hasher.update(name);
+                hasher.update(inputs.as_bytes());
+                hasher.update(&(i as u64).to_le_bytes());
+                hasher.update(&value(plan, plan.buffers[b.0 as usize].bytes).to_le_bytes());
+                *name = *hasher.finalize().as_bytes();
+            }
+        }
+    }
+    names
 }
 
 /// The bytes of slots as a device reads them.
