@@ -161,7 +161,7 @@ fn a_folder_that_others_may_write_is_named_with_its_remedy() {
 }
 
 /// Whether this machine has NVRTC; says that a test is skipped if not.
-fn nvrtc(test: &str) -> bool {
+pub(crate) fn nvrtc(test: &str) -> bool {
     match Nvrtc::load(&SearchPlan::from_env(&[])) {
         Ok(_) => true,
         Err(JitError::NotFound { tried }) => {
