@@ -25,6 +25,8 @@ mod elements;
 mod environment;
 mod exit;
 mod failure;
+#[cfg(test)]
+mod guide;
 mod inputs;
 mod npy;
 mod options;

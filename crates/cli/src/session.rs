@@ -79,8 +79,11 @@ impl Workplace {
             Place::Auto => match gpu(0) {
                 Ok(found) => (found, true),
                 Err(error) => {
-                    let (device, words) = open_device(host)?;
-                    ((device, format!("{words}; no GPU is used: {error}")), false)
+                    let (device, _) = open_device(host)?;
+                    (
+                        (device, format!("the host; no GPU is used: {error}")),
+                        false,
+                    )
                 }
             },
         };
