@@ -110,7 +110,7 @@ impl Workplace {
             console.warn(format_args!("kernel cache: {reason}"));
         }
         let options = runtime::SessionOptions {
-            strategy: flags.specialize.name().to_owned(),
+            strategy: flags.specialize.name().into(),
             opt_shapes: flags
                 .opt_shapes
                 .iter()
