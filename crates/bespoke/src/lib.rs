@@ -65,7 +65,8 @@ pub enum DeviceChoice {
     },
 }
 
-/// Opens a device; the text says which it is and, where there was a choice, why.
+/// Opens a device; the text says which it is, `cuda:0, NVIDIA H200 (sm_90)` say, and, where the host takes the place of
+/// a GPU, why.
 ///
 /// # Errors
 ///
@@ -79,22 +80,25 @@ pub fn open_device(choice: DeviceChoice) -> Result<(Arc<dyn Device>, String), Er
         })
     };
     match choice {
-        DeviceChoice::Cuda { ordinal } => {
-            let device = cuda::CudaDevice::open(ordinal)?;
-            let name = device.props().name.clone();
-            Ok((device, name))
-        }
+        DeviceChoice::Cuda { ordinal } => gpu(ordinal),
         DeviceChoice::Host { threads, target } => {
             Ok((host(threads, target), "the host, as asked".into()))
         }
-        DeviceChoice::Auto { target } => match cuda::CudaDevice::open(0) {
-            Ok(device) => {
-                let name = device.props().name.clone();
-                Ok((device, name))
-            }
-            Err(e) => Ok((host(0, target), format!("the host ({e})"))),
-        },
+        DeviceChoice::Auto { target } => {
+            gpu(0).or_else(|e| Ok((host(0, target), format!("the host ({e})"))))
+        }
     }
+}
+
+fn gpu(ordinal: u32) -> Result<(Arc<dyn Device>, String), Error> {
+    let device = cuda::CudaDevice::open(ordinal)?;
+    let words = card(ordinal, device.props());
+    Ok((device, words))
+}
+
+/// `cuda:0, NVIDIA H200 (sm_90)`: how it is asked for, which card it is, what its kernels are compiled for.
+fn card(ordinal: u32, props: &device::DeviceProps) -> String {
+    format!("cuda:{ordinal}, {} ({})", props.name, props.arch)
 }
 
 /// Imports a model and brings it into canonical form, without planning or running it.
@@ -106,4 +110,27 @@ pub fn import(path: &Path) -> Result<onnx::ImportedModel, Error> {
     let mut model = onnx::import(path, &onnx::ImportOptions::default())?;
     passes::canonicalize(&mut model.graph)?;
     Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_told_by_number_card_and_architecture() {
+        let props = device::DeviceProps {
+            name: "NVIDIA H200".into(),
+            ..device::DeviceProps::preset(Arch::sm(90))
+        };
+        assert_eq!(card(1, &props), "cuda:1, NVIDIA H200 (sm_90)");
+    }
+
+    #[test]
+    fn the_host_is_told_with_the_reason() {
+        let choice = DeviceChoice::Host {
+            threads: 1,
+            target: None,
+        };
+        assert_eq!(open_device(choice).unwrap().1, "the host, as asked");
+    }
 }

@@ -6,6 +6,7 @@
 //!
 //! A reader that goes away (`bespoke inspect … | head`) is not an error.
 
+use bespoke::ErrorKind;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -13,7 +14,6 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::exit::Kind;
 use crate::failure::Failure;
 
 /// Colours of the few words that have one.
@@ -66,7 +66,7 @@ impl Console {
             Err(error) => {
                 let message = format!("standard output cannot be written: {error}");
                 Err(Failure::new(
-                    Kind::Usage,
+                    ErrorKind::Usage,
                     message,
                     "check where it is redirected to",
                 ))
@@ -87,7 +87,7 @@ impl Console {
     pub(crate) fn document(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|error| {
             Failure::new(
-                Kind::Internal,
+                ErrorKind::Internal,
                 format!("the JSON document cannot be made: {error}"),
                 "please report it",
             )

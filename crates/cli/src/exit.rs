@@ -1,76 +1,66 @@
-//! Exit codes, and what kind of failure gives which.
+//! Exit codes, and what kind of end gives which.
 //!
-//! The numbers are part of the command's contract: scripts and continuous integration decide by them. Every kind has one
-//! row in [`TABLE`]; nothing else in the program names a number.
+//! The numbers are part of the command's contract: scripts and continuous integration decide by them. Errors have the
+//! kinds of the library ([`ErrorKind`]), which fixes number, name and words of each. This module adds only what is no
+//! error of the library: success, a comparison that failed, and an interrupt.
 
-/// What kind of failure ended a command.
+use bespoke::ErrorKind;
+
+/// How a command ended that did not end well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A comparison failed.
     Mismatch,
-    /// The command line is wrong: a flag, a name, a type, a rank, a dim, a file that is not there.
-    Usage,
-    /// The model is malformed, unsupported or over a limit.
-    ModelRejected,
-    /// No device can be used, or its driver is too old.
-    NoDevice,
-    /// The host or the device is out of memory.
-    OutOfMemory,
-    /// A kernel cannot be compiled, or there is no compiler.
-    Compile,
-    /// A limit on time or iterations was reached.
-    Timeout,
-    /// The device is lost for this process.
-    DeviceLost,
-    /// A bug of bespoke.
-    Internal,
+    /// Something went wrong.
+    Error(ErrorKind),
 }
 
-/// Kind, exit code, name in JSON documents.
-const TABLE: &[(Kind, u8, &str)] = &[
-    (Kind::Mismatch, 1, "mismatch"),
-    (Kind::Usage, 2, "usage"),
-    (Kind::ModelRejected, 3, "model-rejected"),
-    (Kind::NoDevice, 4, "no-device"),
-    (Kind::OutOfMemory, 5, "out-of-memory"),
-    (Kind::Compile, 6, "compile"),
-    (Kind::Timeout, 7, "timeout"),
-    (Kind::DeviceLost, 8, "device-lost"),
-    (Kind::Internal, 70, "internal"),
-];
+impl From<ErrorKind> for Kind {
+    fn from(kind: ErrorKind) -> Kind {
+        Kind::Error(kind)
+    }
+}
 
-/// What `bespoke --help` ends with.
-pub(crate) const HELP: &str = "\
-Exit codes:
-  0   everything went well
-  1   a comparison failed
-  2   the command line is wrong: an unknown flag, a wrong input name, type, rank or dim
-  3   a model was rejected: it is malformed, unsupported or over a limit
-  4   there is no usable device, or its driver is too old
-  5   the host or the device is out of memory
-  6   a kernel could not be compiled
-  7   a time or iteration limit was reached
-  8   the device was lost; start the process again
-  70  an error inside bespoke; please report it
-  130 interrupted";
+/// The ends that are no error of the library: exit code, name in JSON documents if they are named there, words.
+const SUCCESS: (u8, &str, &str) = (0, "", "everything went well");
+const MISMATCH: (u8, &str, &str) = (1, "mismatch", "a comparison failed");
+/// The shell's convention for a process that SIGINT ended; no document is written then.
+const INTERRUPTED: (u8, &str, &str) = (130, "", "interrupted");
 
 impl Kind {
-    fn row(self) -> (u8, &'static str) {
-        TABLE
-            .iter()
-            .find(|(kind, ..)| *kind == self)
-            .map_or((70, "internal"), |&(_, code, name)| (code, name))
-    }
-
     /// The exit code.
     pub(crate) fn code(self) -> u8 {
-        self.row().0
+        match self {
+            Kind::Mismatch => MISMATCH.0,
+            Kind::Error(kind) => kind.exit_code(),
+        }
     }
 
     /// The name in JSON documents.
     pub(crate) fn name(self) -> &'static str {
-        self.row().1
+        match self {
+            Kind::Mismatch => MISMATCH.1,
+            Kind::Error(kind) => kind.name(),
+        }
     }
+}
+
+/// Every exit code with its name and its meaning, in order.
+pub(crate) fn table() -> Vec<(u8, &'static str, &'static str)> {
+    let errors = ErrorKind::all().map(|kind| (kind.exit_code(), kind.name(), kind.meaning()));
+    [SUCCESS, MISMATCH]
+        .into_iter()
+        .chain(errors)
+        .chain([INTERRUPTED])
+        .collect()
+}
+
+/// What `bespoke --help` ends with.
+pub(crate) fn help() -> String {
+    let rows = table()
+        .into_iter()
+        .map(|(code, _, meaning)| format!("\n  {code:<3} {meaning}"));
+    format!("Exit codes:{}", rows.collect::<String>())
 }
 
 #[cfg(test)]
@@ -78,28 +68,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_the_code_that_the_help_gives() {
-        let expected = [
-            (Kind::Mismatch, 1),
-            (Kind::Usage, 2),
-            (Kind::ModelRejected, 3),
-            (Kind::NoDevice, 4),
-            (Kind::OutOfMemory, 5),
-            (Kind::Compile, 6),
-            (Kind::Timeout, 7),
-            (Kind::DeviceLost, 8),
-            (Kind::Internal, 70),
-        ];
-        for (kind, code) in expected {
-            assert_eq!(kind.code(), code, "{kind:?}");
-            assert!(
-                HELP.contains(&format!("\n  {code} ")),
-                "{code} is not in the help"
-            );
-        }
-        assert_eq!(TABLE.len(), expected.len());
-        let mut names: Vec<_> = TABLE.iter().map(|row| row.2).collect();
-        names.dedup();
-        assert_eq!(names.len(), TABLE.len());
+    fn the_guide_has_this_table() {
+        let page = include_str!("../../../docs/guide/exit-codes.md");
+        let rows: Vec<String> = page
+            .lines()
+            .filter(|line| line.starts_with("| ") && !line.starts_with("| code "))
+            .map(String::from)
+            .collect();
+        let expected: Vec<String> = table()
+            .iter()
+            .map(|(code, name, meaning)| match name.is_empty() {
+                true => format!("| {code} | – | {meaning} |"),
+                false => format!("| {code} | `{name}` | {meaning} |"),
+            })
+            .collect();
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn the_help_has_every_code_in_order() {
+        let help = help();
+        let codes: Vec<u8> = help
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 70, 130], "{help}");
     }
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::Path;
 
+use bespoke::ErrorKind;
 use bespoke::cache::CacheError;
 use bespoke::onnx::OnnxError;
 use serde::Serialize;
@@ -36,9 +37,13 @@ pub(crate) struct Document<'a> {
 
 impl Failure {
     /// A failure of any kind.
-    pub(crate) fn new(kind: Kind, message: impl Into<String>, help: impl Into<String>) -> Failure {
+    pub(crate) fn new(
+        kind: impl Into<Kind>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Failure {
         Failure {
-            kind,
+            kind: kind.into(),
             message: message.into(),
             help: help.into(),
         }
@@ -46,14 +51,14 @@ impl Failure {
 
     /// The command line is wrong.
     pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Failure {
-        Failure::new(Kind::Usage, message, help)
+        Failure::new(ErrorKind::Usage, message, help)
     }
 
     /// A file that the command line names cannot be read or written.
     pub(crate) fn file(path: &Path, doing: &str, error: &std::io::Error) -> Failure {
         let kind = match error.kind() {
-            std::io::ErrorKind::OutOfMemory => Kind::OutOfMemory,
-            _ => Kind::Usage,
+            std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ => ErrorKind::Usage,
         };
         let message = format!("cannot {doing} {}: {error}", path.display());
         Failure::new(kind, message, "check the path and its permissions")
@@ -80,26 +85,26 @@ impl fmt::Display for Failure {
 impl From<OnnxError> for Failure {
     fn from(error: OnnxError) -> Failure {
         let (kind, help) = match &error {
-            OnnxError::Io { .. } => (Kind::Usage, "check the path and its permissions"),
+            OnnxError::Io { .. } => (ErrorKind::Usage, "check the path and its permissions"),
             OnnxError::NotAModel { .. } => (
-                Kind::ModelRejected,
+                ErrorKind::ModelRejected,
                 "export or download the model again; `bespoke run` takes ONNX files",
             ),
-            OnnxError::Version { .. } => (Kind::ModelRejected, ""),
+            OnnxError::Version { .. } => (ErrorKind::ModelRejected, ""),
             OnnxError::ExternalData { .. } => (
-                Kind::ModelRejected,
+                ErrorKind::ModelRejected,
                 "keep external data files beside the model, whole and as plain files",
             ),
             OnnxError::Unsupported(_) => (
-                Kind::ModelRejected,
+                ErrorKind::ModelRejected,
                 "`bespoke inspect` shows what the model needs; export it without these nodes",
             ),
             OnnxError::Node { .. } | OnnxError::Tensor { .. } => (
-                Kind::ModelRejected,
+                ErrorKind::ModelRejected,
                 "change it where the model is exported; `bespoke inspect` and `onnx.checker` show more",
             ),
             _ => (
-                Kind::ModelRejected,
+                ErrorKind::ModelRejected,
                 "export the model again; `onnx.checker` shows what breaks the standard",
             ),
         };
@@ -131,13 +136,13 @@ mod tests {
             path: "x.onnx".into(),
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         };
-        assert_eq!(Failure::from(missing).kind, Kind::Usage);
+        assert_eq!(Failure::from(missing).kind, ErrorKind::Usage.into());
         let bad = OnnxError::NotAModel {
             path: "x.onnx".into(),
             reason: "the file is empty".into(),
         };
         let failure = Failure::from(bad);
-        assert_eq!(failure.kind, Kind::ModelRejected);
+        assert_eq!(failure.kind, ErrorKind::ModelRejected.into());
         let text = serde_json::to_string(&failure.document()).unwrap();
         assert!(
             text.contains("\"exit_code\":3") && text.contains("the file is empty"),

@@ -7,6 +7,7 @@
 //! Inputs that are not given are filled from a seed, the same on every machine: floats from a bell curve with deviation
 //! 0.5, integers 0 or 1 (small enough for any table that they may index), elements that the model uses as extents 1.
 
+use bespoke::ErrorKind;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +15,6 @@ use std::sync::Arc;
 use bespoke::ir::{Constant, DType, SymInt, SymbolOrigin, SymbolTable, TensorType};
 use bespoke::onnx::error::nearest;
 
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::npy;
 use crate::shapes::{Dims, Shapes, show};
@@ -423,7 +423,7 @@ fn fill(
     let dtype = port.ty.dtype;
     let huge = || {
         Failure::new(
-            Kind::OutOfMemory,
+            ErrorKind::OutOfMemory,
             format!(
                 "input `{}`: there is no memory for {dtype}[{}]",
                 port.name,
@@ -465,7 +465,7 @@ fn fill(
     }
     Constant::new(dtype, dims.to_vec(), data.into()).map_err(|error| {
         Failure::new(
-            Kind::Internal,
+            ErrorKind::Internal,
             format!("input `{}`: {error}", port.name),
             "please report it",
         )
@@ -586,7 +586,7 @@ mod tests {
                 failure.message.contains(message),
                 "{failure} (wanted: {message})"
             );
-            assert_eq!(failure.kind, Kind::Usage);
+            assert_eq!(failure.kind, ErrorKind::Usage.into());
             assert!(!failure.help.is_empty());
         }
         let failure = run(&wanted("size:2", "*=1")).unwrap_err();
@@ -601,7 +601,7 @@ mod tests {
         ] {
             assert_eq!(
                 run(&wanted("", dims)).unwrap_err().kind,
-                Kind::OutOfMemory,
+                ErrorKind::OutOfMemory.into(),
                 "{dims}"
             );
         }

@@ -14,6 +14,7 @@
 //! | `session` | from flags to an open device, a compile service and a session |
 //! | `shapes`, `inputs`, `npy`, `dataset` | what goes into a model |
 //! | `compare`, `elements` | what comes out, and whether it is right |
+//! | `warnings` | what went less well than was asked for |
 //! | `console`, `failure`, `exit`, `environment` | talking to people and to scripts |
 
 mod commands;
@@ -24,22 +25,25 @@ mod elements;
 mod environment;
 mod exit;
 mod failure;
+#[cfg(test)]
+mod guide;
 mod inputs;
 mod npy;
 mod options;
 mod session;
 mod shapes;
+mod warnings;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use bespoke::ErrorKind;
+use clap::error::ErrorKind as Refusal;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 use console::Console;
-use exit::Kind;
 use failure::Failure;
 
 /// Run ONNX models on NVIDIA GPUs, with kernels that adapt to the shapes that occur
@@ -60,7 +64,7 @@ struct Cli {
 }
 
 fn concat_help() -> String {
-    format!("{}\n\n{}", environment::HELP, exit::HELP)
+    format!("{}\n\n{}", environment::HELP, exit::help())
 }
 
 thread_local! {
@@ -116,7 +120,7 @@ fn guard<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
             text.or_else(|| panic.downcast_ref::<String>().cloned())
         });
         Err(Failure::new(
-            Kind::Internal,
+            ErrorKind::Internal,
             format!(
                 "bespoke broke: {}",
                 said.unwrap_or_else(|| "no reason was given".into())
@@ -139,13 +143,13 @@ fn refuse(error: &clap::Error, json: bool) -> u8 {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         let message = match error.kind() {
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+            Refusal::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
             _ => first.strip_prefix("error: ").unwrap_or(first),
         };
         let failure = Failure::usage(message, "`bespoke help` lists commands and flags");
         let _ = Console::new(true, true).document(&failure.document());
     }
-    Kind::Usage.code()
+    ErrorKind::Usage.exit_code()
 }
 
 #[cfg(test)]

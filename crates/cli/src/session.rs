@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bespoke::cache::OffReason;
 use bespoke::device::Device;
 use bespoke::ir::{Constant, Graph};
 use bespoke::runtime::{
@@ -15,9 +16,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::options::{Graphs, Place, SessionOptions};
+use crate::warnings;
 
 impl From<runtime::Error> for Failure {
     fn from(error: runtime::Error) -> Failure {
@@ -25,30 +26,18 @@ impl From<runtime::Error> for Failure {
         if let runtime::Error::Import(error) = error {
             return error.into();
         }
-        let (kind, help) = match error.kind() {
-            ErrorKind::Usage => (Kind::Usage, "`bespoke inspect` shows the model's inputs"),
-            ErrorKind::ModelRejected => (
-                Kind::ModelRejected,
-                "`bespoke inspect` shows what the model needs",
-            ),
-            ErrorKind::NoDevice => (
-                Kind::NoDevice,
-                "`bespoke doctor` shows what is missing; --device host needs no GPU",
-            ),
-            ErrorKind::OutOfMemory => (Kind::OutOfMemory, "run smaller shapes or free memory"),
-            ErrorKind::Compile => (
-                Kind::Compile,
-                "`bespoke doctor` shows which compiler is used",
-            ),
-            ErrorKind::Timeout => (Kind::Timeout, ""),
-            ErrorKind::DeviceLost => (
-                Kind::DeviceLost,
-                "start the process again; the kernel log may say why",
-            ),
-            ErrorKind::Internal => (
-                Kind::Internal,
-                "this is a bug of bespoke; please report it with the model",
-            ),
+        let kind = error.kind();
+        let help = match kind {
+            ErrorKind::Usage => "`bespoke inspect` shows the model's inputs",
+            ErrorKind::ModelRejected => "`bespoke inspect` shows what the model needs",
+            ErrorKind::NoDevice => {
+                "`bespoke doctor` shows what is missing; --device host needs no GPU"
+            }
+            ErrorKind::OutOfMemory => "run smaller shapes or free memory",
+            ErrorKind::Compile => "`bespoke doctor` shows which compiler is used",
+            ErrorKind::Timeout => "",
+            ErrorKind::DeviceLost => "start the process again; the kernel log may say why",
+            ErrorKind::Internal => "this is a bug of bespoke; please report it with the model",
         };
         Failure::new(kind, error.to_string(), help)
     }
@@ -63,6 +52,8 @@ pub(crate) struct Workplace {
     pub(crate) words: String,
     /// The compiler and its cache.
     pub(crate) service: Arc<CompileService>,
+    /// Why the cache did less than the default when it was opened, which has been told.
+    opened: Option<OffReason>,
     options: runtime::SessionOptions,
 }
 
@@ -88,8 +79,11 @@ impl Workplace {
             Place::Auto => match gpu(0) {
                 Ok(found) => (found, true),
                 Err(error) => {
-                    let (device, words) = open_device(host)?;
-                    ((device, format!("{words}; no GPU is used: {error}")), false)
+                    let (device, _) = open_device(host)?;
+                    (
+                        (device, format!("the host; no GPU is used: {error}")),
+                        false,
+                    )
                 }
             },
         };
@@ -105,14 +99,18 @@ impl Workplace {
         })
         .map_err(|error| {
             let message = format!("the compile threads cannot be started: {error}");
-            Failure::new(Kind::OutOfMemory, message, "raise the limit of processes")
+            Failure::new(
+                ErrorKind::OutOfMemory,
+                message,
+                "raise the limit of processes",
+            )
         })?;
-        use bespoke::cache::OffReason;
-        if let Some(reason) = service.cache().reason().filter(|r| *r != OffReason::Asked) {
+        let opened = service.cache().reason();
+        if let Some(reason) = opened.as_ref().filter(|r| **r != OffReason::Asked) {
             console.warn(format_args!("kernel cache: {reason}"));
         }
         let options = runtime::SessionOptions {
-            strategy: flags.specialize.name().to_owned(),
+            strategy: flags.specialize.name().into(),
             opt_shapes: flags
                 .opt_shapes
                 .iter()
@@ -129,8 +127,20 @@ impl Workplace {
             device,
             words,
             service,
+            opened,
             options,
         })
+    }
+
+    /// Says on the console what the kernel cache could not do since it was opened, and returns the lines. Call it once.
+    pub(crate) fn tell_cache(&self, console: &mut Console) -> Vec<String> {
+        let cache = self.service.cache();
+        let (stats, now) = (cache.stats(), cache.reason());
+        let lines = warnings::of_cache(&stats, self.opened.as_ref(), now.as_ref());
+        for line in &lines {
+            console.warn(line);
+        }
+        lines
     }
 
     /// Puts a model on the device.
@@ -164,7 +174,7 @@ pub(crate) fn constant(tensor: &Tensor) -> Result<Arc<Constant>, Failure> {
     let data = Bytes::copy_from_slice(tensor.bytes());
     Constant::new(tensor.dtype(), tensor.dims().to_vec(), data).map_err(|error| {
         Failure::new(
-            Kind::Internal,
+            ErrorKind::Internal,
             error.to_string(),
             "please report it with the model",
         )
@@ -228,6 +238,11 @@ impl CacheReport {
                 ", {skipped} not stored{}",
                 reasons(&self.not_stored)
             ));
+        }
+        for (count, what) in [(self.quarantined, "set aside"), (self.evicted, "evicted")] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
         }
         text
     }

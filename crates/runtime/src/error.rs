@@ -28,19 +28,84 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What fixes how a kind is told: the kind, the exit status, the name in documents, the words for people. No other place
+/// of the project names these numbers; commands, their help and the guide's page are made from this table or tested
+/// against it.
+const KINDS: [(ErrorKind, u8, &str, &str); 8] = [
+    (
+        ErrorKind::Usage,
+        2,
+        "usage",
+        "the command line is wrong: an unknown flag, a wrong input name, type, rank or dim",
+    ),
+    (
+        ErrorKind::ModelRejected,
+        3,
+        "model-rejected",
+        "a model was rejected: it is malformed, unsupported or over a limit",
+    ),
+    (
+        ErrorKind::NoDevice,
+        4,
+        "no-device",
+        "there is no usable device, or its driver is too old",
+    ),
+    (
+        ErrorKind::OutOfMemory,
+        5,
+        "out-of-memory",
+        "the host or the device is out of memory",
+    ),
+    (
+        ErrorKind::Compile,
+        6,
+        "compile",
+        "a kernel could not be compiled",
+    ),
+    (
+        ErrorKind::Timeout,
+        7,
+        "timeout",
+        "a time or iteration limit was reached",
+    ),
+    (
+        ErrorKind::DeviceLost,
+        8,
+        "device-lost",
+        "the device was lost; start the process again",
+    ),
+    (
+        ErrorKind::Internal,
+        70,
+        "internal",
+        "an error inside bespoke; please report it",
+    ),
+];
+
 impl ErrorKind {
+    /// Every kind, by exit status.
+    pub fn all() -> impl Iterator<Item = ErrorKind> {
+        KINDS.iter().map(|row| row.0)
+    }
+
+    fn row(self) -> &'static (ErrorKind, u8, &'static str, &'static str) {
+        // The table is in the order of the declaration, as its test says.
+        &KINDS[self as usize]
+    }
+
     /// The exit status of a command that fails with it.
     pub fn exit_code(self) -> u8 {
-        match self {
-            ErrorKind::Usage => 2,
-            ErrorKind::ModelRejected => 3,
-            ErrorKind::NoDevice => 4,
-            ErrorKind::OutOfMemory => 5,
-            ErrorKind::Compile => 6,
-            ErrorKind::Timeout => 7,
-            ErrorKind::DeviceLost => 8,
-            ErrorKind::Internal => 70,
-        }
+        self.row().1
+    }
+
+    /// Its stable name in documents for programs.
+    pub fn name(self) -> &'static str {
+        self.row().2
+    }
+
+    /// What it means, for people.
+    pub fn meaning(self) -> &'static str {
+        self.row().3
     }
 }
 
@@ -201,6 +266,22 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_has_a_row_and_every_row_a_code_and_a_name_of_its_own() {
+        for (index, kind) in ErrorKind::all().enumerate() {
+            assert_eq!(kind as usize, index, "{kind:?}");
+            assert_eq!(kind.row().0, kind);
+        }
+        // The last kind of the declaration is in the table, so all before it are.
+        assert_eq!(ErrorKind::Internal as usize + 1, KINDS.len());
+        for pair in KINDS.windows(2) {
+            // 0 is success and 1 a comparison that failed, which is no error.
+            assert!(1 < pair[0].1 && pair[0].1 < pair[1].1, "{pair:?}");
+        }
+        let names: std::collections::BTreeSet<_> = KINDS.iter().map(|row| row.2).collect();
+        assert_eq!(names.len(), KINDS.len());
+    }
 
     #[test]
     fn a_near_name_is_suggested() {

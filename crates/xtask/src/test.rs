@@ -26,6 +26,18 @@ pub(crate) struct Arguments {
     fuzz_seconds: u64,
 }
 
+impl Arguments {
+    /// The stages that are asked for; none for all.
+    pub(crate) fn stages(&self) -> &[String] {
+        &self.stages
+    }
+}
+
+/// Whether a stage has this name.
+pub(crate) fn is_stage(name: &str) -> bool {
+    STAGES.iter().any(|(stage, _)| *stage == name)
+}
+
 /// What a stage works with.
 struct Context<'a> {
     workspace: &'a Workspace,
@@ -61,7 +73,7 @@ const CLI: (&str, &str) = ("bespoke-cli", "bespoke");
 /// Runs the command.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Error> {
     for name in &arguments.stages {
-        if !STAGES.iter().any(|(stage, _)| stage == name) {
+        if !is_stage(name) {
             let known = STAGES
                 .iter()
                 .map(|(stage, _)| *stage)

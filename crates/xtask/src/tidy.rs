@@ -5,7 +5,9 @@
 //!
 //! The tree holds what git tracks or would track; ignored files are free.
 
+mod blocks;
 mod crates;
+mod guide;
 mod links;
 mod rust;
 mod source;
@@ -91,6 +93,8 @@ const RULES: &[(&str, Rule)] = &[
         text::leaks,
     ),
     ("links between documents resolve", links::resolve),
+    ("every command of the guide exists", guide::commands),
+    ("every page is a chapter of the book", guide::chapters),
 ];
 
 /// Generated files: free of the rules on style.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bespoke::ErrorKind;
 use bespoke::ir::{DType, Graph};
 use bespoke::onnx::{ImportOptions, ImportedModel, OnnxError, import};
 use bespoke::runtime::{Session, Tensor};
@@ -19,6 +20,7 @@ use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
 use crate::session::{Workplace, constant, tensor};
+use crate::warnings;
 
 /// Run models on stored inputs and compare with stored outputs
 ///
@@ -122,13 +124,14 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         let row = if lost {
             not_run(case)
         } else {
-            check(case, &place, user)?
+            check(case, &place, user, console)?
         };
         bar.suspend(|| console.line(text(&row)))?;
         bar.inc(1);
         rows.push(row);
     }
     bar.finish_and_clear();
+    place.tell_cache(console);
     let count = |status| rows.iter().filter(|row| row.status == status).count();
     let (passed, failed, unsupported) = (
         count(Status::Pass),
@@ -144,11 +147,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         console.document(&rows)?;
     }
     Ok(if rows.iter().any(|row| row.lost) {
-        Kind::DeviceLost.code()
+        ErrorKind::DeviceLost.exit_code()
     } else if failed > 0 {
         Kind::Mismatch.code()
     } else if unsupported > 0 {
-        Kind::ModelRejected.code()
+        ErrorKind::ModelRejected.exit_code()
     } else {
         0
     })
@@ -256,7 +259,12 @@ fn not_run(case: &Case) -> Row {
 
 /// Checks one model. What is wrong with the model or a set is its row; what is wrong with the command line is a failure of
 /// the command.
-fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure> {
+fn check(
+    case: &Case,
+    place: &Workplace,
+    user: Overrides,
+    console: &mut Console,
+) -> Result<Row, Failure> {
     let sets = dataset::find(&case.data)?;
     let model = match import(&case.model, &ImportOptions::default()) {
         Ok(model) => model,
@@ -268,11 +276,29 @@ fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure
         Ok(session) => session,
         Err(failure) => return broken(case, failure),
     };
+    let row = compare_sets(case, &session, &sets, traits, user);
+    let events = session.events();
+    let dropped = session.stats().events_dropped;
+    let lines = warnings::uncompiled(&events).into_iter();
+    for line in lines.chain(warnings::of_session(&events, dropped)) {
+        console.warn(format_args!("{}: {line}", case.name));
+    }
+    row
+}
+
+/// Runs every set and compares.
+fn compare_sets(
+    case: &Case,
+    session: &Session,
+    sets: &[PathBuf],
+    traits: Traits,
+    user: Overrides,
+) -> Result<Row, Failure> {
     let mut worst: Option<(Difference, String)> = None;
     let (mut max_abs, mut max_rel) = (None, None);
     let mut outputs = 0;
     let mut reasons = Vec::new();
-    for path in &sets {
+    for path in sets {
         let label = path
             .file_name()
             .unwrap_or_default()
@@ -285,7 +311,7 @@ fn check(case: &Case, place: &Workplace, user: Overrides) -> Result<Row, Failure
                 continue;
             }
         };
-        let differences = match run_set(&session, &set, traits, user) {
+        let differences = match run_set(session, &set, traits, user) {
             Ok(differences) => differences,
             Err(failure) if failure.kind == Kind::Mismatch => {
                 reasons.push(format!("{label}: {failure}"));
@@ -350,12 +376,12 @@ fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 /// The row of a model that could not be loaded or broke while it ran.
 fn broken(case: &Case, failure: Failure) -> Result<Row, Failure> {
     let status = match failure.kind {
-        Kind::ModelRejected => Status::Unsupported,
+        Kind::Error(ErrorKind::ModelRejected) => Status::Unsupported,
         // The machine is at fault and would be for every other model.
-        Kind::NoDevice => return Err(failure),
+        Kind::Error(ErrorKind::NoDevice) => return Err(failure),
         _ => Status::Fail,
     };
-    let lost = failure.kind == Kind::DeviceLost;
+    let lost = failure.kind == ErrorKind::DeviceLost.into();
     Ok(Row {
         lost,
         ..row(case, status, Some(failure.message))

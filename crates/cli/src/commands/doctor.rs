@@ -1,5 +1,6 @@
 //! `bespoke doctor`: everything that bespoke needs from its surroundings, and one remedy a problem.
 
+use bespoke::ErrorKind;
 use std::path::PathBuf;
 
 use bespoke::cache::{Cache, Mode};
@@ -11,7 +12,6 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::console::{Console, bytes, status};
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::options::{CacheOptions, Place};
 
@@ -119,7 +119,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         (false, _) if host.usable => ("host only", true),
         (false, _) => ("no device can be used", false),
     };
-    let exit_code = if usable { 0 } else { Kind::NoDevice.code() };
+    let exit_code = if usable {
+        0
+    } else {
+        ErrorKind::NoDevice.exit_code()
+    };
     let document = Document {
         schema_version: 1,
         driver,

@@ -3,6 +3,7 @@
 //! Whatever the file says about itself is read from the decoded message, so that it is shown also for models that cannot
 //! be run; the symbolic dims come from the import, the steps from the planner.
 
+use bespoke::ErrorKind;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,6 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::console::{Console, bytes, status};
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::inputs::Extents;
 use crate::shapes::Dims;
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     Ok(if document.supported {
         0
     } else {
-        Kind::ModelRejected.code()
+        ErrorKind::ModelRejected.exit_code()
     })
 }
 
@@ -282,8 +282,13 @@ fn constant_bytes(graph: &Graph) -> u64 {
 
 /// Canonical form and plan of an imported model; `None` if the planner refuses it.
 fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
-    let internal =
-        |error: String| Failure::new(Kind::Internal, error, "please report it with the model");
+    let internal = |error: String| {
+        Failure::new(
+            ErrorKind::Internal,
+            error,
+            "please report it with the model",
+        )
+    };
     canonicalize(&mut graph).map_err(|error| internal(error.to_string()))?;
     let port = |value| {
         let ty: &TensorType = graph.ty(value);

@@ -3,23 +3,24 @@
 //! One line a run says what adapting means in numbers: which shape, how long, how many kernels were generic and how many
 //! were made for the shape, and whether the run was a recorded graph.
 
+use bespoke::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import, write_tensor_file};
-use bespoke::runtime::{EventKind, GraphUse, RunReport, Session, Tensor};
+use bespoke::runtime::{Event, GraphUse, RunReport, Session, Tensor};
 use clap::Args;
 use serde::Serialize;
 
 use crate::console::{Console, micros};
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port, Wanted, resolve};
 use crate::npy;
 use crate::options::SessionOptions;
 use crate::session::{CacheReport, Workplace, constant, tensor};
 use crate::shapes::{Dims, Shapes, show};
+use crate::warnings;
 
 /// Run a model and report each run
 ///
@@ -108,6 +109,10 @@ struct Document<'a> {
     runs: Vec<Run>,
     summary: Summary,
     outputs: Vec<Output>,
+    /// Classes of shapes that have no program of their own, each with its reason.
+    refused: Vec<warnings::Refusal>,
+    /// The warnings of standard error.
+    warnings: Vec<String>,
     session: bespoke::runtime::Stats,
     compile: bespoke::runtime::CompileStats,
     cache: CacheReport,
@@ -158,25 +163,16 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     console.note(format_args!("device: {}", place.words));
     let session = place.session(model.graph)?;
     let given: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&tensors).collect();
-    let mut reports: Vec<RunReport> = Vec::new();
-    let mut outputs = Vec::new();
-    let bar = console.progress(u64::from(arguments.iterations), "running");
-    for index in 0..arguments.iterations {
-        let result = session.run(&given)?;
-        bar.suspend(|| console.line(line(index + 1, &result.report)))?;
-        bar.inc(1);
-        reports.push(result.report);
-        outputs = result.outputs;
-        if index == 0 && arguments.wait_specialized {
-            wait(&session)?;
-        }
+    let ended = repeat(&session, &given, arguments, console);
+    // What befell the session is told before the error that it may have led to.
+    let (events, stats) = (session.events(), session.stats());
+    let mut told = warnings::of_session(&events, stats.events_dropped);
+    for line in &told {
+        console.warn(line);
     }
-    bar.finish_and_clear();
-    if arguments.session.target.is_some() {
-        // Compiling for the target is part of what was asked for, so the process does not end before it is done.
-        wait(&session)?;
-    }
-    let refused = refused(&session);
+    told.extend(place.tell_cache(console));
+    let (reports, outputs) = ended?;
+    let refused = refused(&events);
 
     let shown = outputs
         .iter()
@@ -197,11 +193,13 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         summary: summary(&reports),
         runs: reports.iter().map(describe).collect(),
         outputs: shown,
-        session: session.stats(),
+        refused: warnings::refusals(&events),
+        warnings: told,
+        session: stats,
         compile: place.service.stats(),
         cache: CacheReport::of(place.service.cache()),
         exit_code: if refused.is_some() {
-            Kind::Compile.code()
+            ErrorKind::Compile.exit_code()
         } else {
             0
         },
@@ -213,23 +211,42 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     refused.map_or(Ok(0), Err)
 }
 
+/// A report for each run, and the outputs of the last.
+type Ran = (Vec<RunReport>, Vec<(String, Tensor)>);
+
+/// The runs themselves, a line each.
+fn repeat(
+    session: &Session,
+    given: &[(&str, &Tensor)],
+    arguments: &Arguments,
+    console: &mut Console,
+) -> Result<Ran, Failure> {
+    let mut reports = Vec::new();
+    let mut outputs = Vec::new();
+    let bar = console.progress(u64::from(arguments.iterations), "running");
+    for index in 0..arguments.iterations {
+        let result = session.run(given)?;
+        bar.suspend(|| console.line(line(index + 1, &result.report)))?;
+        bar.inc(1);
+        reports.push(result.report);
+        outputs = result.outputs;
+        if index == 0 && arguments.wait_specialized {
+            wait(session)?;
+        }
+    }
+    bar.finish_and_clear();
+    if arguments.session.target.is_some() {
+        // Compiling for the target is part of what was asked for, so the process does not end before it is done.
+        wait(session)?;
+    }
+    Ok((reports, outputs))
+}
+
 /// Kernels that were asked for and did not compile. The runs themselves went on with those that were there.
-fn refused(session: &Session) -> Option<Failure> {
-    let reasons: Vec<String> = session
-        .events()
-        .into_iter()
-        .filter_map(|event| match event.kind {
-            EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
-            _ => None,
-        })
-        .collect();
-    let first = reasons.first()?;
-    let message = format!(
-        "{} kernels could not be compiled; the runs went on without them. The first: {first}",
-        reasons.len()
-    );
+fn refused(events: &[Event]) -> Option<Failure> {
+    let message = warnings::uncompiled(events)?;
     let help = "`bespoke doctor` shows which compiler is used; --specialize none without --target needs none";
-    Some(Failure::new(Kind::Compile, message, help))
+    Some(Failure::new(ErrorKind::Compile, message, help))
 }
 
 fn wait(session: &Session) -> Result<(), Failure> {
@@ -241,7 +258,7 @@ fn wait(session: &Session) -> Result<(), Failure> {
         PATIENCE.as_secs()
     );
     Err(Failure::new(
-        Kind::Timeout,
+        ErrorKind::Timeout,
         message,
         "leave --wait-specialized away, or use --specialize none",
     ))
@@ -373,6 +390,11 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
     console.line(format_args!(
         "graph: {} recorded, {} replayed, {} launched kernel by kernel",
         s.recorded, s.replayed, s.launched
+    ))?;
+    let p = &document.session;
+    console.line(format_args!(
+        "programs: {} installed, {} evicted, {} refused",
+        p.installs, p.evictions, p.rejects
     ))?;
     let c = &document.compile;
     console.line(format_args!(

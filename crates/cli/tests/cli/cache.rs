@@ -161,7 +161,7 @@ fn a_folder_that_others_may_write_is_named_with_its_remedy() {
 }
 
 /// Whether this machine has NVRTC; says that a test is skipped if not.
-fn nvrtc(test: &str) -> bool {
+pub(crate) fn nvrtc(test: &str) -> bool {
     match Nvrtc::load(&SearchPlan::from_env(&[])) {
         Ok(_) => true,
         Err(JitError::NotFound { tried }) => {
@@ -214,7 +214,10 @@ fn damaged_entries_are_misses_and_runs_go_on() {
     assert!(hits > 0);
 
     type Damage = fn(&PathBuf);
-    for (damage, code) in [(flip as Damage, "digest"), (cut, "truncated")] {
+    for (damage, code, words) in [
+        (flip as Damage, "digest", "damaged"),
+        (cut, "truncated", "cut off"),
+    ] {
         let files = entries(&world);
         files.iter().for_each(damage);
         let (ended, again, _) = compiling(&world, &model, &[]);
@@ -224,12 +227,68 @@ fn damaged_entries_are_misses_and_runs_go_on() {
             files.len(),
             "{ended:?}"
         );
-        assert_eq!(
-            compiling(&world, &model, &[]).1,
-            0,
-            "the entries were replaced"
+        let told = format!("could not be used: {} {words};", files.len());
+        assert_eq!(ended.err.matches(&told).count(), 1, "{ended:?}");
+        assert!(
+            ended.json()["warnings"][0]
+                .as_str()
+                .unwrap()
+                .contains(&told)
+        );
+        let (ended, compiled, _) = compiling(&world, &model, &[]);
+        assert_eq!(compiled, 0, "the entries were replaced");
+        assert_eq!(ended.json()["warnings"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_told_once_and_the_run_goes_on() {
+    if !nvrtc("what_cannot_be_written_is_told_once_and_the_run_goes_on") {
+        return;
+    }
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    // Where a shard's folder should be made lies a file.
+    for shard in 0..=255 {
+        world.file(&format!("cache/kernels-v1/{shard:02x}"), b"");
+    }
+    let (ended, compiled, _) = compiling(&world, &model, &[]);
+    assert!(ended.code == 0 && compiled > 0, "{ended:?}");
+    let document = ended.json();
+    let told = document["warnings"].as_array().unwrap();
+    // One line on what could not be read, one on what could not be written, however many kernels there are.
+    assert_eq!(told.len(), 2, "{ended:?}");
+    assert_eq!(ended.err.matches("warning: ").count(), 2, "{ended:?}");
+    for (line, words) in told.iter().zip(["unreadable", "that could not be written"]) {
+        let line = line.as_str().unwrap();
+        assert!(line.contains(&format!("{compiled} {words};")), "{line}");
+        assert!(
+            ended.err.contains(&format!("warning: {line}\n")),
+            "{ended:?}"
         );
     }
+}
+
+#[test]
+fn a_shape_that_was_refused_its_program_is_told_with_the_reason() {
+    let world = World::without_gpu().with("BESPOKE_NVRTC", "no-nvrtc-here");
+    let model = world.model("m.onnx", &relu());
+    for strategy in ["eager", "lazy"] {
+        let (ended, ..) = compiling(&world, &model, &["--specialize", strategy]);
+        let document = ended.json();
+        assert_eq!(document["refused"][0]["class"], "2", "{ended:?}");
+        let reason = document["refused"][0]["reason"].as_str().unwrap();
+        assert!(reason.contains("no-nvrtc-here"), "{ended:?}");
+        assert_eq!(
+            document["warnings"][0],
+            "shape 2 keeps generic kernels: a kernel could not be compiled"
+        );
+        // The reason is told by the error, and by nothing else.
+        assert_eq!(ended.err.matches("no-nvrtc-here").count(), 1, "{ended:?}");
+    }
+    let quiet = ["--specialize=eager", "--quiet"];
+    let (ended, ..) = compiling(&world, &model, &quiet);
+    assert!(!ended.err.contains("warning: "), "{ended:?}");
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod bad_input;
 mod bad_model;
 mod cache;
 mod check;
+mod guide;
 mod run;
 mod support;
