@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use bespoke::cache::{CacheConfig, Mode};
 use bespoke::device::Arch;
+use bespoke::policy::PRESETS;
+use bespoke::runtime;
 use clap::{Args, ValueEnum};
 
 use crate::failure::Failure;
@@ -52,28 +54,41 @@ pub(crate) enum CacheMode {
     Off,
 }
 
-/// `--specialize`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Strategy {
-    /// Generic kernels only
-    None,
-    /// Compile for a shape before its first run
-    Eager,
-    /// Start on generic kernels, compile in the background, swap between runs
-    Lazy,
-    /// One set of kernels, tuned for --opt-shapes
-    Static,
+/// `--specialize`: the name of a strategy, or a file that describes one.
+#[derive(Clone, Debug)]
+pub(crate) struct Strategy {
+    /// As it was written.
+    pub(crate) word: String,
+    /// What a session takes.
+    pub(crate) strategy: runtime::Strategy,
 }
 
 impl Strategy {
-    /// The name that sessions know.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Strategy::None => "none",
-            Strategy::Eager => "eager",
-            Strategy::Lazy => "lazy",
-            Strategy::Static => "static",
+    /// Whether it tunes one set of kernels for a shape that must be given.
+    fn takes_opt_shapes(&self) -> bool {
+        self.word == "static" || matches!(self.strategy, runtime::Strategy::File { .. })
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Strategy, String> {
+        let strategy = runtime::Strategy::named_or_file(word).map_err(|e| e.to_string())?;
+        if matches!(strategy, runtime::Strategy::Named(_)) {
+            let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            if !names.contains(&word) {
+                let hint = runtime::error::did_you_mean(word, names.iter().copied());
+                let names = names.join(", ");
+                return Err(format!(
+                    "`{word}` is no strategy{hint}: write {names}, or a file that ends in .toml"
+                ));
+            }
         }
+        Ok(Strategy {
+            word: word.to_owned(),
+            strategy,
+        })
     }
 }
 
@@ -172,11 +187,11 @@ pub(crate) struct SessionOptions {
     /// Threads of the host device [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// When kernels are compiled for the shapes that occur
+    /// When kernels are compiled for the shapes that occur: none, eager, lazy, hot, ranges, divisible, static or FILE.toml
     #[arg(
         long,
-        value_enum,
         default_value = "lazy",
+        value_name = "STRATEGY",
         alias = "specializeStrategyDS"
     )]
     pub(crate) specialize: Strategy,
@@ -188,6 +203,9 @@ pub(crate) struct SessionOptions {
         required_if_eq("specialize", "static")
     )]
     pub(crate) opt_shapes: Option<Shapes>,
+    /// Limit on the device memory that the session holds, such as 512M or 2G [default: what the device has]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<Size>,
     /// Whether a run is replayed as one recorded graph
     #[arg(long, value_enum, default_value = "whole", alias = "cudaGraph")]
     pub(crate) cuda_graph: Graphs,
@@ -208,9 +226,9 @@ impl SessionOptions {
                 "leave --target away, or use --device host",
             ));
         }
-        if self.opt_shapes.is_some() && self.specialize != Strategy::Static {
+        if self.opt_shapes.is_some() && !self.specialize.takes_opt_shapes() {
             return Err(Failure::usage(
-                "--opt-shapes is only used by --specialize static",
+                "--opt-shapes is only used by --specialize static and by strategy files",
                 "add --specialize static, or leave --opt-shapes away",
             ));
         }
@@ -235,6 +253,18 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn strategies_are_names_or_files() {
+        for preset in PRESETS {
+            let strategy: Strategy = preset.name.parse().unwrap();
+            assert_eq!(strategy.word, preset.name);
+        }
+        let wrong = "egaer".parse::<Strategy>().unwrap_err();
+        assert!(wrong.contains("did you mean `eager`"), "{wrong}");
+        let missing = "mine.toml".parse::<Strategy>().unwrap_err();
+        assert!(missing.contains("mine.toml"), "{missing}");
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Workplace {
             console.warn(format_args!("kernel cache: {reason}"));
         }
         let options = runtime::SessionOptions {
-            strategy: flags.specialize.name().into(),
+            strategy: flags.specialize.strategy.clone(),
+            memory_limit: flags.memory_limit.map(|size| size.0),
             opt_shapes: flags
                 .opt_shapes
                 .iter()

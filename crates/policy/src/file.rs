@@ -1,20 +1,5 @@
 //! Strategies of the user's own, written as TOML: every axis by name, with `lazy`'s value where nothing is said.
-//!
-//! ```toml
-//! name = "wide"             # what reports call it; the default is the file's name
-//! classes = "ranges"        # exact, single, ranges or divisible
-//! ratio = 4                 # of ranges: each is so many times as long as the one before
-//! divisors = [32, 8]        # of divisible
-//! trigger = "sightings"     # never, load or sightings
-//! sightings = 2
-//! blocking = false          # whether the run that asks waits
-//! queue = "most-seen"       # first-come or most-seen
-//! stale_seconds = 30.0      # what nobody has seen for so long gives up its place
-//! max_programs = 32
-//! max_compiling = 8         # classes
-//! max_waiting = 256
-//! max_compile_seconds = 60.0
-//! ```
+//! The guide's page on `bespoke run` has an example with every key.
 
 use std::num::NonZeroUsize;
 
@@ -160,19 +145,29 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_module_is_a_strategy() {
-        let example: String = include_str!("file.rs")
+    fn the_example_of_the_guide_is_a_strategy() {
+        let page = include_str!("../../../docs/guide/run.md");
+        let text: String = page
             .lines()
-            .skip_while(|l| *l != "//! ```toml")
+            .skip_while(|l| *l != "```toml")
             .skip(1)
-            .take_while(|l| *l != "//! ```")
-            .map(|l| format!("{}\n", l.trim_start_matches("//! ")))
+            .take_while(|l| *l != "```")
+            .map(|l| format!("{l}\n"))
             .collect();
-        let text = example.replace("divisors", "# divisors");
-        let policy = read(&text).unwrap();
-        assert_eq!(policy.name(), "wide");
-        let class = policy.class_of(&Signature::new(&[5])).to_string();
-        assert_eq!(class, "4..15", "the ratio is heard");
+        // it names every key, and these two exclude each other
+        for (out, class) in [("divisors", "4..15"), ("ratio", "*")] {
+            let classes = if out == "ratio" {
+                "divisible"
+            } else {
+                "ranges"
+            };
+            let text = text
+                .replace(&format!("{out} ="), &format!("# {out} ="))
+                .replace("classes = \"ranges\"", &format!("classes = \"{classes}\""));
+            let policy = read(&text).unwrap();
+            assert_eq!(policy.name(), "wide");
+            assert_eq!(policy.class_of(&Signature::new(&[5])).to_string(), class);
+        }
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub(crate) struct Lane {
     pub(crate) executables: Arc<Executables>,
     pub(crate) stream: Box<dyn Stream>,
     arena: LedgerArena,
-    ledger: Arc<Ledger>,
+    pub(crate) ledger: Arc<Ledger>,
     /// Device memory for inputs and outputs that live on the host, grown as needed.
     staging_in: Vec<Option<Arc<dyn Memory>>>,
     staging_out: Vec<Option<Arc<dyn Memory>>>,

@@ -158,7 +158,6 @@ impl Session {
             weights,
             generic_program,
             first,
-            ledger,
             &options,
         ));
         let (sender, receiver) = mpsc::channel();

@@ -67,7 +67,6 @@ impl Core {
         weights: Weights,
         generic: Arc<Program>,
         first: Lane,
-        ledger: Arc<Ledger>,
         options: &SessionOptions,
     ) -> Core {
         Core {
@@ -76,7 +75,7 @@ impl Core {
             log,
             whole_graph: options.cuda_graph == GraphMode::Whole,
             weights,
-            ledger,
+            ledger: first.ledger.clone(),
             programs: RwLock::new(Programs {
                 generic,
                 exact: BTreeMap::new(),

@@ -33,8 +33,9 @@ const KNOWN: &[(&[&str], Check)] = &[
     (&["export"], variable),
 ];
 
-/// Languages of blocks in the guide. `text` is for what is no command.
-const LANGUAGES: [&str; 3] = ["sh", "console", "text"];
+/// Languages of blocks in the guide. `text` is for what is no command; `toml` is a strategy file, read by a test of the
+/// crate that defines it.
+const LANGUAGES: [&str; 4] = ["sh", "console", "text", "toml"];
 
 fn chore(tree: &Tree, words: &[&str]) -> Option<String> {
     let line = ["cargo xtask"].iter().chain(words);
@@ -120,7 +121,7 @@ pub(super) fn commands(tree: &Tree) -> Vec<Finding> {
                 find(
                     block.line,
                     format!(
-                        "no check covers a block of `{language}`: write ```sh, ```console or ```text"
+                        "no check covers a block of `{language}`: write ```sh, ```console, ```toml or ```text"
                     ),
                 );
             }
