@@ -86,6 +86,16 @@ pub(crate) enum Graphs {
     Off,
 }
 
+impl Graphs {
+    /// The name in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Graphs::Whole => "whole",
+            Graphs::Off => "off",
+        }
+    }
+}
+
 /// A number of bytes with a base-2 suffix: `512M`, `2G`, `0.5G`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
@@ -159,10 +169,10 @@ impl CacheOptions {
     }
 }
 
-/// Flags about where a model runs and how it adapts.
+/// Flags about where a model runs.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Device and strategy")]
-pub(crate) struct SessionOptions {
+pub(crate) struct PlaceOptions {
     /// Where to run: auto (a GPU if one works), host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Place,
@@ -172,6 +182,14 @@ pub(crate) struct SessionOptions {
     /// Threads of the host device [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+}
+
+/// Flags about where a model runs and how it adapts.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device and strategy")]
+pub(crate) struct SessionOptions {
+    #[command(flatten)]
+    pub(crate) place: PlaceOptions,
     /// When kernels are compiled for the shapes that occur
     #[arg(
         long,
@@ -202,7 +220,7 @@ impl SessionOptions {
     ///
     /// Flags that contradict each other.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.target.is_some() && matches!(self.device, Place::Cuda(_)) {
+        if self.place.target.is_some() && matches!(self.place.device, Place::Cuda(_)) {
             return Err(Failure::usage(
                 "--target is for the host device; a GPU's kernels are compiled for the GPU at hand",
                 "leave --target away, or use --device host",
