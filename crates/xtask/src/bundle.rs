@@ -33,8 +33,9 @@ struct Part {
     file: &'static str,
 }
 
-/// The profile of the executables: small rather than soon built.
-const PROFILE: &str = "bundle";
+/// The profile of the executables: small rather than soon built. Cargo builds it in a folder of its name, which must not
+/// be the bundle's.
+const PROFILE: &str = "compact";
 
 /// What is built: the tool itself and the GPU tests.
 const PARTS: [Part; 2] = [
