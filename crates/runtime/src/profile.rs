@@ -92,3 +92,118 @@ fn times(lane: &Lane, launches: &[bespoke_device::Launch]) -> Result<Vec<f64>, E
         .map(|pair| pair[1].since(&*pair[0]))
         .collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bespoke_cache::{CacheConfig, Mode};
+    use bespoke_host::{HostDevice, HostOptions};
+    use bespoke_ir::op::{Map, MatMul};
+    use bespoke_ir::{Constant, DType, Expr, Graph, TensorType, UnaryOp};
+
+    use crate::service::{CompileService, ServiceOptions};
+    use crate::{RunOptions, SessionOptions, TensorView};
+
+    use super::*;
+
+    /// `-(x · 2I)`, x: f32[2,2].
+    fn session() -> Session {
+        let mut g = Graph::new("two steps");
+        let x = g.add_input("x", TensorType::new(DType::F32, vec![2.into(), 2.into()]));
+        let two: Vec<u8> = [2.0_f32, 0.0, 0.0, 2.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let two = Constant::new(DType::F32, vec![2, 2], two.into()).unwrap();
+        let two = g.add_constant("two", two);
+        let m = g.add1("product", MatMul::default(), &[x, two]).unwrap();
+        let map = Map::new(Expr::unary(UnaryOp::Neg, DType::F32));
+        let y = g.add1("y", map, &[m]).unwrap();
+        g.add_output(y);
+        let device = HostDevice::new(HostOptions {
+            threads: 1,
+            target: None,
+            poison: false,
+        });
+        let service = CompileService::new(ServiceOptions {
+            cache: CacheConfig {
+                mode: Mode::Off,
+                ..CacheConfig::default()
+            },
+            ..ServiceOptions::default()
+        });
+        Session::from_graph(g, device, service.unwrap(), SessionOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_profile_names_every_step_and_computes_what_a_run_does() {
+        let session = session();
+        let device = session.device().clone();
+        let stream = device.stream().unwrap();
+        let (x, y) = (
+            device.alloc("x", 16).unwrap(),
+            device.alloc("y", 16).unwrap(),
+        );
+        let bytes: Vec<u8> = [1.0_f32, -2.0, 3.0, 4.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        stream.write(x.ptr(), &bytes).unwrap();
+        let view = |pointer| TensorView {
+            pointer,
+            dtype: DType::F32,
+            dims: vec![2, 2],
+            strides: None,
+            capacity: 16,
+        };
+        let mut bindings = Bindings {
+            inputs: vec![("x".into(), view(x.ptr()))],
+            outputs: vec![("y".into(), view(y.ptr()))],
+        };
+        let read = || {
+            let mut out = vec![0; 16];
+            stream.read(&mut out, y.ptr()).unwrap();
+            out
+        };
+        session.run_into(&bindings, &RunOptions::default()).unwrap();
+        assert!(session.wait_specialized(Duration::from_secs(60)));
+        let right = read();
+        stream.write(y.ptr(), &[0; 16]).unwrap();
+
+        let before = session.stats();
+        let profile = session.profile(&bindings).unwrap();
+        assert_eq!(read(), right);
+        assert_eq!(session.stats(), before, "a profile is no run");
+        let names: Vec<&str> = profile.iter().map(|step| step.name.as_str()).collect();
+        let steps: Vec<&str> = session
+            .plan()
+            .steps
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect();
+        assert_eq!(names, steps);
+        assert!(!names.is_empty());
+        assert!(
+            profile.iter().all(|s| s.ms >= 0.0 && !s.kernel.is_empty()),
+            "{profile:?}"
+        );
+
+        bindings.outputs[0].1.capacity = 15;
+        assert!(matches!(
+            session.profile(&bindings),
+            Err(Error::Buffer { .. })
+        ));
+        bindings.outputs[0].1.capacity = 16;
+        bindings.inputs[0].1.dtype = DType::I32;
+        assert!(matches!(
+            session.profile(&bindings),
+            Err(Error::InputType { .. })
+        ));
+        bindings.inputs.clear();
+        assert!(matches!(
+            session.profile(&bindings),
+            Err(Error::MissingInput(_))
+        ));
+    }
+}

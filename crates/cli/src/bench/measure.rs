@@ -19,6 +19,7 @@ use bespoke::runtime::{
 use serde::Serialize;
 
 use super::points::Points;
+use super::profile::{self, Profile};
 use super::statistics::Statistics;
 use super::warnings::{Disturbance, Evidence, Warning, find};
 use crate::console::Console;
@@ -43,6 +44,8 @@ pub(crate) struct Effort {
     pub(crate) patience: Duration,
     /// Whether inputs come from host memory and outputs go there, in every run.
     pub(crate) transfers: bool,
+    /// Whether steps are profiled too.
+    pub(crate) profile: bool,
 }
 
 /// Untimed runs before timing, at least.
@@ -155,6 +158,9 @@ pub(crate) struct Measurement {
     /// The same before the model was loaded.
     pub(crate) memory_before_bytes: Option<u64>,
     pub(crate) warnings: Vec<Warning>,
+    /// The time of every step, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<Profile>,
     /// Every timed run.
     #[serde(skip)]
     pub(crate) samples: Vec<Sample>,
@@ -366,6 +372,10 @@ impl Round<'_> {
             },
             failed: failed(&session.stats()) - failed(&events),
         });
+        let profile = match effort.profile {
+            true => Some(work.profile(names, inputs)?),
+            false => None,
+        };
         Ok(Measurement {
             shape: first.shape,
             strategy: self.flags.specialize.name(),
@@ -393,6 +403,7 @@ impl Round<'_> {
             peak_memory_bytes: peak,
             memory_before_bytes: opened.memory_before,
             warnings,
+            profile,
             samples,
         })
     }
@@ -494,6 +505,18 @@ impl<'a> Work<'a> {
         })
     }
 
+    /// Profiles the steps; tensors that travel in a run lie on the device for this.
+    fn profile(&self, names: &'a [String], inputs: &[Arc<Constant>]) -> Result<Profile, Failure> {
+        match self {
+            Work::Device {
+                session, bindings, ..
+            } => profile::take(session, bindings),
+            Work::Host { session, .. } => {
+                Work::new(session, names, inputs, false)?.profile(names, inputs)
+            }
+        }
+    }
+
     fn run(&mut self) -> Result<RunReport, Failure> {
         match self {
             Work::Device {
@@ -521,6 +544,7 @@ mod tests {
             percentiles: Vec::new(),
             patience: Duration::ZERO,
             transfers: false,
+            profile: false,
         };
         let after =
             |effort: Effort, runs, seconds| enough(&effort, runs, Duration::from_secs(seconds));

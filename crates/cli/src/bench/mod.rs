@@ -7,6 +7,7 @@
 //!
 //! - `points`: from the command line to points, checked before a device is opened;
 //! - `measure`: a round;
+//! - `profile`: the time of every step;
 //! - `statistics`: from samples to numbers;
 //! - `warnings`: why a number cannot be trusted;
 //! - `report`: measurements for people and for scripts.
@@ -15,6 +16,7 @@
 
 pub(crate) mod measure;
 pub(crate) mod points;
+pub(crate) mod profile;
 pub(crate) mod report;
 pub(crate) mod statistics;
 pub(crate) mod warnings;

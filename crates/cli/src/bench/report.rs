@@ -10,6 +10,7 @@ use bespoke::ErrorKind;
 use serde::Serialize;
 
 use super::measure::{CacheState, Measurement, Sample};
+use super::profile::Profile;
 use crate::console::bytes;
 use crate::failure::Failure;
 
@@ -35,12 +36,24 @@ struct Times<'a> {
     samples: &'a [Sample],
 }
 
+/// The steps of a measurement, as `--export-profile` shows them.
+#[derive(Debug, Serialize)]
+struct Steps<'a> {
+    shape: &'a str,
+    strategy: &'static str,
+    graph: &'static str,
+    cache: CacheState,
+    #[serde(flatten)]
+    profile: &'a Profile,
+}
+
 /// Files to write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exports {
     pub(crate) json: Option<PathBuf>,
     pub(crate) markdown: Option<PathBuf>,
     pub(crate) times: Option<PathBuf>,
+    pub(crate) profile: Option<PathBuf>,
 }
 
 impl Exports {
@@ -63,6 +76,11 @@ impl Exports {
             let times: Vec<Times<'_>> = document.measurements.iter().map(times).collect();
             write(path, json(&times)?)?;
         }
+        if let Some(path) = &self.profile {
+            let list = document.measurements.iter();
+            let steps: Vec<Steps<'_>> = list.filter_map(steps).collect();
+            write(path, json(&steps)?)?;
+        }
         Ok(())
     }
 }
@@ -75,6 +93,16 @@ fn times(m: &Measurement) -> Times<'_> {
         cache: m.cache,
         samples: &m.samples,
     }
+}
+
+fn steps(m: &Measurement) -> Option<Steps<'_>> {
+    Some(Steps {
+        shape: &m.shape,
+        strategy: m.strategy,
+        graph: m.graph,
+        cache: m.cache,
+        profile: m.profile.as_ref()?,
+    })
 }
 
 fn json(value: &impl Serialize) -> Result<String, Failure> {
@@ -319,6 +347,7 @@ mod tests {
                 code: "few-iterations",
                 text: "2 timed runs".into(),
             }],
+            profile: None,
             samples: vec![
                 Sample {
                     start_ms: 0.0,
@@ -407,6 +436,7 @@ mod tests {
             json: path("a.json"),
             markdown: path("a.md"),
             times: path("t.json"),
+            profile: None,
         };
         exports.write(&document()).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::bench::measure::{CacheState, Effort, Round};
 use crate::bench::points::{self, Asked, Points};
+use crate::bench::profile;
 use crate::bench::report::{Document, Exports, text};
 use crate::console::Console;
 use crate::failure::Failure;
@@ -134,6 +135,12 @@ struct ExportOptions {
     /// Write the time of every timed run there, as JSON
     #[arg(long, alias = "exportTimes", value_name = "FILE")]
     export_times: Option<PathBuf>,
+    /// Also time every step, kernel by kernel, and show it (with --json: in the document)
+    #[arg(long, alias = "dumpProfile")]
+    dump_profile: bool,
+    /// Also time every step, kernel by kernel, and write it there, as JSON
+    #[arg(long, alias = "exportProfile", value_name = "FILE")]
+    export_profile: Option<PathBuf>,
 }
 
 /// `--cache-state`.
@@ -197,6 +204,7 @@ impl Arguments {
             percentiles: effort.percentile.iter().map(|p| p.0).collect(),
             patience: effort.patience.seconds(),
             transfers: effort.transfers,
+            profile: self.exports.dump_profile || self.exports.export_profile.is_some(),
         }
     }
 
@@ -278,6 +286,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         json: arguments.exports.export_json.clone(),
         markdown: arguments.exports.export_markdown.clone(),
         times: arguments.exports.export_times.clone(),
+        profile: arguments.exports.export_profile.clone(),
     };
     let mut bench = Bench {
         arguments,
@@ -388,12 +397,16 @@ impl Bench<'_> {
             effort: self.effort,
         };
         let (document, exports) = (&mut self.document, &self.exports);
+        let dump = self.arguments.exports.dump_profile;
         let refused = round.measure(self.points, console, |measurement, console| {
             if document.device.is_empty() {
                 document.device.clone_from(&measurement.device);
                 console.line(format_args!("device: {}", measurement.device))?;
             }
             console.line(text(&measurement))?;
+            if let Some(profile) = measurement.profile.as_ref().filter(|_| dump) {
+                console.line(profile::text(profile))?;
+            }
             for warning in &measurement.warnings {
                 console.warn(format_args!(
                     "{} ({}, graph {}, cache {}): {}: {}",

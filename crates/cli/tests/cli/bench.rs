@@ -379,3 +379,51 @@ fn flags_have_trtexecs_spelling_too() {
     );
     assert_eq!(ours, shape(theirs));
 }
+
+#[test]
+fn a_profile_has_every_step() {
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    let flags = ["--dims", "N=300", "--dumpProfile", "--exportProfile=p.json"];
+    let ended = bench(&world, &model, &flags);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let file: Value =
+        serde_json::from_str(&std::fs::read_to_string(world.path("p.json")).unwrap()).unwrap();
+    let profile = &file[0];
+    assert_eq!(profile["shape"], "x:300x4");
+    let steps = profile["steps"].as_array().unwrap();
+    let number = |value: &Value, key: &str| value[key].as_f64().unwrap();
+    let sum: f64 = steps.iter().map(|s| number(s, "median_ms")).sum();
+    assert!((sum - number(profile, "sum_ms")).abs() < 1e-9 && sum > 0.0);
+    assert!(
+        steps
+            .iter()
+            .all(|s| number(s, "min_ms") <= number(s, "median_ms"))
+    );
+    assert!((steps.iter().map(|s| number(s, "share")).sum::<f64>() - 1.0).abs() < 1e-9);
+    for step in steps {
+        let line = format!(
+            "{}  ({})",
+            step["name"].as_str().unwrap(),
+            step["kernel"].as_str().unwrap()
+        );
+        assert!(
+            ended.out.contains(&line),
+            "`{line}` is missing: {}",
+            ended.out
+        );
+    }
+    let json = bench(
+        &world,
+        &model,
+        &[&flags[..3], &["--json", "--transfers"]].concat(),
+    )
+    .json();
+    let row = &rows(&json)[0];
+    assert_eq!(
+        row["profile"]["steps"].as_array().unwrap().len(),
+        row["steps"].as_u64().unwrap() as usize
+    );
+    let without = bench(&world, &model, &["--dims", "N=3", "--json"]).json();
+    assert!(rows(&without)[0].get("profile").is_none());
+}
