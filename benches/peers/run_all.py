@@ -7,9 +7,9 @@ packages of models/builders/requirements.txt and an NVIDIA GPU; no Rust. Steps, 
 
     export      the models and their reference data, all models at a time
     check       `bespoke check` at every shape, for every one of --check-strategies; goes along with export
-    bench       bespoke-bench with generic and with specialised kernels, cache empty at first
+    bench       `bespoke bench` with generic and with specialised kernels, cache empty at first
     torch       PyTorch, eager and compiled; models compile at a time and are measured one by one
-    strategies  bespoke-bench for all other strategies, with graph and without
+    strategies  `bespoke bench` for all other strategies, with graph and without
     matrix      bert and ppocrv4_rec: {none, eager, lazy, static} x {graph, no graph} x {cache cold, warm}
 
 OUT gets results.jsonl (see table.py), table.md and log.txt, all kept up to date while it runs. A process that fails or
@@ -63,6 +63,14 @@ def objects(text):
             continue
         if isinstance(row, dict):
             yield row
+
+
+def measurements(file):
+    """The measurements of a document of `bespoke bench`; none if the process did not come so far."""
+    try:
+        return json.loads(file.read_text())["measurements"]
+    except (OSError, json.JSONDecodeError):
+        return []
 
 
 class Recorder:
@@ -216,24 +224,28 @@ class Steps:
                     self.recorder.emit(**where, status="NOT RUN", reason=reason)
 
     def time(self, step, name, file, shapes, strategies, graphs, folder, cache):
-        """One process of bespoke-bench; its lines come in the order strategies, graphs, shapes."""
+        """One process of `bespoke bench`; its measurements come in the order strategies, graphs, shapes."""
         what = f"{name} {','.join(strategies)} {','.join(graphs)} {cache}"
-        command = [self.args.bundle / "bespoke-bench", file, "--strategies", ",".join(strategies), "--graphs",
-                   ",".join(graphs), "--iterations", self.args.runs, "--seconds", self.args.bench_seconds,
-                   "--cache-dir", folder]
+        # the file is kept up to date, so a process that is stopped leaves what it has measured
+        document = self.scratch / "bench.json"
+        document.unlink(missing_ok=True)
+        command = [self.args.bundle / "bespoke", "bench", file, "--specialize", ",".join(strategies), "--cuda-graph",
+                   ",".join(graphs), "--iterations", self.args.runs, "--duration", 0, "--max-duration",
+                   self.args.bench_seconds, "--patience", 300, "--cache-dir", folder, "--device", self.args.device,
+                   "--json", "--export-json", document]
         for shape in shapes:
             command += ["--shapes", flag(shape)]
-        code, text = self.run(step, what, command if self.gpu else [*command, "--host"])
+        code, text = self.run(step, what, command)
         if text is None:
             return
-        lines = list(objects(text))
-        for i, row in enumerate(lines):
+        rows = measurements(document)
+        for i, row in enumerate(rows):
             label = workloads.label(name, shapes[i % len(shapes)])
             self.recorder.emit(**{**row, "kind": "bespoke", "step": step, "model": name, "shape": label,
                                   "cache": cache})
         wanted = len(shapes) * len(strategies) * len(graphs)
-        if len(lines) < wanted:
-            reason = f"{len(lines)} of {wanted} measurements were made; log.txt has the messages"
+        if len(rows) < wanted:
+            reason = f"{len(rows)} of {wanted} measurements were made; log.txt has the messages"
             self.recorder.emit(kind="fail", step=step, what=what, reason=reason)
 
     def full(self, step, rounds):
@@ -315,7 +327,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commas = lambda text: [part for part in text.split(",") if part]  # noqa: E731
     parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "target/bundle",
-                        help="folder with bespoke and bespoke-bench; default: target/bundle")
+                        help="folder with bespoke; default: target/bundle")
     parser.add_argument("--models", type=pathlib.Path,
                         help="folder with ppocrv4_rec and nvrtc, if they are there; default: bundle-models beside the bundle")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/full",
@@ -349,10 +361,9 @@ def arguments():
             parser.error(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
     if not args.names or not args.steps:
         parser.error("nothing to do: name at least one model and one step")
-    needed = [] if set(args.steps) <= {"export", "torch"} else ["bespoke", "bespoke-bench"]
-    if missing := [n for n in needed if not os.access(args.bundle / n, os.X_OK)]:
-        parser.error(f"{args.bundle} has no executable {' and no '.join(missing)}: run `cargo xtask bundle` where Rust is, "
-                     "bring target/bundle here and name it with --bundle")
+    if not set(args.steps) <= {"export", "torch"} and not os.access(args.bundle / "bespoke", os.X_OK):
+        parser.error(f"{args.bundle} has no executable bespoke: run `cargo xtask bundle` where Rust is, bring target/bundle "
+                     "here and name it with --bundle")
     if args.device == "cuda" and not shutil.which("nvidia-smi"):
         print("note: there is no nvidia-smi; the tables will not name the GPU", file=sys.stderr)
     return args

@@ -6,7 +6,7 @@ Lines of several files are merged; where two measure the same, the later one cou
 
     machine   what the numbers were measured on
     torch     a peer at a shape: {peer, model, shape, mode, first_s, wall_ms, gpu_ms}
-    bespoke   a line of bespoke-bench with {model, shape, cache} added
+    bespoke   a measurement of `bespoke bench`, {model, shape, cache} replaced
     check     {model, shape, strategy, status, max_abs, max_rel, reason}
     step      a process that ran: {step, what, seconds, outcome}
     skip, fail  something that was not measured, with its reason

@@ -8,7 +8,7 @@ Prints one JSON line for every (model, shape, mode), on standard output:
     wall_ms   median time of a run, on the host's clock, from the call until the device is done
     gpu_ms    median time between two events on the stream, around the call
 
-Weights and inputs are fp16 with the same kind of values as bespoke-bench uses: floats within ±0.175, integers 1. Each
+Weights and inputs are fp16 with the same kind of values as `bespoke bench` uses: floats within ±0.175, integers 1. Each
 mode compiles anew for every shape, if it compiles at all. cuDNN may try its algorithms at the first run of a shape.
 
 With `--gate FILE` several of these processes may run at the same time: they hold a lock on FILE, shared while they

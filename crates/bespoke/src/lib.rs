@@ -38,7 +38,7 @@ pub use bespoke_templates as templates;
 pub use bespoke_runtime::{
     Bindings, CompileService, CompileStats, Error, ErrorKind, Event, EventKind, GraphMode,
     GraphUse, PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions,
-    Stats, Tensor, TensorError, TensorView,
+    Stats, StepTime, Tensor, TensorError, TensorView,
 };
 
 use device::{Arch, Device};

@@ -12,14 +12,17 @@
 //! | `commands` | one file a command |
 //! | `options` | flags that commands share |
 //! | `session` | from flags to an open device, a compile service and a session |
-//! | `shapes`, `inputs`, `npy`, `dataset` | what goes into a model |
+//! | `shapes`, `inputs`, `content`, `npy`, `dataset` | what goes into a model |
+//! | `bench` | timing: what is measured, statistics, warnings, reports |
 //! | `compare`, `elements` | what comes out, and whether it is right |
 //! | `warnings` | what went less well than was asked for |
 //! | `console`, `failure`, `exit`, `environment` | talking to people and to scripts |
 
+mod bench;
 mod commands;
 mod compare;
 mod console;
+mod content;
 mod dataset;
 mod elements;
 mod environment;

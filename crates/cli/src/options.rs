@@ -65,7 +65,7 @@ pub(crate) struct Strategy {
 
 impl Strategy {
     /// Whether it tunes one set of kernels for a shape that must be given.
-    fn takes_opt_shapes(&self) -> bool {
+    pub(crate) fn takes_opt_shapes(&self) -> bool {
         self.word == "static" || matches!(self.strategy, runtime::Strategy::File { .. })
     }
 }
@@ -99,6 +99,16 @@ pub(crate) enum Graphs {
     Whole,
     /// Kernels are launched one by one
     Off,
+}
+
+impl Graphs {
+    /// The name in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Graphs::Whole => "whole",
+            Graphs::Off => "off",
+        }
+    }
 }
 
 /// A number of bytes with a base-2 suffix: `512M`, `2G`, `0.5G`.
@@ -174,10 +184,10 @@ impl CacheOptions {
     }
 }
 
-/// Flags about where a model runs and how it adapts.
+/// Flags about where a model runs.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Device and strategy")]
-pub(crate) struct SessionOptions {
+pub(crate) struct PlaceOptions {
     /// Where to run: auto (a GPU if one works), host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Place,
@@ -187,6 +197,14 @@ pub(crate) struct SessionOptions {
     /// Threads of the host device [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+}
+
+/// Flags about where a model runs and how it adapts.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device and strategy")]
+pub(crate) struct SessionOptions {
+    #[command(flatten)]
+    pub(crate) place: PlaceOptions,
     /// When kernels are compiled for the shapes that occur: none, eager, lazy, hot, ranges, divisible, static or FILE.toml
     #[arg(
         long,
@@ -220,7 +238,7 @@ impl SessionOptions {
     ///
     /// Flags that contradict each other.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.target.is_some() && matches!(self.device, Place::Cuda(_)) {
+        if self.place.target.is_some() && matches!(self.place.device, Place::Cuda(_)) {
             return Err(Failure::usage(
                 "--target is for the host device; a GPU's kernels are compiled for the GPU at hand",
                 "leave --target away, or use --device host",

@@ -50,6 +50,8 @@ pub(crate) struct Workplace {
     pub(crate) device: Arc<dyn Device>,
     /// Which it is, and why.
     pub(crate) words: String,
+    /// Whether it is a GPU.
+    pub(crate) on_gpu: bool,
     /// The compiler and its cache.
     pub(crate) service: Arc<CompileService>,
     /// Why the cache did less than the default when it was opened, which has been told.
@@ -69,11 +71,11 @@ impl Workplace {
     ) -> Result<Workplace, Failure> {
         flags.check()?;
         let host = DeviceChoice::Host {
-            target: flags.target,
-            threads: flags.threads.unwrap_or(0),
+            target: flags.place.target,
+            threads: flags.place.threads.unwrap_or(0),
         };
         let gpu = |ordinal| open_device(DeviceChoice::Cuda { ordinal });
-        let ((device, words), on_gpu) = match flags.device {
+        let ((device, words), on_gpu) = match flags.place.device {
             Place::Host => (open_device(host)?, false),
             Place::Cuda(ordinal) => (gpu(ordinal)?, true),
             Place::Auto => match gpu(0) {
@@ -127,6 +129,7 @@ impl Workplace {
         Ok(Workplace {
             device,
             words,
+            on_gpu,
             service,
             opened,
             options,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream};
+use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream};
 use bespoke_plan::{Binding, Place, Plan};
 
 use crate::error::Error;
@@ -237,24 +237,14 @@ impl Lane {
         log: &Log,
         whole_graph: bool,
     ) -> Result<Execution, Error> {
-        if binding.memory.total > self.arena.len() {
-            let start = Instant::now();
-            let before = self.arena.len();
-            self.arena.grow(binding.memory.total)?;
-            let bytes = self.arena.len() - before;
-            log.push(EventKind::Grow {
-                bytes,
-                micros: start.elapsed().as_micros() as u64,
-            });
-        }
-        let block_written = self.write_block(plan, binding, pointers, weights)?;
+        let block_written = self.make_ready(plan, binding, pointers, weights, log)?;
         let mut execution = Execution {
             graph: GraphUse::Off,
             record_us: 0,
             block_written,
         };
         if !whole_graph {
-            for launch in program.launches(&plan.steps, self.executables.block.ptr()) {
+            for launch in self.launches(program, plan) {
                 self.stream.launch(&launch)?;
             }
             return Ok(execution);
@@ -277,6 +267,33 @@ impl Lane {
             self.stream.replay(&**graph)?;
         }
         Ok(execution)
+    }
+
+    /// Makes room for a run and brings the extent block up to date; returns whether that had to be written.
+    pub(crate) fn make_ready(
+        &mut self,
+        plan: &Plan,
+        binding: &Binding,
+        pointers: &Pointers,
+        weights: &Weights,
+        log: &Log,
+    ) -> Result<bool, Error> {
+        if binding.memory.total > self.arena.len() {
+            let start = Instant::now();
+            let before = self.arena.len();
+            self.arena.grow(binding.memory.total)?;
+            let bytes = self.arena.len() - before;
+            log.push(EventKind::Grow {
+                bytes,
+                micros: start.elapsed().as_micros() as u64,
+            });
+        }
+        self.write_block(plan, binding, pointers, weights)
+    }
+
+    /// The launches of a program over this lane's extent block.
+    pub(crate) fn launches(&self, program: &Program, plan: &Plan) -> Vec<Launch> {
+        program.launches(&plan.steps, self.executables.block.ptr())
     }
 
     /// Brings the extent block up to date; returns whether it had to be written.

@@ -13,6 +13,7 @@
 //!
 //! - [`session`]: loading, running, binding shapes.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
+//! - [`profile`]: the time of every step.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
@@ -31,6 +32,7 @@ mod kernels;
 pub mod lane;
 mod ledger;
 pub mod patience;
+pub mod profile;
 pub mod program;
 pub mod request;
 pub mod service;
@@ -43,6 +45,7 @@ mod weights;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
 pub use patience::CancelToken;
+pub use profile::StepTime;
 pub use request::{
     Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
 };

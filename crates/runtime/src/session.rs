@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bespoke_device::{Device, DevicePtr};
-use bespoke_ir::Graph;
+use bespoke_ir::{DType, Graph};
 use bespoke_onnx::ImportOptions;
 use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::{Limits, Signature};
@@ -34,7 +34,7 @@ use crate::weights::{Loading, Weights};
 /// One model on one device; see the crate.
 #[derive(Debug)]
 pub struct Session {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     director: Option<JoinHandle<()>>,
     sender: Mutex<Sender<Message>>,
     may_block: bool,
@@ -42,6 +42,9 @@ pub struct Session {
     outputs: Vec<PortInfo>,
     metadata: BTreeMap<String, String>,
 }
+
+/// Inputs and outputs in device memory.
+pub(crate) type Views<'a> = (Vec<&'a TensorView>, Vec<&'a TensorView>);
 
 /// Where a run's tensors are.
 enum Source<'a> {
@@ -238,33 +241,29 @@ impl Session {
 
     /// Runs the model on the caller's device memory.
     pub fn run_into(&self, bindings: &Bindings, options: &RunOptions) -> Result<RunReport, Error> {
-        let plan = &self.core.plan;
-        self.check_names(
-            "input",
-            bindings.inputs.iter().map(|i| i.0.as_str()),
-            &plan.inputs,
-        )?;
-        self.check_names(
-            "output",
-            bindings.outputs.iter().map(|i| i.0.as_str()),
-            &plan.outputs,
-        )?;
-        let find = |list: &'_ [(String, TensorView)], name: &str| {
-            list.iter()
-                .position(|(n, _)| n == name)
-                .ok_or_else(|| Error::MissingInput(name.to_owned()))
-        };
-        let mut sources = Vec::new();
-        for port in &plan.inputs {
-            let view = &bindings.inputs[find(&bindings.inputs, &port.name)?].1;
-            check_dense(&port.name, view)?;
-            sources.push(Source::Device(view));
-        }
-        let mut outputs = Vec::new();
-        for port in &plan.outputs {
-            outputs.push(&bindings.outputs[find(&bindings.outputs, &port.name)?].1);
-        }
+        let (inputs, outputs) = self.views(bindings)?;
+        let sources: Vec<Source<'_>> = inputs.into_iter().map(Source::Device).collect();
         Ok(self.execute(&sources, Some(&outputs), options)?.0)
+    }
+
+    /// The caller's memory for inputs and for outputs, in the model's order; names and layouts are right.
+    pub(crate) fn views<'a>(&self, bindings: &'a Bindings) -> Result<Views<'a>, Error> {
+        let plan = &self.core.plan;
+        let find = |what, list: &'a [(String, TensorView)], ports: &[Port]| {
+            self.check_names(what, list.iter().map(|i| i.0.as_str()), ports)?;
+            let views = ports.iter().map(|port| {
+                let found = list.iter().find(|(name, _)| *name == port.name);
+                let missing = || Error::MissingInput(port.name.clone());
+                found.map(|(_, view)| view).ok_or_else(missing)
+            });
+            views.collect::<Result<Vec<_>, Error>>()
+        };
+        let inputs = find("input", &bindings.inputs, &plan.inputs)?;
+        let outputs = find("output", &bindings.outputs, &plan.outputs)?;
+        for (port, view) in plan.inputs.iter().zip(&inputs) {
+            check_dense(&port.name, view)?;
+        }
+        Ok((inputs, outputs))
     }
 
     /// Waits for every run that was queued asynchronously.
@@ -290,13 +289,7 @@ impl Session {
                 Source::Host(t) => (t.dtype(), t.dims()),
                 Source::Device(v) => (v.dtype, &v.dims[..]),
             };
-            if dtype != port.ty.dtype {
-                return Err(Error::InputType {
-                    input: port.name.clone(),
-                    actual: dtype,
-                    expected: port.ty.dtype,
-                });
-            }
+            check_type(port, dtype)?;
             dims.push(own);
         }
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
@@ -560,7 +553,22 @@ fn run_on(
     Ok((outputs, execution))
 }
 
-fn check_capacity(name: &str, view: &TensorView, bytes: u64) -> Result<DevicePtr, Error> {
+pub(crate) fn check_type(port: &Port, actual: DType) -> Result<(), Error> {
+    if actual == port.ty.dtype {
+        return Ok(());
+    }
+    Err(Error::InputType {
+        input: port.name.clone(),
+        actual,
+        expected: port.ty.dtype,
+    })
+}
+
+pub(crate) fn check_capacity(
+    name: &str,
+    view: &TensorView,
+    bytes: u64,
+) -> Result<DevicePtr, Error> {
     if view.capacity < bytes {
         let reason = format!("has {} bytes, the run needs {bytes}", view.capacity);
         return Err(Error::Buffer {

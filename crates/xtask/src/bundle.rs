@@ -1,9 +1,10 @@
 //! `cargo xtask bundle`: what a GPU machine without Rust needs to run the GPU tests.
 //!
-//! `target/bundle/` gets the release executables of [`PARTS`] and `run-gpu-tests.sh`; it stays under [`LIMIT`], and every
-//! executable must start on a system with glibc [`OLDEST_GLIBC`]. `target/bundle-models/` gets the small models, the real
-//! ones and NVRTC in pieces of at most [`PIECE`] bytes, each model with its reference data, one folder each, so that they can travel apart and only where they are needed; `join.sh` puts
-//! together whatever pieces have arrived and checks each file.
+//! `target/bundle/` gets the executables of [`PARTS`], built in the profile [`PROFILE`], and `run-gpu-tests.sh`; it stays
+//! under [`LIMIT`], and every executable must start on a system with glibc [`OLDEST_GLIBC`]. `target/bundle-models/` gets
+//! the small models, the real ones and NVRTC in pieces of at most [`PIECE`] bytes, each model with its reference data, one
+//! folder each, so that they can travel apart and only where they are needed; `join.sh` puts together whatever pieces
+//! have arrived and checks each file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,8 +33,12 @@ struct Part {
     file: &'static str,
 }
 
-/// What is built. The first is the tool itself, the second the GPU tests, the third the benches.
-const PARTS: [Part; 3] = [
+/// The profile of the executables: small rather than soon built. Cargo builds it in a folder of its name, which must not
+/// be the bundle's.
+const PROFILE: &str = "compact";
+
+/// What is built: the tool itself and the GPU tests.
+const PARTS: [Part; 2] = [
     Part {
         package: "bespoke-cli",
         flag: "--bin",
@@ -45,12 +50,6 @@ const PARTS: [Part; 3] = [
         flag: "--test",
         target: "gpu",
         file: "gpu-tests",
-    },
-    Part {
-        package: "bespoke-bench",
-        flag: "--bin",
-        target: "bespoke-bench",
-        file: "bespoke-bench",
     },
 ];
 
@@ -115,7 +114,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Er
     }
     let bundle = fresh(workspace, "bundle")?;
     for part in &PARTS {
-        eprintln!("building {} in release mode …", part.file);
+        eprintln!("building {} in the profile {PROFILE} …", part.file);
         let mut command = workspace.cargo();
         if part.flag == "--test" {
             command.args(["test", "--no-run"]);
@@ -123,7 +122,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Er
             command.arg("build");
         }
         command.args([
-            "--release",
+            "--profile",
+            PROFILE,
             "--locked",
             "--package",
             part.package,

@@ -1,5 +1,6 @@
 //! The commands, one file each: its flags, what it does, how it shows it.
 
+mod bench;
 mod cache;
 mod check;
 mod doctor;
@@ -15,6 +16,7 @@ pub(crate) enum Command {
     Run(run::Arguments),
     Inspect(inspect::Arguments),
     Check(check::Arguments),
+    Bench(Box<bench::Arguments>),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
 }
@@ -25,6 +27,7 @@ pub(crate) fn run(command: &Command, console: &mut Console) -> Result<u8, Failur
         Command::Run(arguments) => run::run(arguments, console),
         Command::Inspect(arguments) => inspect::run(arguments, console),
         Command::Check(arguments) => check::run(arguments, console),
+        Command::Bench(arguments) => bench::run(arguments, console),
         Command::Doctor(arguments) => doctor::run(arguments, console),
         Command::Cache(arguments) => cache::run(arguments, console),
     }

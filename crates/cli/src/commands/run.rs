@@ -235,7 +235,7 @@ fn repeat(
         }
     }
     bar.finish_and_clear();
-    if arguments.session.target.is_some() {
+    if arguments.session.place.target.is_some() {
         // Compiling for the target is part of what was asked for, so the process does not end before it is done.
         wait(session)?;
     }

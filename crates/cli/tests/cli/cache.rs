@@ -2,12 +2,10 @@
 //!
 //! Runs here compile real kernels for sm_89 with NVRTC; on a machine without it those tests say that they are skipped.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use crate::support::{Ended, World, relu};
+use crate::support::{Ended, World, nvrtc, relu};
 use bespoke::cache::{Cache, CacheConfig, KeyBuilder, Metadata};
-use bespoke::jit::{JitError, Nvrtc, SearchPlan};
 
 /// A cache with `count` entries.
 fn filled(count: usize) -> World {
@@ -158,24 +156,6 @@ fn a_folder_that_others_may_write_is_named_with_its_remedy() {
         ended.code == 0 && ended.err.contains("chmod go-w"),
         "{ended:?}"
     );
-}
-
-/// Whether this machine has NVRTC; says that a test is skipped if not.
-pub(crate) fn nvrtc(test: &str) -> bool {
-    match Nvrtc::load(&SearchPlan::from_env(&[])) {
-        Ok(_) => true,
-        Err(JitError::NotFound { tried }) => {
-            let places: Vec<String> = tried.iter().map(|place| place.what.clone()).collect();
-            // past the harness, which swallows what tests print
-            let places = places.join(", ");
-            let _ = writeln!(
-                std::io::stderr(),
-                "skipped: {test}: NVRTC not found (looked in {places})"
-            );
-            false
-        }
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// A run that also compiles for sm_89: how it ended, and what was compiled and found.

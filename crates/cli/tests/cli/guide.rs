@@ -11,7 +11,7 @@
 
 use std::path::Path;
 
-use crate::cache::nvrtc;
+use crate::support::nvrtc;
 use crate::support::{Ended, World};
 
 #[path = "../../../xtask/src/tidy/blocks.rs"]

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_model;
+mod bench;
 mod cache;
 mod check;
 mod guide;

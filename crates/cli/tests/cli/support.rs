@@ -1,8 +1,10 @@
 //! What the tests of the command share: running it in an environment of its own, and small models made on the spot.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bespoke::jit::{JitError, Nvrtc, SearchPlan};
 use bespoke::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
@@ -255,5 +257,23 @@ pub(crate) fn write_set(folder: &Path, x: &[f32], y: &[f32]) {
         ("output_0.pb", floats("y", &[rows(y), 4], y)),
     ] {
         std::fs::write(folder.join(name), tensor.encode_to_vec()).unwrap();
+    }
+}
+
+/// Whether this machine has NVRTC; says that a test is skipped if not.
+pub(crate) fn nvrtc(test: &str) -> bool {
+    match Nvrtc::load(&SearchPlan::from_env(&[])) {
+        Ok(_) => true,
+        Err(JitError::NotFound { tried }) => {
+            let places: Vec<String> = tried.iter().map(|place| place.what.clone()).collect();
+            // past the harness, which swallows what tests print
+            let places = places.join(", ");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: {test}: NVRTC not found (looked in {places})"
+            );
+            false
+        }
+        Err(error) => panic!("{error}"),
     }
 }

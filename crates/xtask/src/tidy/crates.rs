@@ -55,10 +55,9 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("bespoke-cli", &["bespoke"]),
     ("bespoke-demo", &["bespoke"]),
     ("xtask", &[]),
-    // Suites and harnesses look at every part.
+    // Suites look at every part.
     ("bespoke-gpu-tests", ANY),
     ("bespoke-tests", ANY),
-    ("bespoke-bench", ANY),
     ("bespoke-fuzz", ANY),
 ];
 

@@ -1,0 +1,562 @@
+//! A round: a fresh device, compiler, cache and session, and every point measured in it, in order.
+//!
+//! A timed run is a synchronised one: from the call until the device is done, by the host's clock. Inputs and outputs lie
+//! in the device's memory, unless transfers are part of what is measured. Timing begins when the strategy has nothing more
+//! to install, and after warm-up runs: a GPU that waited for a compiler has lowered its clocks and takes a while to raise
+//! them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bespoke::ErrorKind;
+use bespoke::device::Memory;
+use bespoke::ir::Constant;
+use bespoke::onnx::{ImportOptions, import};
+use bespoke::runtime::{
+    self, Bindings, EventKind, RunOptions, RunReport, Session, Stats, Tensor, TensorView,
+};
+use serde::Serialize;
+
+use super::points::Points;
+use super::profile::{self, Profile};
+use super::statistics::Statistics;
+use super::warnings::{Disturbance, Evidence, Warning, find};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::options::SessionOptions;
+use crate::session::{Workplace, tensor};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Effort {
+    /// Timed runs at least.
+    pub(crate) iterations: usize,
+    /// Time of untimed runs before, at least.
+    pub(crate) warm_up: Duration,
+    /// Time of timed runs at least.
+    pub(crate) duration: Duration,
+    /// Time of timed runs after which a measurement ends even with fewer iterations.
+    pub(crate) max_duration: Option<Duration>,
+    /// Percentiles to report.
+    pub(crate) percentiles: Vec<f64>,
+    /// The longest wait for specialised kernels.
+    pub(crate) patience: Duration,
+    /// Whether inputs come from host memory and outputs go there, in every run.
+    pub(crate) transfers: bool,
+    /// Whether steps are profiled too.
+    pub(crate) profile: bool,
+}
+
+/// Untimed runs before timing, at least.
+const WARM_RUNS: u32 = 4;
+/// Timed runs at least, whatever the limit on time.
+const FEWEST: usize = 5;
+
+/// What the kernel cache holds when a round begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CacheState {
+    /// What the user's folder happens to hold.
+    Found,
+    /// Nothing.
+    Cold,
+    /// Every kernel that the round needs.
+    Warm,
+}
+
+impl CacheState {
+    /// The name in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CacheState::Found => "found",
+            CacheState::Cold => "cold",
+            CacheState::Warm => "warm",
+        }
+    }
+}
+
+/// What loading took, in milliseconds; the phases add up to `load_ms` less what starts the session's threads.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Load {
+    /// To open the device, the compile threads and the cache.
+    pub(crate) open_ms: f64,
+    /// To read the model, plan it and make it ready, what the strategy compiles beforehand included.
+    pub(crate) load_ms: f64,
+    /// To read the model.
+    pub(crate) import_ms: f64,
+    /// To bring the graph into canonical form and fuse it.
+    pub(crate) passes_ms: f64,
+    /// To make the plan.
+    pub(crate) plan_ms: f64,
+    /// To compile and load the generic kernels.
+    pub(crate) load_compile_ms: f64,
+    /// To upload and prepare weights and record the generic graph.
+    pub(crate) setup_ms: f64,
+    /// Of that, to record.
+    pub(crate) load_record_ms: f64,
+    /// Kernels compiled.
+    pub(crate) load_compiled: u64,
+    /// Kernels from the cache.
+    pub(crate) load_cached: u64,
+}
+
+/// One timed run, in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Sample {
+    /// From the beginning of the first timed run to that of this one.
+    pub(crate) start_ms: f64,
+    /// What it took.
+    pub(crate) ms: f64,
+}
+
+/// A point in a round.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measurement {
+    /// Extents of every input.
+    pub(crate) shape: String,
+    pub(crate) strategy: String,
+    pub(crate) graph: &'static str,
+    pub(crate) cache: CacheState,
+    /// Whether inputs and outputs travelled.
+    pub(crate) transfers: bool,
+    pub(crate) device: String,
+    #[serde(flatten)]
+    pub(crate) load: Load,
+    /// The first run at this shape.
+    pub(crate) first_ms: f64,
+    /// To bind the shape, within the first run.
+    pub(crate) bind_us: u64,
+    /// To record a graph on the path of the first run.
+    pub(crate) record_us: u64,
+    /// To record graphs for this point, beside the path too.
+    pub(crate) record_ms: f64,
+    /// From the end of the first run until nothing is left to install.
+    pub(crate) specialize_ms: f64,
+    /// Kernels compiled for this point.
+    pub(crate) compiled: u64,
+    /// Kernels from the cache for this point.
+    pub(crate) cached: u64,
+    /// What the compiler took for them, summed over its threads.
+    pub(crate) compile_ms: f64,
+    /// Generic kernels in the timed runs.
+    pub(crate) generic: usize,
+    /// Specialised kernels in the timed runs.
+    pub(crate) specialized: usize,
+    pub(crate) steps: usize,
+    /// Steps that only copy.
+    pub(crate) copies: usize,
+    /// Timed runs.
+    pub(crate) runs: usize,
+    /// The median of the timed runs.
+    pub(crate) steady_ms: f64,
+    /// The fastest of them.
+    pub(crate) fastest_ms: f64,
+    pub(crate) steady: Statistics,
+    /// Most memory of the GPU in use, by anyone, of the looks between the phases; absent on the host.
+    pub(crate) peak_memory_bytes: Option<u64>,
+    /// The same before the model was loaded.
+    pub(crate) memory_before_bytes: Option<u64>,
+    pub(crate) warnings: Vec<Warning>,
+    /// The time of every step, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<Profile>,
+    /// Every timed run.
+    #[serde(skip)]
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// A round's name and how it is set up.
+#[derive(Debug)]
+pub(crate) struct Round<'a> {
+    pub(crate) model: &'a Path,
+    pub(crate) flags: SessionOptions,
+    pub(crate) cache: CacheState,
+    pub(crate) effort: &'a Effort,
+}
+
+/// A model on a device that was just opened.
+struct Opened {
+    place: Workplace,
+    session: Session,
+    load: Load,
+    memory_before: Option<u64>,
+}
+
+/// Memory of a GPU in use.
+fn memory(place: &Workplace) -> Option<u64> {
+    let known = place.on_gpu.then(|| place.device.memory().ok()).flatten();
+    known.map(|(free, total)| total.saturating_sub(free))
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Time to record graphs, of the events from number `from` on, and the number after the last.
+fn recorded(session: &Session, from: u64) -> (f64, u64) {
+    let events = session.events();
+    let micros: u64 = events
+        .iter()
+        .filter(|event| event.seq >= from)
+        .filter_map(|event| match event.kind {
+            EventKind::Record { micros, .. } => Some(micros),
+            _ => None,
+        })
+        .sum();
+    let next = events.last().map_or(from, |event| event.seq + 1);
+    (micros as f64 / 1e3, next)
+}
+
+impl Round<'_> {
+    fn open(&self, console: &mut Console) -> Result<Opened, Failure> {
+        let start = Instant::now();
+        let place = Workplace::open(&self.flags, console)?;
+        let open_ms = ms(start);
+        let memory_before = memory(&place);
+        let start = Instant::now();
+        let model = import(self.model, &ImportOptions::default())?;
+        let import_ms = ms(start);
+        let session = place.session(model.graph)?;
+        let load_ms = ms(start);
+        let stats = place.service.stats();
+        let mut load = Load {
+            open_ms,
+            load_ms,
+            import_ms,
+            load_record_ms: recorded(&session, 0).0,
+            load_compiled: stats.compiled,
+            load_cached: stats.cache_hits,
+            ..Load::default()
+        };
+        for event in session.events() {
+            if let EventKind::Loaded {
+                passes_us,
+                plan_us,
+                compile_us,
+                setup_us,
+                ..
+            } = event.kind
+            {
+                let ms = |us: u64| us as f64 / 1e3;
+                load.passes_ms = ms(passes_us);
+                load.plan_ms = ms(plan_us);
+                load.load_compile_ms = ms(compile_us);
+                load.setup_ms = ms(setup_us);
+            }
+        }
+        Ok(Opened {
+            place,
+            session,
+            load,
+            memory_before,
+        })
+    }
+
+    /// Runs every point once and waits for what it compiles, so that the cache holds all that a later round needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Round::measure`].
+    pub(crate) fn fill(&self, points: &Points, console: &mut Console) -> Result<(), Failure> {
+        let opened = self.open(console)?;
+        for inputs in &points.inputs {
+            let mut work = Work::new(&opened.session, &points.names, inputs, false)?;
+            work.run()?;
+            self.settle(&opened.session)?;
+        }
+        Ok(())
+    }
+
+    /// Measures every point and hands each measurement on as soon as it is there. Returns the kernels that did not
+    /// compile, each with the reason.
+    ///
+    /// # Errors
+    ///
+    /// A device or a cache that cannot be used, a model that cannot be run, kernels that are not ready in time.
+    pub(crate) fn measure(
+        &self,
+        points: &Points,
+        console: &mut Console,
+        mut each: impl FnMut(Measurement, &mut Console) -> Result<(), Failure>,
+    ) -> Result<Vec<String>, Failure> {
+        let opened = self.open(console)?;
+        for inputs in &points.inputs {
+            let measurement = self.point(&opened, &points.names, inputs)?;
+            each(measurement, console)?;
+        }
+        let refused = opened.session.events().into_iter();
+        Ok(refused
+            .filter_map(|event| match event.kind {
+                EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn settle(&self, session: &Session) -> Result<(), Failure> {
+        if session.wait_specialized(self.effort.patience) {
+            return Ok(());
+        }
+        let message = format!(
+            "the specialised kernels were not ready after {} s",
+            self.effort.patience.as_secs_f64()
+        );
+        Err(Failure::new(
+            ErrorKind::Timeout,
+            message,
+            "raise --patience, or use --specialize none",
+        ))
+    }
+
+    fn point(
+        &self,
+        opened: &Opened,
+        names: &[String],
+        inputs: &[Arc<Constant>],
+    ) -> Result<Measurement, Failure> {
+        let Opened { place, session, .. } = opened;
+        let effort = self.effort;
+        let mut work = Work::new(session, names, inputs, effort.transfers)?;
+        let mut peak = memory(place).max(opened.memory_before);
+        let (_, from) = recorded(session, u64::MAX);
+        let (compiles, events) = (place.service.stats(), session.stats());
+
+        let start = Instant::now();
+        let first = work.run()?;
+        let first_ms = ms(start);
+        peak = peak.max(memory(place));
+        let start = Instant::now();
+        self.settle(session)?;
+        let specialize_ms = ms(start);
+        peak = peak.max(memory(place));
+
+        let warming = Instant::now();
+        let mut warm = 0;
+        while warm < WARM_RUNS || warming.elapsed() < effort.warm_up {
+            work.run()?;
+            warm += 1;
+        }
+        // A swap that the warm-up runs set off belongs to them.
+        self.settle(session)?;
+        let (record_ms, _) = recorded(session, from);
+        let calm = session.stats();
+        let (samples, last) = time(effort, &mut work)?;
+        // Whatever began meanwhile is over after this, and so is counted.
+        self.settle(session)?;
+        let disturbance = Disturbance::between(&calm, &session.stats());
+        peak = peak.max(memory(place));
+
+        let times: Vec<f64> = samples.iter().map(|s| s.ms).collect();
+        let steady = Statistics::of(&times, &effort.percentiles).ok_or_else(|| {
+            Failure::new(
+                ErrorKind::Internal,
+                "nothing was measured",
+                "please report it",
+            )
+        })?;
+        let stats = place.service.stats();
+        let compiled = stats.compiled - compiles.compiled;
+        let failed = |s: &Stats| s.kernels_failed;
+        let warnings = find(&Evidence {
+            samples: &times,
+            steady: &steady,
+            disturbance,
+            still_generic: match self.flags.specialize.word.as_str() {
+                "none" => 0,
+                _ => last.generic_kernels,
+            },
+            warm_compiled: match self.cache {
+                CacheState::Warm => compiled + opened.load.load_compiled,
+                _ => 0,
+            },
+            failed: failed(&session.stats()) - failed(&events),
+        });
+        let profile = match effort.profile {
+            true => Some(work.profile(names, inputs)?),
+            false => None,
+        };
+        Ok(Measurement {
+            shape: first.shape,
+            strategy: self.flags.specialize.word.clone(),
+            graph: self.flags.cuda_graph.name(),
+            cache: self.cache,
+            transfers: effort.transfers,
+            device: place.words.clone(),
+            load: opened.load,
+            first_ms,
+            bind_us: first.bind_us,
+            record_us: first.record_us,
+            record_ms,
+            specialize_ms,
+            compiled,
+            cached: stats.cache_hits - compiles.cache_hits,
+            compile_ms: (stats.compile_micros - compiles.compile_micros) as f64 / 1e3,
+            generic: last.generic_kernels,
+            specialized: last.specialized_kernels,
+            steps: session.plan().steps.len(),
+            copies: session.plan().copy_count(),
+            runs: steady.runs,
+            steady_ms: steady.median_ms,
+            fastest_ms: steady.min_ms,
+            steady,
+            peak_memory_bytes: peak,
+            memory_before_bytes: opened.memory_before,
+            warnings,
+            profile,
+            samples,
+        })
+    }
+}
+
+/// The timed runs and the report of the last.
+fn time(effort: &Effort, work: &mut Work<'_>) -> Result<(Vec<Sample>, RunReport), Failure> {
+    let mut samples = Vec::with_capacity(effort.iterations.min(1 << 16));
+    let began = Instant::now();
+    loop {
+        let start = Instant::now();
+        let report = work.run()?;
+        let took = ms(start);
+        samples.push(Sample {
+            start_ms: start.duration_since(began).as_secs_f64() * 1e3,
+            ms: took,
+        });
+        if enough(effort, samples.len(), began.elapsed()) {
+            return Ok((samples, report));
+        }
+    }
+}
+
+/// Whether so many runs in that time suffice.
+fn enough(effort: &Effort, runs: usize, elapsed: Duration) -> bool {
+    let limit = effort.max_duration.is_some_and(|most| elapsed >= most);
+    let full = runs >= effort.iterations && elapsed >= effort.duration;
+    full || limit && runs >= FEWEST
+}
+
+/// One point's run, to be repeated.
+enum Work<'a> {
+    Device {
+        session: &'a Session,
+        bindings: Bindings,
+        /// Holds what the bindings point to.
+        _memory: Vec<Arc<dyn Memory>>,
+    },
+    Host {
+        session: &'a Session,
+        inputs: Vec<(&'a str, Tensor)>,
+    },
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        session: &'a Session,
+        names: &'a [String],
+        inputs: &[Arc<Constant>],
+        transfers: bool,
+    ) -> Result<Work<'a>, Failure> {
+        if transfers {
+            let tensors = inputs.iter().map(|c| tensor(c));
+            let named = names
+                .iter()
+                .zip(tensors)
+                .map(|(name, t)| Ok((name.as_str(), t?)));
+            let inputs = named.collect::<Result<_, Failure>>()?;
+            return Ok(Work::Host { session, inputs });
+        }
+        let (device, plan) = (session.device(), session.plan());
+        let dims: Vec<&[i64]> = inputs.iter().map(|c| c.dims()).collect();
+        let binding = plan.bind(&dims).map_err(runtime::Error::from)?;
+        let stream = device.stream().map_err(runtime::Error::from)?;
+        let mut memory: Vec<Arc<dyn Memory>> = Vec::new();
+        let mut view = |port: &bespoke::plan::Port| -> Result<TensorView, Failure> {
+            let bytes = binding.sizes[port.buffer.0 as usize];
+            let place = device
+                .alloc(&port.name, bytes.max(1))
+                .map_err(runtime::Error::from)?;
+            let view = TensorView {
+                pointer: place.ptr(),
+                dtype: port.ty.dtype,
+                dims: port.dims.iter().map(|&d| binding.get(d)).collect(),
+                strides: None,
+                capacity: bytes,
+            };
+            memory.push(place);
+            Ok(view)
+        };
+        let mut bindings = Bindings::default();
+        for (port, content) in plan.inputs.iter().zip(inputs) {
+            let view = view(port)?;
+            if !content.data().is_empty() {
+                stream
+                    .write(view.pointer, content.data())
+                    .map_err(runtime::Error::from)?;
+            }
+            bindings.inputs.push((port.name.clone(), view));
+        }
+        for port in &plan.outputs {
+            bindings.outputs.push((port.name.clone(), view(port)?));
+        }
+        stream.synchronize().map_err(runtime::Error::from)?;
+        Ok(Work::Device {
+            session,
+            bindings,
+            _memory: memory,
+        })
+    }
+
+    /// Profiles the steps; tensors that travel in a run lie on the device for this.
+    fn profile(&self, names: &'a [String], inputs: &[Arc<Constant>]) -> Result<Profile, Failure> {
+        match self {
+            Work::Device {
+                session, bindings, ..
+            } => profile::take(session, bindings),
+            Work::Host { session, .. } => {
+                Work::new(session, names, inputs, false)?.profile(names, inputs)
+            }
+        }
+    }
+
+    fn run(&mut self) -> Result<RunReport, Failure> {
+        match self {
+            Work::Device {
+                session, bindings, ..
+            } => Ok(session.run_into(bindings, &RunOptions::default())?),
+            Work::Host { session, inputs } => {
+                let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+                Ok(session.run(&given)?.report)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_ends_with_enough_runs_and_time_or_at_the_limit() {
+        let effort = |iterations, duration, most: Option<u64>| Effort {
+            iterations,
+            warm_up: Duration::ZERO,
+            duration: Duration::from_secs(duration),
+            max_duration: most.map(Duration::from_secs),
+            percentiles: Vec::new(),
+            patience: Duration::ZERO,
+            transfers: false,
+            profile: false,
+        };
+        let after =
+            |effort: Effort, runs, seconds| enough(&effort, runs, Duration::from_secs(seconds));
+        assert!(!after(effort(10, 3, None), 9, 60));
+        assert!(!after(effort(10, 3, None), 1000, 2));
+        assert!(after(effort(10, 3, None), 10, 3));
+        assert!(after(effort(10, 0, None), 10, 0));
+        assert!(
+            !after(effort(10, 3, Some(20)), 4, 60),
+            "a median of fewer means nothing"
+        );
+        assert!(after(effort(10, 3, Some(20)), 5, 20));
+        assert!(after(effort(1, 0, None), 1, 0));
+    }
+}
