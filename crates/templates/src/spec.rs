@@ -217,46 +217,35 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// The kernel that is right for every shape.
     pub fn generic(template: Arc<dyn Template>, props: &DeviceProps) -> KernelSpec {
-        let tile = template
-            .tiles(None, props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        KernelSpec {
-            template,
-            tile,
-            baked: BTreeMap::new(),
-        }
+        Self::with_tile_for(template, None, props)
     }
 
     /// The kernel for exactly these arguments, with the best tile by the template's cost model.
     pub fn exact(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let tile = template
-            .tiles(Some(args), props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let baked = args
-            .iter_ints()
-            .map(|(n, v)| (n.to_owned(), Baked::Exact(v)))
-            .collect();
         KernelSpec {
-            template,
-            tile,
-            baked,
+            baked: args
+                .iter_ints()
+                .map(|(n, v)| (n.to_owned(), Baked::Exact(v)))
+                .collect(),
+            ..Self::with_tile_for(template, Some(args), props)
         }
     }
 
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let tile = template
-            .tiles(Some(args), props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
+        Self::with_tile_for(template, Some(args), props)
+    }
+
+    /// Nothing baked in, and the best tile.
+    fn with_tile_for(
+        template: Arc<dyn Template>,
+        args: Option<&Args<'_>>,
+        props: &DeviceProps,
+    ) -> KernelSpec {
+        let best = template.tiles(args, props).into_iter().next();
         KernelSpec {
             template,
-            tile,
+            tile: best.unwrap_or_default(),
             baked: BTreeMap::new(),
         }
     }
