@@ -12,10 +12,11 @@ use crate::arguments::Arguments;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions;
 use crate::pointwise::view_bytes;
+use crate::random;
 use crate::rows::Rows;
 use crate::rows_host::Keys;
 use crate::sample::{self, Rng, Sample};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 
@@ -66,17 +67,7 @@ impl Template for ArgReduce {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/arg_reduce.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "arg_reduce.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -184,9 +175,7 @@ fn typed_samples(rng: &mut Rng) -> Vec<(ArgReduce, Sample)> {
             }
             let all: Vec<usize> = (0..extents.len()).collect();
             let mut b = Arguments::new(&t);
-            for (a, &d) in extents.iter().enumerate() {
-                b.int(&format!("d{a}"), d);
-            }
+            random::ints(&mut b, "d", &extents);
             b.tensor(rng, "y", &extents[..t.outer], &[]);
             // broadcast rows are full of equal elements
             b.tensor(rng, "x", &extents, &all);

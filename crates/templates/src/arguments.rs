@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bespoke_device::SlotKind;
 use bespoke_ir::DType;
 
-use crate::sample::{Rng, Sample, SampleSlot};
+use crate::sample::{self, Rng, Sample, SampleSlot};
 use crate::spec::{Param, Template};
 
 /// `count` random elements: floats in −1…1, integers of at most ±100, `bool` 0 or 1.
@@ -17,21 +17,7 @@ pub(crate) fn elements(rng: &mut Rng, dtype: DType, count: usize) -> Vec<u8> {
     for _ in 0..count {
         let i = rng.int(-100, 100);
         let x = i as f64 / 100.0;
-        match dtype {
-            DType::F32 => bytes.extend((x as f32).to_le_bytes()),
-            DType::F64 => bytes.extend(x.to_le_bytes()),
-            DType::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
-            DType::BF16 => bytes.extend(half::bf16::from_f64(x).to_le_bytes()),
-            DType::I8 => bytes.extend((i as i8).to_le_bytes()),
-            DType::I16 => bytes.extend((i as i16).to_le_bytes()),
-            DType::I32 => bytes.extend((i as i32).to_le_bytes()),
-            DType::I64 => bytes.extend(i.to_le_bytes()),
-            DType::U16 => bytes.extend((i.unsigned_abs() as u16).to_le_bytes()),
-            DType::U32 => bytes.extend((i.unsigned_abs() as u32).to_le_bytes()),
-            DType::U64 => bytes.extend(i.unsigned_abs().to_le_bytes()),
-            DType::Bool => bytes.push(u8::from(i > 0)),
-            _ => bytes.push(i.unsigned_abs() as u8),
-        }
+        sample::push_element(&mut bytes, dtype, x, i);
     }
     bytes
 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-use crate::arguments::epilogue;
-use crate::convolution::{convolution_template, sample};
+use crate::convolution::{self, Kind as _, convolution_template};
 use crate::sample::{Rng, Sample};
 
 /// A family of convolutions; see the module.
@@ -34,28 +33,11 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 /// The samples with their options.
 fn cases(rng: &mut Rng) -> Vec<(Arc<Conv>, Sample)> {
-    const TYPES: &[(DType, DType)] = &[
-        (DType::F32, DType::F32),
-        (DType::F32, DType::F32),
-        (DType::F16, DType::F16),
-        (DType::F16, DType::F32),
-        (DType::BF16, DType::BF16),
-        (DType::F64, DType::F64),
-        (DType::I8, DType::I32),
-    ];
-    TYPES
-        .iter()
-        .map(|&(dtype, sum)| {
-            let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
-            let template = Arc::new(Conv {
-                spatial,
-                dtype,
-                epilogue: epilogue(rng, sum, spatial + 2),
-            });
-            let sample = sample(rng, template.clone(), template.common());
-            (template, sample)
-        })
-        .collect()
+    convolution::cases(rng, |spatial, dtype, epilogue| Conv {
+        spatial,
+        dtype,
+        epilogue,
+    })
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-use crate::arguments::epilogue;
-use crate::convolution::{convolution_template, sample};
+use crate::convolution::{self, Kind as _, convolution_template};
 use crate::sample::{Rng, Sample};
 
 /// A family of transposed convolutions; see the module.
@@ -34,28 +33,11 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 /// The samples with their options.
 fn cases(rng: &mut Rng) -> Vec<(Arc<ConvTranspose>, Sample)> {
-    const TYPES: &[(DType, DType)] = &[
-        (DType::F32, DType::F32),
-        (DType::F32, DType::F32),
-        (DType::F16, DType::F16),
-        (DType::F16, DType::F32),
-        (DType::BF16, DType::BF16),
-        (DType::F64, DType::F64),
-        (DType::I8, DType::I32),
-    ];
-    TYPES
-        .iter()
-        .map(|&(dtype, sum)| {
-            let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
-            let template = Arc::new(ConvTranspose {
-                spatial,
-                dtype,
-                epilogue: epilogue(rng, sum, spatial + 2),
-            });
-            let sample = sample(rng, template.clone(), template.common());
-            (template, sample)
-        })
-        .collect()
+    convolution::cases(rng, |spatial, dtype, epilogue| ConvTranspose {
+        spatial,
+        dtype,
+        epilogue,
+    })
 }
 
 #[cfg(test)]
@@ -77,30 +59,24 @@ mod tests {
         }
     }
 
+    /// The kernels differ in their text alone.
     #[test]
-    fn definitions_are_stable() {
-        let template = ConvTranspose {
-            spatial: 2,
-            dtype: DType::F32,
-            epilogue: Expr::identity(DType::F32),
+    fn definitions_are_those_of_a_convolution() {
+        let epilogue = Expr::identity(DType::F16);
+        let (spatial, dtype) = (2, DType::F16);
+        let this = ConvTranspose {
+            spatial,
+            dtype,
+            epilogue: epilogue.clone(),
         };
-        insta::assert_snapshot!(template.describe(), @"2d f32 (f32) -> f32 x0");
-        insta::assert_snapshot!(template.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
-        #define SPATIAL 2
-        typedef float X_TYPE;
-        #define SPATIAL_LIST(v) {v##0, v##1}
-        #define SPATIAL_STRIDES(v) {v##_s2, v##_s3}
-        #define SPATIAL_OFFSET(v, o) (o[0] * v##_s2 + o[1] * v##_s3)
-        #define TENSOR_CORES 0
-        typedef float ACC;
-        typedef float Y_TYPE;
-        typedef float RESULT_TYPE;
-        #define READ_TYPE(e) TYPE_##e
-        #define EXTRAS(F)
-        __device__ __forceinline__ float epilogue(float x0) {
-            return x0;
-        }
-        #define EPILOGUE(value, j) epilogue((float)(value))
-        ");
+        let plain = crate::conv::Conv {
+            spatial,
+            dtype,
+            epilogue,
+        };
+        let props = DeviceProps::preset(Arch::sm(80));
+        assert_eq!(this.describe(), plain.describe());
+        assert_eq!(this.definitions(&props), plain.definitions(&props));
+        assert_ne!(this.body(), plain.body());
     }
 }

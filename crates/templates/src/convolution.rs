@@ -10,7 +10,7 @@ use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-use crate::arguments::{Arguments, tolerance};
+use crate::arguments::{self, Arguments, tolerance};
 use crate::convolution_host;
 use crate::sample::{Rng, Sample};
 use crate::source::cuda_type;
@@ -309,10 +309,16 @@ impl Convolution<'_> {
     }
 }
 
+/// A template of either kind.
+pub(crate) trait Kind: Template {
+    /// Its options.
+    fn common(&self) -> Convolution<'_>;
+}
+
 /// Implements [`crate::Template`] for a struct of options by way of [`Convolution`].
 macro_rules! convolution_template {
     ($name:ident, $text:literal, $transposed:literal) => {
-        impl $name {
+        impl $crate::convolution::Kind for $name {
             fn common(&self) -> $crate::convolution::Convolution<'_> {
                 $crate::convolution::Convolution {
                     spatial: self.spatial,
@@ -337,28 +343,8 @@ macro_rules! convolution_template {
             }
 
             fn body(&self) -> &'static str {
-                concat!(
-                    include_str!(concat!(
-                        env!("CARGO_MANIFEST_DIR"),
-                        "/../../kernels/tile.cuh"
-                    )),
-                    "\n",
-                    include_str!(concat!(
-                        env!("CARGO_MANIFEST_DIR"),
-                        "/../../kernels/im2col.cuh"
-                    )),
-                    "\n",
-                    include_str!(concat!(
-                        env!("CARGO_MANIFEST_DIR"),
-                        "/../../kernels/",
-                        $text,
-                        ".cu"
-                    )),
-                    "\n",
-                    include_str!(concat!(
-                        env!("CARGO_MANIFEST_DIR"),
-                        "/../../kernels/convolution.cuh"
-                    ))
+                $crate::source::kernel_text!(
+                    "\n"; "tile.cuh", "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
                 )
             }
 
@@ -399,12 +385,34 @@ macro_rules! convolution_template {
 }
 pub(crate) use convolution_template;
 
-/// Random arguments of a convolution of either kind: layouts, groups, paddings (negative ones too), strides, dilations.
-pub(crate) fn sample(
+/// Random convolutions of every type, of the kind that `make` makes of spatial axes, type and epilogue.
+pub(crate) fn cases<T: Kind + 'static>(
     rng: &mut Rng,
-    template: Arc<dyn Template>,
-    options: Convolution<'_>,
-) -> Sample {
+    make: impl Fn(usize, DType, Expr) -> T,
+) -> Vec<(Arc<T>, Sample)> {
+    const TYPES: &[(DType, DType)] = &[
+        (DType::F32, DType::F32),
+        (DType::F32, DType::F32),
+        (DType::F16, DType::F16),
+        (DType::F16, DType::F32),
+        (DType::BF16, DType::BF16),
+        (DType::F64, DType::F64),
+        (DType::I8, DType::I32),
+    ];
+    TYPES
+        .iter()
+        .map(|&(dtype, sum)| {
+            let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
+            let epilogue = arguments::epilogue(rng, sum, spatial + 2);
+            let template = Arc::new(make(spatial, dtype, epilogue));
+            let sample = sample(rng, template.clone(), template.common());
+            (template, sample)
+        })
+        .collect()
+}
+
+/// Random arguments of a convolution of either kind: layouts, groups, paddings (negative ones too), strides, dilations.
+fn sample(rng: &mut Rng, template: Arc<dyn Template>, options: Convolution<'_>) -> Sample {
     let rank = options.spatial + 2;
     let mut s = Arguments::new(&*template);
     let depthwise = rng.chance(4);
@@ -498,7 +506,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::oracle::{self, Oracle};
     use crate::sample::Sample;
-    use bespoke_reference::Number;
 
     /// Compares the twin with the definition: every output against every tap.
     pub(crate) fn check(sample: &Sample, options: Convolution<'_>) {
@@ -512,7 +519,7 @@ pub(crate) mod tests {
         let taps: i64 = s.kers.iter().product();
         oracle.check(&s.extents(), |position| {
             let group = position[1] / s.k;
-            let (mut exact, mut sum) = (0i128, 0f64);
+            let mut sum = oracle::Sum::default();
             for tap in 0..taps {
                 let mut rest = tap;
                 let mut at_x = position.to_vec();
@@ -539,20 +546,10 @@ pub(crate) mod tests {
                     } else {
                         (position[1], c)
                     };
-                    match (
-                        x.0.get(x.1.at(&at_x) as usize),
-                        w.0.get(w.1.at(&at_w) as usize),
-                    ) {
-                        (Number::I(x), Number::I(y)) => exact += x * y,
-                        (x, y) => sum += x.to_f64() * y.to_f64(),
-                    }
+                    sum.add((&x, &at_x), (&w, &at_w));
                 }
             }
-            let sum = if options.dtype.is_float() {
-                Number::F(sum)
-            } else {
-                Number::I(exact)
-            };
+            let sum = sum.of(options.dtype);
             oracle::epilogue(options.epilogue, &extras, sum, position)
         });
     }

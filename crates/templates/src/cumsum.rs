@@ -12,9 +12,11 @@ use crate::arguments::{self, Arguments};
 use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::pointwise::view_bytes;
+use crate::random;
 use crate::rows::Rows;
 use crate::rows_host::{self, Lanes};
 use crate::sample::{self, Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 
@@ -105,17 +107,7 @@ impl Template for CumSum {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/cumsum.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "cumsum.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -190,9 +182,7 @@ fn typed_samples(rng: &mut Rng) -> Vec<(CumSum, Sample)> {
             let extents = sample::extents(rng, t.outer + 1, 3000);
             let all: Vec<usize> = (0..extents.len()).collect();
             let mut b = Arguments::new(&t);
-            for (a, &d) in extents.iter().enumerate() {
-                b.int(&format!("d{a}"), d);
-            }
+            random::ints(&mut b, "d", &extents);
             for name in ["y", "x"] {
                 b.tensor(rng, name, &extents, &all);
             }

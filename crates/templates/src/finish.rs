@@ -11,7 +11,7 @@ use bespoke_device::TwinError;
 use bespoke_ir::expr::Expr;
 
 use crate::expr::host::{self, Function, LANES};
-use crate::expr::lanes::{Elements, ElementsMut, Lane, LaneMut, View};
+use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
 use crate::expr::regions::Part;
 use crate::spec::Args;
 use crate::view::Strided;
@@ -69,20 +69,13 @@ impl<'a> Finish<'a> {
         extras: &[&'a [u8]],
         extents: &[i64],
     ) -> Result<Finish<'a>, TwinError> {
-        let mut views = Vec::with_capacity(extras.len());
-        for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
-            let name = format!("e{i}");
-            let bytes = extras
-                .get(i)
-                .ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
-            let strided = Strided::of(args, &name, extents.len());
-            views.push(View::new(
-                &name,
-                Elements::of(*ty, bytes)?,
-                strided,
-                extents,
-            )?);
-        }
+        let views = lanes::views(
+            args,
+            "e",
+            epilogue.inputs().get(1..).unwrap_or(&[]),
+            extras,
+            extents,
+        )?;
         let coords = epilogue.reads_coords();
         Ok(Finish {
             function: Function::new(epilogue, Vec::new()),

@@ -16,6 +16,7 @@ use crate::expr::lanes::{self, Elements, Lane, View};
 use crate::pointwise::view_bytes;
 use crate::random;
 use crate::sample::{Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk::{self, One, Target};
@@ -150,10 +151,6 @@ impl Gather {
     fn extents(&self, args: &Args<'_>) -> Vec<i64> {
         args.ints("d", self.rank)
     }
-
-    fn work(&self, args: Option<&Args<'_>>) -> Option<i64> {
-        args.map(|a| walk::points(&self.extents(a)))
-    }
 }
 
 impl Template for Gather {
@@ -183,16 +180,7 @@ impl Template for Gather {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/walk.cuh"
-            )),
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/gather.cu"
-            ))
-        )
+        kernel_text!(""; "walk.cuh", "gather.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -205,11 +193,11 @@ impl Template for Gather {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        walk::tiles(self.work(args), 4, props)
+        walk::tiles(walk::work(args, self.rank), 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        walk::geometry(tile, self.work(args), props)
+        walk::geometry(tile, walk::work(args, self.rank), props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -348,26 +336,18 @@ mod tests {
                 let args = oracle.args();
                 let extents = t.extents(&args);
                 let (x, x_view) = oracle.read("x", t.rank);
-                let (i, i_view) = oracle.read("i", t.rank);
+                let i = oracle.read("i", t.rank);
                 let extras: Vec<_> = (1..t.epilogue.inputs().len())
                     .map(|k| oracle.read(&format!("e{}", k - 1), t.rank))
                     .collect();
                 oracle.check(&extents, |p| {
-                    let mut at = x_view.at(p);
-                    let mut inside = true;
-                    for j in 0..t.tuple as i64 {
-                        let index = i.to_i64s()[(i_view.at(p) + j * args.int("i_t")) as usize];
-                        let n = args.int(&format!("n{j}"));
-                        let index = if index < 0 { index + n } else { index };
-                        inside &= (0..n).contains(&index);
-                        at += index * args.int(&format!("x_t{j}"));
-                    }
                     let zero = if t.data.is_float() {
                         Number::F(0.0)
                     } else {
                         Number::I(0)
                     };
-                    let value = if inside { x.get(at as usize) } else { zero };
+                    let offset = oracle::tuple(&args, "x", &i, p, t.tuple);
+                    let value = offset.map_or(zero, |o| x.get((x_view.at(p) + o) as usize));
                     oracle::epilogue(&t.epilogue, &extras, value, p)
                 });
             }

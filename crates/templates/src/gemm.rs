@@ -26,6 +26,7 @@ use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
 use crate::sample::{Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::tile::{self, Engine, Problem};
 use crate::view::{self, Strided};
@@ -91,17 +92,7 @@ impl Template for Gemm {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/tile.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/gemm.cu"
-            ))
-        )
+        kernel_text!("\n"; "tile.cuh", "gemm.cu")
     }
 
     fn definitions(&self, props: &DeviceProps) -> String {
@@ -317,7 +308,6 @@ mod tests {
     use crate::oracle::{self, Oracle};
     use crate::sample::Rng;
     use bespoke_device::Arch;
-    use bespoke_reference::Number;
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     fn check(sample: &Sample, gemm: &Gemm) {
@@ -332,24 +322,13 @@ mod tests {
             .collect();
         oracle.check(&extents, |position| {
             let (mut left, mut right) = (position.to_vec(), position.to_vec());
-            let (mut exact, mut sum) = (0i128, 0f64);
+            let mut sum = oracle::Sum::default();
             for t in 0..args.int("k") {
                 left[rank - 1] = t;
                 right[rank - 2] = t;
-                match (
-                    a.0.get(a.1.at(&left) as usize),
-                    b.0.get(b.1.at(&right) as usize),
-                ) {
-                    (Number::I(x), Number::I(y)) => exact += x * y,
-                    (x, y) => sum += x.to_f64() * y.to_f64(),
-                }
+                sum.add((&a, &left), (&b, &right));
             }
-            let sum = if gemm.a.is_float() {
-                Number::F(sum)
-            } else {
-                Number::I(exact)
-            };
-            oracle::epilogue(&gemm.epilogue, &extras, sum, position)
+            oracle::epilogue(&gemm.epilogue, &extras, sum.of(gemm.a), position)
         });
     }
 

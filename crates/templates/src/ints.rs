@@ -10,7 +10,7 @@ use crate::arguments::Arguments;
 use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, LaneMut, View};
 use crate::sample::{Rng, Sample, SampleSlot};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 
@@ -43,10 +43,7 @@ impl Template for Ints {
     }
 
     fn body(&self) -> &'static str {
-        include_str!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../kernels/ints.cu"
-        ))
+        kernel_text!(""; "ints.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {

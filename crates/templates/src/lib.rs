@@ -26,6 +26,7 @@ mod convolution_host;
 pub mod cumsum;
 pub mod expr;
 mod finish;
+mod framed;
 pub mod gather;
 pub mod gemm;
 pub mod ints;

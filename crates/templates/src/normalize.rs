@@ -4,18 +4,20 @@
 //! The variance is taken of the differences from the mean, in `f32` at least. A row is read once where it fits in the
 //! registers of its threads.
 
+use std::sync::Arc;
+
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::expr::Scalar;
 use bespoke_ir::{DType, Expr};
 
 use crate::expr::cuda;
-use crate::pointwise::view_bytes;
-use crate::rows::{self, Rows};
+use crate::framed::Framed;
+use crate::rows::Rows;
 use crate::rows_host::{self, Real};
 use crate::rowwise;
 use crate::sample::{Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
-use crate::view;
 
 /// See the module.
 ///
@@ -38,15 +40,17 @@ pub struct Normalize {
 }
 
 impl Normalize {
-    fn space(&self) -> Rows {
-        Rows {
+    fn frame(&self) -> Framed<'_> {
+        let space = Rows {
             outer: self.outer,
             inner: self.inner,
+        };
+        Framed {
+            space,
+            kept: space.rank(),
+            prologue: &self.prologue,
+            epilogue: &self.epilogue,
         }
-    }
-
-    fn extras(&self) -> &[DType] {
-        self.epilogue.inputs().get(1..).unwrap_or(&[])
     }
 
     fn run_real<T: Real>(
@@ -55,7 +59,7 @@ impl Normalize {
         operands: &mut [Operand<'_>],
     ) -> Result<(), TwinError> {
         rows_host::rowwise::<T>(
-            self.space(),
+            self.frame().space,
             &self.prologue,
             &self.epilogue,
             args,
@@ -81,54 +85,26 @@ impl Template for Normalize {
     }
 
     fn describe(&self) -> String {
-        let types = |list: &[DType]| list.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ");
         format!(
-            "outer={} inner={}{} epsilon={:?} prologue=({}) {} epilogue=({}) {}",
+            "outer={} inner={}{} epsilon={:?} {}",
             self.outer,
             self.inner,
             if self.center { " center" } else { "" },
             self.epsilon,
-            types(self.prologue.inputs()),
-            self.prologue,
-            types(self.epilogue.inputs()),
-            self.epilogue
+            self.frame().describe()
         )
     }
 
     fn params(&self) -> Vec<Param> {
-        let rank = self.space().rank();
-        let mut params = view::extents(rank);
-        params.extend(view::write("y", self.epilogue.dtype(), rank));
-        for (name, ty) in rows::names("x", self.prologue.inputs()) {
-            params.extend(view::read(&name, ty, rank));
-        }
-        for (name, ty) in rows::names("e", self.extras()) {
-            params.extend(view::read(&name, ty, rank));
-        }
-        params
+        self.frame().params()
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rowwise.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/normalize.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "rowwise.cuh", "normalize.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.space().rowwise(&self.prologue, &self.epilogue);
+        let mut out = self.frame().space.rowwise(&self.prologue, &self.epilogue);
         // printed as a double, whatever the value
         out.push_str(&format!(
             "constexpr bool CENTER = {};\n#define EPSILON {}\n",
@@ -139,39 +115,15 @@ impl Template for Normalize {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self
-            .prologue
-            .inputs()
-            .iter()
-            .filter_map(|t| t.size())
-            .max()
-            .unwrap_or(4);
-        self.space()
-            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
+        self.frame().tiles(args, 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        self.space().geometry(tile, args, props)
+        self.frame().space.geometry(tile, args, props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
-        let extents = args.ints("d", self.space().rank());
-        let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let reads = rows::names("x", self.prologue.inputs())
-            .into_iter()
-            .chain(rows::names("e", self.extras()));
-        let read: f64 = reads
-            .map(|(name, ty)| view_bytes(args, &name, &extents, ty))
-            .sum();
-        let written = points * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations =
-            (self.prologue.operations() + self.epilogue.operations() + 6) as f64 * points;
-        Cost {
-            operations,
-            bytes: read + written,
-            tensor_cores: false,
-        }
+        self.frame().cost(args, 6)
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -193,15 +145,17 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Normalize, Sample)> {
         .map(|_| {
             let (outer, inner) = (rng.int(0, 2) as usize, rng.int(1, 3) as usize);
             let (center, epsilon) = (rng.chance(2), *rng.pick(&[1e-3, 0.1, 2.0]));
-            let space = Rows { outer, inner };
-            rowwise::sample(rng, space, |prologue, epilogue| Normalize {
+            let (prologue, epilogue) = rowwise::expressions(rng);
+            let template = Normalize {
                 outer,
                 inner,
                 center,
                 epsilon,
                 prologue,
                 epilogue,
-            })
+            };
+            let sample = template.frame().sample(rng, Arc::new(template.clone()));
+            (template, sample)
         })
         .collect()
 }
@@ -223,7 +177,7 @@ mod tests {
 
     /// The definition in `f64`.
     fn check(t: &Normalize, s: &Sample) {
-        rowwise::check(s, t.space(), &t.prologue, &t.epilogue, |values| {
+        rowwise::check(s, t.frame(), |values| {
             let count = values.len() as f64;
             let mean = if t.center {
                 values.iter().sum::<f64>() / count

@@ -19,18 +19,10 @@ pub(crate) struct Oracle<'s> {
 
 impl<'s> Oracle<'s> {
     pub(crate) fn new(sample: &'s Sample) -> Oracle<'s> {
-        let row = sample
-            .slots
-            .iter()
-            .flat_map(|s| match s {
-                SampleSlot::Int(v) => vec![*v],
-                SampleSlot::Read(b) | SampleSlot::Write(b) => vec![0, b.len() as i64],
-            })
-            .collect();
         Oracle {
             sample,
             params: sample.template.params(),
-            row,
+            row: sample.row(),
         }
     }
 
@@ -112,4 +104,56 @@ pub(crate) fn epilogue(
     let mut inputs = vec![sum];
     inputs.extend(extras.iter().map(|(t, v)| t.get(v.at(position) as usize)));
     eval_expr(expr, &inputs, position, &mut Vec::new())
+}
+
+/// A sum of products: exact for integers, in `f64` for floats.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum {
+    exact: i128,
+    rounded: f64,
+}
+
+/// A tensor with its view.
+type Viewed = (Tensor, Strided);
+
+impl Sum {
+    /// Adds the product of two elements, each of a tensor at a position.
+    pub(crate) fn add(&mut self, (a, at_a): (&Viewed, &[i64]), (b, at_b): (&Viewed, &[i64])) {
+        let element = |(tensor, view): &Viewed, at: &[i64]| tensor.get(view.at(at) as usize);
+        match (element(a, at_a), element(b, at_b)) {
+            (Number::I(x), Number::I(y)) => self.exact += x * y,
+            (x, y) => self.rounded += x.to_f64() * y.to_f64(),
+        }
+    }
+
+    /// The sum of products of this type.
+    pub(crate) fn of(self, dtype: DType) -> Number {
+        if dtype.is_float() {
+            Number::F(self.rounded)
+        } else {
+            Number::I(self.exact)
+        }
+    }
+}
+
+/// How far the tuple of indices at a position leads in the tensor `prefix`; `None` outside.
+pub(crate) fn tuple(
+    args: &Args<'_>,
+    prefix: &str,
+    (indices, view): &Viewed,
+    position: &[i64],
+    count: usize,
+) -> Option<i64> {
+    let indices = indices.to_i64s();
+    let mut offset = 0;
+    for j in 0..count as i64 {
+        let index = indices[(view.at(position) + j * args.int("i_t")) as usize];
+        let n = args.int(&format!("n{j}"));
+        let index = if index < 0 { index + n } else { index };
+        if !(0..n).contains(&index) {
+            return None;
+        }
+        offset += index * args.int(&format!("{prefix}_t{j}"));
+    }
+    Some(offset)
 }

@@ -17,7 +17,7 @@ use crate::expr::host;
 use crate::expr::lanes::{self, Elements, Lane, LaneMut};
 use crate::random;
 use crate::sample::{Rng, Sample};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk::{self, One, Target};
@@ -80,10 +80,6 @@ impl Pad {
         args.ints("d", self.rank)
     }
 
-    fn work(&self, args: Option<&Args<'_>>) -> Option<i64> {
-        args.map(|a| walk::points(&self.extents(a)))
-    }
-
     fn outside(&self) -> Scalar {
         match self.mode {
             PadMode::Constant(value) => value,
@@ -124,13 +120,7 @@ impl Template for Pad {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/walk.cuh"
-            )),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/pad.cu"))
-        )
+        kernel_text!(""; "walk.cuh", "pad.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -162,11 +152,11 @@ impl Template for Pad {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        walk::tiles(self.work(args), 4, props)
+        walk::tiles(walk::work(args, self.rank), 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        walk::geometry(tile, self.work(args), props)
+        walk::geometry(tile, walk::work(args, self.rank), props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {

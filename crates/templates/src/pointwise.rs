@@ -18,7 +18,7 @@ use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions::{self, Part};
 use crate::sample::{self, Rng, Sample};
-use crate::source::cuda_type;
+use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 
@@ -115,10 +115,7 @@ impl Template for Pointwise {
     }
 
     fn body(&self) -> &'static str {
-        include_str!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../kernels/pointwise.cu"
-        ))
+        kernel_text!(""; "pointwise.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {

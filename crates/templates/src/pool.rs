@@ -16,7 +16,7 @@ use crate::expr::lanes::{self, Elements};
 use crate::pointwise::view_bytes;
 use crate::random;
 use crate::sample::{Rng, Sample};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk::{self, Target};
@@ -127,16 +127,7 @@ impl Template for Pool {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/walk.cuh"
-            )),
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/pool.cu"
-            ))
-        )
+        kernel_text!(""; "walk.cuh", "pool.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {

@@ -11,14 +11,12 @@ use bespoke_ir::expr::Scalar;
 use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::{DType, Expr};
 
-use crate::arguments::{self, Arguments};
 use crate::expr::cuda;
-use crate::pointwise::view_bytes;
+use crate::framed::Framed;
 use crate::rows::{self, Rows};
 use crate::sample::{self, Rng, Sample};
-use crate::source::{cuda_compute_type, cuda_type};
+use crate::source::{cuda_compute_type, cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
-use crate::view;
 
 mod host;
 
@@ -49,8 +47,13 @@ impl Reduce {
         }
     }
 
-    fn extras(&self) -> &[DType] {
-        self.epilogue.inputs().get(1..).unwrap_or(&[])
+    fn frame(&self) -> Framed<'_> {
+        Framed {
+            space: self.space(),
+            kept: self.outer,
+            prologue: &self.prologue,
+            epilogue: &self.epilogue,
+        }
     }
 
     /// Type of the reduced elements.
@@ -161,49 +164,26 @@ impl Template for Reduce {
     }
 
     fn describe(&self) -> String {
-        let types = |list: &[DType]| list.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ");
         format!(
-            "{} outer={} inner={} prologue=({}) {} epilogue=({}) {}",
+            "{} outer={} inner={} {}",
             self.kind.name(),
             self.outer,
             self.inner,
-            types(self.prologue.inputs()),
-            self.prologue,
-            types(self.epilogue.inputs()),
-            self.epilogue
+            self.frame().describe()
         )
     }
 
     fn params(&self) -> Vec<Param> {
-        let rank = self.space().rank();
-        let mut params = view::extents(rank);
-        params.extend(view::write("y", self.epilogue.dtype(), self.outer));
-        for (name, ty) in rows::names("x", self.prologue.inputs()) {
-            params.extend(view::read(&name, ty, rank));
-        }
-        for (name, ty) in rows::names("e", self.extras()) {
-            params.extend(view::read(&name, ty, self.outer));
-        }
-        params
+        self.frame().params()
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/reduce.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "reduce.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
         let space = self.space();
-        let (inputs, extras) = (self.prologue.inputs(), self.extras());
+        let (inputs, extras) = (self.frame().inputs(), self.frame().extras());
         let mut out = cuda::function("prologue", &self.prologue);
         out.push_str(&cuda::function("epilogue", &self.epilogue));
         // writing to a String cannot fail
@@ -251,16 +231,7 @@ impl Template for Reduce {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self
-            .prologue
-            .inputs()
-            .iter()
-            .filter_map(|t| t.size())
-            .max()
-            .unwrap_or(4);
-        self.space()
-            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 0, props)
+        self.frame().tiles(args, 0, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -268,25 +239,7 @@ impl Template for Reduce {
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
-        let extents = args.ints("d", self.space().rank());
-        let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let rows = self.space().rows(args) as f64;
-        let read: f64 = rows::names("x", self.prologue.inputs())
-            .iter()
-            .map(|(name, ty)| view_bytes(args, name, &extents, *ty))
-            .sum::<f64>()
-            + rows::names("e", self.extras())
-                .iter()
-                .map(|(name, ty)| view_bytes(args, name, &extents[..self.outer], *ty))
-                .sum::<f64>();
-        let written = rows * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations = (self.prologue.operations() + 1) as f64 * points
-            + self.epilogue.operations() as f64 * rows;
-        Cost {
-            operations,
-            bytes: read + written,
-            tensor_cores: false,
-        }
+        self.frame().cost(args, 1)
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -344,36 +297,8 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Reduce, Sample)> {
                 prologue,
                 epilogue,
             };
-            let rank = template.space().rank();
-            let mut extents = sample::extents(rng, rank, 20_000);
-            if rng.chance(3) && inner > 0 {
-                extents[rank - 1] = *rng.pick(&[513, 2048, 5000, 20_000]);
-                extents[..rank - 1]
-                    .iter_mut()
-                    .for_each(|d| *d = (*d).min(2));
-            }
-            let mut b = Arguments::new(&template);
-            for (a, &d) in extents.iter().enumerate() {
-                b.int(&format!("d{a}"), d);
-            }
-            let all: Vec<usize> = (0..rank).collect();
-            let plain = rng.chance(2);
-            let mut tensor = |name: &str, rank: usize| {
-                if plain {
-                    b.tensor_in_order(rng, name, &extents[..rank], &[], &all[..rank]);
-                } else {
-                    b.tensor(rng, name, &extents[..rank], &all[..rank]);
-                }
-            };
-            tensor("y", outer);
-            for (name, _) in rows::names("x", &operands) {
-                tensor(&name, rank);
-            }
-            for (name, _) in rows::names("e", &extras) {
-                tensor(&name, outer);
-            }
-            let tolerance = arguments::tolerance(result).max(arguments::tolerance(ty));
-            (template.clone(), b.finish(Arc::new(template), tolerance))
+            let sample = template.frame().sample(rng, Arc::new(template.clone()));
+            (template, sample)
         })
         .collect()
 }

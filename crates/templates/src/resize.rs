@@ -18,6 +18,7 @@ use crate::expr::lanes::{self, Elements};
 use crate::pointwise::view_bytes;
 use crate::random;
 use crate::sample::{Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk::{self, One, Target};
@@ -76,10 +77,6 @@ impl Resize {
 
     fn extents(&self, args: &Args<'_>) -> Vec<i64> {
         args.ints("d", self.rank)
-    }
-
-    fn work(&self, args: Option<&Args<'_>>) -> Option<i64> {
-        args.map(|a| walk::points(&self.extents(a)))
     }
 
     /// Type in which weights and sums are formed: more than `f32` where the result is not rounded to it anyway.
@@ -181,16 +178,7 @@ impl Template for Resize {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/walk.cuh"
-            )),
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/resize.cu"
-            ))
-        )
+        kernel_text!(""; "walk.cuh", "resize.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -293,14 +281,14 @@ impl Template for Resize {
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
         walk::tiles(
-            self.work(args),
+            walk::work(args, self.rank),
             if self.is_nearest() { 4 } else { 1 },
             props,
         )
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        walk::geometry(tile, self.work(args), props)
+        walk::geometry(tile, walk::work(args, self.rank), props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {

@@ -214,12 +214,12 @@ pub(crate) fn rowwise<T: Real>(
     lanes::check("y", &out, &extents, y.len())?;
     let before = Function::new(
         prologue,
-        views(args, "x", prologue.inputs(), &reads, &extents)?,
+        lanes::views(args, "x", prologue.inputs(), &reads, &extents)?,
     );
     let extras = reads.get(prologue.inputs().len()..).unwrap_or(&[]);
     let after = Function::new(
         epilogue,
-        views(args, "e", &epilogue.inputs()[1..], extras, &extents)?,
+        lanes::views(args, "e", &epilogue.inputs()[1..], extras, &extents)?,
     );
     map_rows(&before, &after, outer, &extents, y, &out, row);
     Ok(())
@@ -359,32 +359,6 @@ impl RowBatch<'_> {
             });
         }
     }
-}
-
-/// The views `prefix0, prefix1, …` of operands over a space.
-pub(crate) fn views<'a>(
-    args: &Args<'_>,
-    prefix: &str,
-    types: &[DType],
-    tensors: &[&'a [u8]],
-    extents: &[i64],
-) -> Result<Vec<View<'a>>, TwinError> {
-    types
-        .iter()
-        .enumerate()
-        .map(|(i, &ty)| {
-            let name = format!("{prefix}{i}");
-            let bytes = tensors
-                .get(i)
-                .ok_or_else(|| TwinError(format!("operand `{name}` is missing")))?;
-            View::new(
-                &name,
-                Elements::of(ty, bytes)?,
-                Strided::of(args, &name, extents.len()),
-                extents,
-            )
-        })
-        .collect()
 }
 
 /// Keys of a row's elements, ascending from the best: the largest first, or the smallest. NaN comes before every number;

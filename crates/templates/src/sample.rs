@@ -57,23 +57,28 @@ impl Rng {
         for _ in 0..count {
             let x = self.unit();
             let i = (x * 100.0) as i64;
-            match dtype {
-                DType::F32 => bytes.extend((x as f32).to_le_bytes()),
-                DType::F64 => bytes.extend(x.to_le_bytes()),
-                DType::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
-                DType::BF16 => bytes.extend(half::bf16::from_f64(x).to_le_bytes()),
-                DType::I8 => bytes.extend((i as i8).to_le_bytes()),
-                DType::I16 => bytes.extend((i as i16).to_le_bytes()),
-                DType::I32 => bytes.extend((i as i32).to_le_bytes()),
-                DType::I64 => bytes.extend(i.to_le_bytes()),
-                DType::U16 => bytes.extend((i.unsigned_abs() as u16).to_le_bytes()),
-                DType::U32 => bytes.extend((i.unsigned_abs() as u32).to_le_bytes()),
-                DType::U64 => bytes.extend(i.unsigned_abs().to_le_bytes()),
-                DType::Bool => bytes.push(u8::from(x > 0.0)),
-                _ => bytes.push(i.unsigned_abs() as u8),
-            }
+            push_element(&mut bytes, dtype, x, i);
         }
         bytes
+    }
+}
+
+/// Appends an element: `x` as a float, `x > 0` as a `bool`, `i` or its amount as an integer.
+pub(crate) fn push_element(bytes: &mut Vec<u8>, dtype: DType, x: f64, i: i64) {
+    match dtype {
+        DType::F32 => bytes.extend((x as f32).to_le_bytes()),
+        DType::F64 => bytes.extend(x.to_le_bytes()),
+        DType::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
+        DType::BF16 => bytes.extend(half::bf16::from_f64(x).to_le_bytes()),
+        DType::I8 => bytes.extend((i as i8).to_le_bytes()),
+        DType::I16 => bytes.extend((i as i16).to_le_bytes()),
+        DType::I32 => bytes.extend((i as i32).to_le_bytes()),
+        DType::I64 => bytes.extend(i.to_le_bytes()),
+        DType::U16 => bytes.extend((i.unsigned_abs() as u16).to_le_bytes()),
+        DType::U32 => bytes.extend((i.unsigned_abs() as u32).to_le_bytes()),
+        DType::U64 => bytes.extend(i.unsigned_abs().to_le_bytes()),
+        DType::Bool => bytes.push(u8::from(x > 0.0)),
+        _ => bytes.push(i.unsigned_abs() as u8),
     }
 }
 

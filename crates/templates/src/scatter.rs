@@ -20,7 +20,7 @@ use crate::gather::{Indexing, index_definitions};
 use crate::pointwise::view_bytes;
 use crate::random;
 use crate::sample::{Rng, Sample};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk;
@@ -46,10 +46,6 @@ pub struct Scatter {
 impl Scatter {
     fn extents(&self, args: &Args<'_>) -> Vec<i64> {
         args.ints("d", self.rank)
-    }
-
-    fn work(&self, args: Option<&Args<'_>>) -> Option<i64> {
-        args.map(|a| walk::points(&self.extents(a)))
     }
 
     /// The instruction that combines; none replaces.
@@ -89,16 +85,7 @@ impl Template for Scatter {
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/walk.cuh"
-            )),
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/scatter.cu"
-            ))
-        )
+        kernel_text!(""; "walk.cuh", "scatter.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -130,11 +117,11 @@ impl Template for Scatter {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        walk::tiles(self.work(args), 2, props)
+        walk::tiles(walk::work(args, self.rank), 2, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        walk::geometry(tile, self.work(args), props)
+        walk::geometry(tile, walk::work(args, self.rank), props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -343,7 +330,7 @@ fn replacement(rng: &mut Rng) -> (Scatter, Sample) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::Oracle;
+    use crate::oracle::{self, Oracle};
     use crate::sample::SampleSlot;
     use bespoke_reference::{Tensor, Tolerance, compare, expr::eval_expr};
 
@@ -355,8 +342,7 @@ mod tests {
                 let args = oracle.args();
                 let extents = t.extents(&args);
                 let (u, u_view) = oracle.read("u", t.rank);
-                let (i, i_view) = oracle.read("i", t.rank);
-                let indices = i.to_i64s();
+                let i = oracle.read("i", t.rank);
                 let y_view = Strided::of(&args, "y", t.rank);
                 let at = t.params().iter().position(|p| p.name == "y").unwrap();
                 let SampleSlot::Write(before) = &sample.slots[at] else {
@@ -368,18 +354,11 @@ mod tests {
                     .iter()
                     .collect();
                 bespoke_reference::index::for_positions(&extents, |p| {
-                    let mut to = y_view.at(p);
-                    for j in 0..t.tuple as i64 {
-                        let n = args.int(&format!("n{j}"));
-                        let index = indices[(i_view.at(p) + j * args.int("i_t")) as usize];
-                        let index = if index < 0 { index + n } else { index };
-                        if !(0..n).contains(&index) {
-                            return;
-                        }
-                        to += index * args.int(&format!("y_t{j}"));
-                    }
+                    let Some(offset) = oracle::tuple(&args, "y", &i, p, t.tuple) else {
+                        return;
+                    };
                     let new = u.get(u_view.at(p) as usize);
-                    let slot = &mut y[to as usize];
+                    let slot = &mut y[(y_view.at(p) + offset) as usize];
                     *slot = match t.op() {
                         Some(op) => eval_expr(
                             &Expr::binary(op, t.data),

@@ -3,16 +3,18 @@
 //! A row is read once where it fits in the registers of its threads. A row of nothing but −∞ yields NaN, as the definition
 //! does.
 
+use std::sync::Arc;
+
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
-use crate::pointwise::view_bytes;
-use crate::rows::{self, Rows};
+use crate::framed::Framed;
+use crate::rows::Rows;
 use crate::rows_host::{self, Real};
 use crate::rowwise;
 use crate::sample::{Rng, Sample};
+use crate::source::kernel_text;
 use crate::spec::{Args, Cost, Param, Template, Tile};
-use crate::view;
 
 /// See the module.
 ///
@@ -31,15 +33,17 @@ pub struct Softmax {
 }
 
 impl Softmax {
-    fn space(&self) -> Rows {
-        Rows {
+    fn frame(&self) -> Framed<'_> {
+        let space = Rows {
             outer: self.outer,
             inner: 1,
+        };
+        Framed {
+            space,
+            kept: space.rank(),
+            prologue: &self.prologue,
+            epilogue: &self.epilogue,
         }
-    }
-
-    fn extras(&self) -> &[DType] {
-        self.epilogue.inputs().get(1..).unwrap_or(&[])
     }
 
     fn run_real<T: Real>(
@@ -48,7 +52,7 @@ impl Softmax {
         operands: &mut [Operand<'_>],
     ) -> Result<(), TwinError> {
         rows_host::rowwise::<T>(
-            self.space(),
+            self.frame().space,
             &self.prologue,
             &self.epilogue,
             args,
@@ -73,90 +77,38 @@ impl Template for Softmax {
     }
 
     fn describe(&self) -> String {
-        let types = |list: &[DType]| list.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ");
         format!(
-            "outer={}{} prologue=({}) {} epilogue=({}) {}",
+            "outer={}{} {}",
             self.outer,
             if self.log { " log" } else { "" },
-            types(self.prologue.inputs()),
-            self.prologue,
-            types(self.epilogue.inputs()),
-            self.epilogue
+            self.frame().describe()
         )
     }
 
     fn params(&self) -> Vec<Param> {
-        let rank = self.space().rank();
-        let mut params = view::extents(rank);
-        params.extend(view::write("y", self.epilogue.dtype(), rank));
-        for (name, ty) in rows::names("x", self.prologue.inputs()) {
-            params.extend(view::read(&name, ty, rank));
-        }
-        for (name, ty) in rows::names("e", self.extras()) {
-            params.extend(view::read(&name, ty, rank));
-        }
-        params
+        self.frame().params()
     }
 
     fn body(&self) -> &'static str {
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rowwise.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/softmax.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "rowwise.cuh", "softmax.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.space().rowwise(&self.prologue, &self.epilogue);
+        let mut out = self.frame().space.rowwise(&self.prologue, &self.epilogue);
         out.push_str(&format!("constexpr bool LOGARITHM = {};\n", self.log));
         out
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let lead = (!self.prologue.inputs().is_empty()).then_some("x0");
-        let widest = self
-            .prologue
-            .inputs()
-            .iter()
-            .filter_map(|t| t.size())
-            .max()
-            .unwrap_or(4);
-        self.space()
-            .tiles(args, lead, (16 / widest as i64).clamp(1, 8), 4, props)
+        self.frame().tiles(args, 4, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        self.space().geometry(tile, args, props)
+        self.frame().space.geometry(tile, args, props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
-        let extents = args.ints("d", self.space().rank());
-        let points: f64 = extents.iter().map(|&d| d.max(0) as f64).product();
-        let reads = rows::names("x", self.prologue.inputs())
-            .into_iter()
-            .chain(rows::names("e", self.extras()));
-        let read: f64 = reads
-            .map(|(name, ty)| view_bytes(args, &name, &extents, ty))
-            .sum();
-        let written = points * f64::from(self.epilogue.dtype().bits()) / 8.0;
-        let operations =
-            (self.prologue.operations() + self.epilogue.operations() + 4) as f64 * points;
-        Cost {
-            operations,
-            bytes: read + written,
-            tensor_cores: false,
-        }
+        self.frame().cost(args, 4)
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
@@ -178,13 +130,15 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
         .map(|_| {
             let outer = rng.int(0, 3) as usize;
             let log = rng.chance(3);
-            let space = Rows { outer, inner: 1 };
-            rowwise::sample(rng, space, |prologue, epilogue| Softmax {
+            let (prologue, epilogue) = rowwise::expressions(rng);
+            let template = Softmax {
                 outer,
                 log,
                 prologue,
                 epilogue,
-            })
+            };
+            let sample = template.frame().sample(rng, Arc::new(template.clone()));
+            (template, sample)
         })
         .collect()
 }
@@ -192,8 +146,6 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Softmax, Sample)> {
 #[cfg(test)]
 mod tests {
     use bespoke_device::Arch;
-
-    use std::sync::Arc;
 
     use super::*;
     use crate::arguments::Arguments;
@@ -210,7 +162,7 @@ mod tests {
 
     /// The definition in `f64`.
     fn check(t: &Softmax, s: &Sample) {
-        rowwise::check(s, t.space(), &t.prologue, &t.epilogue, |values| {
+        rowwise::check(s, t.frame(), |values| {
             let top = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = values.iter().map(|v| (v - top).exp()).sum();
             for v in values {

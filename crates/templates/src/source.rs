@@ -10,11 +10,22 @@ use bespoke_ir::DType;
 
 use crate::spec::{Baked, KernelSpec};
 
+/// The text of these files of `/kernels`, one after the other, each but the last followed by `$between`.
+macro_rules! kernel_text {
+    ($between:literal; $first:expr $(, $rest:expr)*) => {
+        concat!(
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/", $first)),
+            $(
+                $between,
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/", $rest)),
+            )*
+        )
+    };
+}
+pub(crate) use kernel_text;
+
 /// Helpers that every kernel may use.
-const PRELUDE: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../kernels/prelude.cuh"
-));
+const PRELUDE: &str = kernel_text!(""; "prelude.cuh");
 
 /// The type of an element in memory, as the prelude names it.
 pub fn cuda_type(dtype: DType) -> &'static str {

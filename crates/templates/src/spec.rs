@@ -217,16 +217,7 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// The kernel that is right for every shape.
     pub fn generic(template: Arc<dyn Template>, props: &DeviceProps) -> KernelSpec {
-        let tile = template
-            .tiles(None, props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        KernelSpec {
-            template,
-            tile,
-            baked: BTreeMap::new(),
-        }
+        Self::with_tile_for(template, None, props)
     }
 
     /// The kernel with the best tile for these arguments by the template's cost model. `baked` says what may be taken for
@@ -238,19 +229,12 @@ impl KernelSpec {
         baked: impl Fn(&str, i64) -> Option<Baked>,
         props: &DeviceProps,
     ) -> KernelSpec {
-        let tile = template
-            .tiles(Some(args), props)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let baked = args
-            .iter_ints()
-            .filter_map(|(n, v)| Some((n.to_owned(), baked(n, v)?)))
-            .collect();
         KernelSpec {
-            template,
-            tile,
-            baked,
+            baked: args
+                .iter_ints()
+                .filter_map(|(n, v)| Some((n.to_owned(), baked(n, v)?)))
+                .collect(),
+            ..Self::with_tile_for(template, Some(args), props)
         }
     }
 
@@ -261,7 +245,21 @@ impl KernelSpec {
 
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        Self::specialised(template, args, |_, _| None, props)
+        Self::with_tile_for(template, Some(args), props)
+    }
+
+    /// Nothing baked in, and the best tile.
+    fn with_tile_for(
+        template: Arc<dyn Template>,
+        args: Option<&Args<'_>>,
+        props: &DeviceProps,
+    ) -> KernelSpec {
+        let best = template.tiles(args, props).into_iter().next();
+        KernelSpec {
+            template,
+            tile: best.unwrap_or_default(),
+            baked: BTreeMap::new(),
+        }
     }
 
     /// Whether the kernel is right for these arguments: whether all that is baked in holds of them.

@@ -14,10 +14,11 @@ use crate::expr::host;
 use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
 use crate::expr::regions;
 use crate::pointwise::{persistent_grid, view_bytes};
+use crate::random;
 use crate::rows::Rows;
 use crate::rows_host::Keys;
 use crate::sample::{self, Rng, Sample};
-use crate::source::cuda_compute_type;
+use crate::source::{cuda_compute_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 
@@ -70,17 +71,7 @@ impl Template for TopK {
 
     fn body(&self) -> &'static str {
         // the groups of `rows.cuh` are not used, only its way of finding a row
-        concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/rows.cuh"
-            )),
-            "\n",
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../kernels/topk.cu"
-            ))
-        )
+        kernel_text!("\n"; "rows.cuh", "topk.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -232,9 +223,7 @@ fn typed_samples(rng: &mut Rng) -> Vec<(TopK, Sample)> {
             let extents = sample::extents(rng, t.outer + 1, 1500);
             let all: Vec<usize> = (0..extents.len()).collect();
             let mut b = Arguments::new(&t);
-            for (a, &d) in extents.iter().enumerate() {
-                b.int(&format!("d{a}"), d);
-            }
+            random::ints(&mut b, "d", &extents);
             let k = rng.int(0, extents[t.outer]);
             b.int("k", k);
             let mut kept = extents.clone();

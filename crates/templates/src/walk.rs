@@ -13,7 +13,7 @@ use bespoke_ir::{DType, Expr};
 
 use crate::expr::cuda;
 use crate::expr::host::{self, Function};
-use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
+use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut};
 use crate::expr::regions;
 use crate::pointwise::persistent_grid;
 use crate::source::cuda_compute_type;
@@ -127,6 +127,11 @@ pub(crate) fn geometry(tile: &Tile, work: Option<i64>, props: &DeviceProps) -> L
     }
 }
 
+/// Number of positions of the space `d0…` of a run, where one is known.
+pub(crate) fn work(args: Option<&Args<'_>>, rank: usize) -> Option<i64> {
+    args.map(|a| points(&a.ints("d", rank)))
+}
+
 /// Number of positions of a space.
 pub(crate) fn points(extents: &[i64]) -> i64 {
     extents.iter().map(|&d| d.max(0)).product()
@@ -164,19 +169,13 @@ pub(crate) fn rows(
     let rank = extents.len();
     let y = ElementsMut::of(epilogue.dtype(), bytes)?;
     lanes::check("y", &strided, &extents, y.len())?;
-    let mut views = Vec::with_capacity(extras.len());
-    for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
-        let name = format!("e{i}");
-        let bytes = extras
-            .get(i)
-            .ok_or_else(|| TwinError(format!("operand {name} is missing")))?;
-        views.push(View::new(
-            &name,
-            Elements::of(*ty, bytes)?,
-            Strided::of(args, &name, rank),
-            &extents,
-        )?);
-    }
+    let views = lanes::views(
+        args,
+        "e",
+        epilogue.inputs().get(1..).unwrap_or(&[]),
+        extras,
+        &extents,
+    )?;
     let function = Function::new(epilogue, views);
     let direct = epilogue.is_identity() && raw == y.dtype();
     let size = raw.size().unwrap_or(8);

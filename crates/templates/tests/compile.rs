@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bespoke_device::{Arch, DeviceProps};
 use bespoke_jit::{CompileRequest, JitError, Nvrtc, SearchPlan};
-use bespoke_templates::sample::{Rng, Sample, SampleSlot};
+use bespoke_templates::sample::{Rng, Sample};
 use bespoke_templates::{Args, KernelSpec};
 
 /// Architectures with a preset, the newest of each family.
@@ -16,17 +16,6 @@ const ARCHS: &[&str] = &[
 ];
 
 type Samples = fn(&mut Rng) -> Vec<Sample>;
-
-fn slots(sample: &Sample) -> Vec<i64> {
-    sample
-        .slots
-        .iter()
-        .flat_map(|s| match s {
-            SampleSlot::Int(v) => vec![*v],
-            SampleSlot::Read(b) | SampleSlot::Write(b) => vec![0, b.len() as i64],
-        })
-        .collect()
-}
 
 /// Compiles one kernel and says what is wrong with it.
 fn compile(nvrtc: &Nvrtc, spec: &KernelSpec, props: &DeviceProps, hot: bool) -> Result<(), String> {
@@ -73,7 +62,7 @@ fn check(name: &str, samples: Samples, hot: bool) {
     let mut errors = Vec::new();
     for (i, sample) in samples.iter().enumerate() {
         let params = sample.template.params();
-        let row = slots(sample);
+        let row = sample.row();
         let args = Args::new(&params, &row);
         for (k, arch) in ARCHS.iter().enumerate() {
             // every architecture once, spread over the samples

@@ -1,17 +1,20 @@
 //! What only a GPU can show, as one executable that needs neither Rust nor cargo.
 //!
 //! `gpu [--require-gpu] [--seeds N] [--list] [NAME…]` runs the tests whose names contain one of the given texts (all
-//! without any): the device contract and every kernel template against its host twin, first on the host device and then
-//! on the GPU. It prints one line a test and a summary, and exits with 1 if a test failed. A machine without a
-//! GPU or NVRTC skips what needs them and says why; with `--require-gpu` that is a failure.
+//! without any): the device contract, every kernel template against its host twin, and whole models under every strategy,
+//! first on the host device and then on the GPU. It prints one line a test and a summary, and exits with 1 if a test
+//! failed. A machine without a GPU or NVRTC skips what needs them and says why; with `--require-gpu` that is a failure.
+//! A test of a model that is not there is skipped and says how to get the model.
 //!
 //! NVRTC is looked for as everywhere: `BESPOKE_NVRTC`, Python environments, `/usr/local/cuda`, the system.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod contract;
 mod kernels;
+mod models;
 mod refusals;
 mod rig;
+mod strategies;
 mod templates;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,17 +32,24 @@ struct Test {
     name: &'static str,
     /// Whether it makes sense on the host device too.
     host: bool,
+    /// The model it needs.
+    model: Option<&'static models::Model>,
     run: fn(&Rig) -> Outcome,
 }
 
 macro_rules! tests {
-    ($host:literal: $($module:ident :: { $($name:ident),* $(,)? })*) => {
-        &[$($(Test { name: concat!(stringify!($module), "::", stringify!($name)), host: $host, run: $module::$name }),*),*]
+    ($host:literal, $model:expr; $($module:ident :: { $($name:ident),* $(,)? })*) => {
+        &[$($(Test {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            host: $host,
+            model: $model,
+            run: $module::$name,
+        }),*),*]
     };
 }
 
 /// What runs on every device. A new template is added here and in `templates.rs`.
-const SHARED: &[Test] = tests!(true: contract::{
+const SHARED: &[Test] = tests!(true, None; contract::{
     bytes_come_back,
     a_write_takes_the_bytes_at_once,
     copies_stay_on_the_device,
@@ -79,11 +89,27 @@ const SHARED: &[Test] = tests!(true: contract::{
 });
 
 /// What concerns the GPU alone.
-const GPU: &[Test] = tests!(false: refusals::{
+const GPU: &[Test] = tests!(false, None; refusals::{
     bad_images_are_refused_by_name,
     an_image_for_another_card_is_refused,
     things_of_another_device_are_refused,
     a_stray_write_loses_the_device_cleanly,
+});
+
+/// What runs the small encoder.
+const ENCODER: &[Test] = tests!(true, Some(&models::BERT); strategies::{
+    encoder_agrees_under_every_strategy,
+    one_graph_serves_ten_shapes_of_the_encoder,
+});
+
+/// What runs the recogniser.
+const RECOGNISER: &[Test] = tests!(true, Some(&models::RECOGNISER); strategies::{
+    one_graph_serves_ten_shapes_of_the_recogniser,
+});
+
+/// What runs the recogniser and compiles too much for a machine without a GPU.
+const RECOGNISER_ON_GPU: &[Test] = tests!(false, Some(&models::RECOGNISER); strategies::{
+    recogniser_agrees_under_every_strategy,
 });
 
 /// What was asked for on the command line.
@@ -190,7 +216,10 @@ fn main() -> ExitCode {
     };
     let mut tests: Vec<(bool, String, &Test)> = Vec::new();
     for on_gpu in [false, true] {
-        for test in SHARED.iter().chain(GPU).filter(|t| on_gpu || t.host) {
+        let all = [SHARED, ENCODER, RECOGNISER, RECOGNISER_ON_GPU, GPU]
+            .into_iter()
+            .flatten();
+        for test in all.filter(|t| on_gpu || t.host) {
             let name = format!("{}::{}", if on_gpu { "cuda" } else { "host" }, test.name);
             if wanted(&name) {
                 tests.push((on_gpu, name, test));
@@ -229,6 +258,11 @@ fn main() -> ExitCode {
                 continue;
             }
         };
+        if let Some(Err(reason)) = test.model.map(models::Model::file) {
+            println!("skipped: {name}: {reason}");
+            skipped += 1;
+            continue;
+        }
         let start = Instant::now();
         match run(test, rig) {
             Ok(()) => {

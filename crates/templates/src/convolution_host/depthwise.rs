@@ -13,6 +13,12 @@ use crate::expr::regions::Part;
 use crate::expr::simd;
 use crate::finish::{Block, with_scratch};
 
+/// Which outputs of a phase, at most `count`, lie in a range of a row.
+fn outputs_of(phase: i64, spacing: i64, across: &Range<i64>, count: i64) -> Range<i64> {
+    let first = |at: i64| (at - phase + spacing - 1).div_euclid(spacing);
+    first(across.start).max(0)..first(across.end).min(count)
+}
+
 impl<T: Sum> Twin<'_, T> {
     /// The part of a depthwise result in `region`.
     pub(super) fn depthwise(
@@ -102,12 +108,7 @@ impl<T: Sum> Twin<'_, T> {
                         .map(|at| at + channels.start * channel),
                 );
             }
-            let q = (across.start - phase + spacing - 1)
-                .div_euclid(spacing)
-                .max(0)
-                ..(across.end - phase + spacing - 1)
-                    .div_euclid(spacing)
-                    .min(axis.outputs);
+            let q = outputs_of(phase, spacing, across, axis.outputs);
             for q in q {
                 let o = phase + q * spacing - across.start;
                 let sums = &mut sums[o as usize * count..][..count];
@@ -152,12 +153,7 @@ impl<T: Sum> Twin<'_, T> {
         for phase in 0..spacing {
             let p = self.phase(position, phase);
             let axis = &p.axes[self.spatial - 1];
-            let q = (across.start - phase + spacing - 1)
-                .div_euclid(spacing)
-                .max(0)
-                ..(across.end - phase + spacing - 1)
-                    .div_euclid(spacing)
-                    .min(axis.outputs);
+            let q = outputs_of(phase, spacing, across, axis.outputs);
             if q.is_empty() {
                 continue;
             }

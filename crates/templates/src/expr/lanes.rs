@@ -8,6 +8,7 @@ use bespoke_device::{Operand, TwinError};
 use bespoke_ir::DType;
 use half::{bf16, f16};
 
+use crate::spec::Args;
 use crate::view::Strided;
 
 macro_rules! element_types {
@@ -165,6 +166,32 @@ pub fn split_operands<'a>(operands: &'a mut [Operand<'_>]) -> (Vec<&'a mut [u8]>
         }
     }
     (writes, reads)
+}
+
+/// The operands `prefix0 …` of these types, viewed over `extents`.
+pub(crate) fn views<'a>(
+    args: &Args<'_>,
+    prefix: &str,
+    types: &[DType],
+    tensors: &[&'a [u8]],
+    extents: &[i64],
+) -> Result<Vec<View<'a>>, TwinError> {
+    types
+        .iter()
+        .enumerate()
+        .map(|(i, &ty)| {
+            let name = format!("{prefix}{i}");
+            let bytes = tensors
+                .get(i)
+                .ok_or_else(|| TwinError(format!("operand `{name}` is missing")))?;
+            View::new(
+                &name,
+                Elements::of(ty, bytes)?,
+                Strided::of(args, &name, extents.len()),
+                extents,
+            )
+        })
+        .collect()
 }
 
 /// Checks that the elements of a view over `extents` lie within `len` elements. Nothing is needed of a space without

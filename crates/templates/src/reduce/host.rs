@@ -335,12 +335,12 @@ fn rows<T: Fold>(
     lanes::check("y", &out, &extents[..outer], y.len())?;
     let before = Function::new(
         prologue,
-        rows_host::views(args, "x", t.prologue.inputs(), &reads, &extents)?,
+        lanes::views(args, "x", t.prologue.inputs(), &reads, &extents)?,
     );
     let extras = reads.get(t.prologue.inputs().len()..).unwrap_or(&[]);
     let after = Function::new(
         epilogue,
-        rows_host::views(args, "e", t.extras(), extras, &extents[..outer])?,
+        lanes::views(args, "e", t.frame().extras(), extras, &extents[..outer])?,
     );
 
     let inner = merge_inner(&before, prologue, &extents, outer);

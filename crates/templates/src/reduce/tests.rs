@@ -22,7 +22,7 @@ fn check(t: &Reduce, s: &Sample) {
     };
     let (x, e) = (
         read("x", t.prologue.inputs().len(), rank),
-        read("e", t.extras().len(), t.outer),
+        read("e", t.frame().extras().len(), t.outer),
     );
     let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
     let mut values = Vec::new();
