@@ -221,6 +221,12 @@ pub(crate) struct SessionOptions {
         required_if_eq("specialize", "static")
     )]
     pub(crate) opt_shapes: Option<Shapes>,
+    /// Try a specialised program on a live run beside the one in service, and drop it if it is wrong or slower
+    #[arg(long)]
+    pub(crate) verify_swap: bool,
+    /// Specialise without changing the order of any sum, so that a swap changes no bit of a result
+    #[arg(long)]
+    pub(crate) bit_stable: bool,
     /// Limit on the device memory that the session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory_limit: Option<Size>,

@@ -113,6 +113,8 @@ impl Workplace {
         }
         let options = runtime::SessionOptions {
             strategy: flags.specialize.strategy.clone(),
+            verify_swap: flags.verify_swap,
+            bit_stable: flags.bit_stable,
             memory_limit: flags.memory_limit.map(|size| size.0),
             opt_shapes: flags
                 .opt_shapes

@@ -16,9 +16,10 @@ use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, W
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::kernels::{Answer, Distinct, report};
-use crate::program::Blueprint;
+use crate::program::{Blueprint, Program};
 use crate::service::Ticket;
 use crate::shared::Core;
+use crate::trial::Verdict;
 
 /// Dropped when the sender may go on.
 pub(crate) type Reply = SyncSender<()>;
@@ -46,6 +47,12 @@ pub(crate) enum Message {
     Wished(Vec<Signature>),
     /// Programs were dropped because memory ran out.
     Dropped(Vec<ClassId>),
+    /// A program was tried on live data.
+    Judged {
+        class: ClassId,
+        candidate: Arc<Program>,
+        verdict: Box<Result<Verdict, Error>>,
+    },
     /// Somebody waits until nothing is wanted any more.
     Settle(Reply),
     /// The session ends.
@@ -65,6 +72,14 @@ struct Wanted {
     since: Instant,
 }
 
+/// What an install took.
+#[derive(Clone, Copy)]
+struct Times {
+    kernels: usize,
+    compile_us: u64,
+    install_us: u64,
+}
+
 pub(crate) struct Director {
     core: Arc<Core>,
     policy: Box<dyn Policy>,
@@ -73,6 +88,8 @@ pub(crate) struct Director {
     wanted: BTreeMap<ClassId, Wanted>,
     /// Compiled classes between the policy's `CompileFinished` and its `Install`.
     compiled: BTreeMap<ClassId, (Wanted, Vec<Answer>)>,
+    /// Classes whose program is on trial.
+    trials: BTreeMap<ClassId, Times>,
     /// Kernels compiled for a target that this device does not need to run.
     background: usize,
     settle: Vec<Reply>,
@@ -94,6 +111,7 @@ impl Director {
             sender,
             wanted: BTreeMap::new(),
             compiled: BTreeMap::new(),
+            trials: BTreeMap::new(),
             background: 0,
             settle: Vec::new(),
             next_program: 1,
@@ -147,6 +165,11 @@ impl Director {
                         self.evicted(&class, "out of memory");
                     }
                 }
+                Message::Judged {
+                    class,
+                    candidate,
+                    verdict,
+                } => self.judged(&class, candidate, *verdict),
                 Message::Settle(reply) => self.settle.push(reply),
             }
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
@@ -241,7 +264,7 @@ impl Director {
             Err(e) => return self.finished(&class, 0, Err(e.into())),
         };
         let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, &class, &binding, props);
+        let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         let (text, kernels) = (class.to_string(), distinct.specs.len());
@@ -350,44 +373,29 @@ impl Director {
             return;
         };
         let start = Instant::now();
-        match self.put_in_service(class, &wanted, &answers) {
-            Ok(kernels) => {
-                self.core.log.push(EventKind::Install {
-                    class: class.to_string(),
-                    kernels,
-                    compile_us: (start - wanted.since).as_micros() as u64,
-                    install_us: start.elapsed().as_micros() as u64,
-                });
-                self.event(
-                    What::Installed {
-                        class: class.clone(),
-                    },
-                    None,
-                );
-            }
-            Err(e) => {
-                let (text, reason) = (class.to_string(), e.to_string());
-                self.core.log.push(EventKind::Reject {
-                    class: text,
-                    reason,
-                });
-                // asking for it again would fail again
-                self.event(
-                    What::InstallFailed {
-                        class: class.clone(),
-                    },
-                    None,
-                );
-            }
+        let program = match self.make_ready(class, &wanted, &answers) {
+            Ok(program) => program,
+            Err(e) => return self.refuse(class, e.to_string()),
+        };
+        let times = Times {
+            kernels: wanted.distinct.specs.len(),
+            compile_us: (start - wanted.since).as_micros() as u64,
+            install_us: start.elapsed().as_micros() as u64,
+        };
+        if self.core.verify_swap {
+            self.trials.insert(class.clone(), times);
+            return self.core.put_candidate(class, program);
         }
+        self.put_in_service(class, program, times);
     }
 
-    fn put_in_service(
+    /// Loads a class's kernels and makes its graph on every lane.
+    fn make_ready(
         &mut self,
         class: &ClassId,
         wanted: &Wanted,
         answers: &[Answer],
-    ) -> Result<usize, Error> {
+    ) -> Result<Arc<Program>, Error> {
         let core = &self.core;
         let id = self.next_program;
         self.next_program += 1;
@@ -411,16 +419,75 @@ impl Director {
                 )?;
             }
         }
-        core.put_program(class, program);
-        Ok(wanted.distinct.specs.len())
+        Ok(program)
+    }
+
+    fn put_in_service(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
+        self.core.put_program(class, program);
+        self.core.log.push(EventKind::Install {
+            class: class.to_string(),
+            kernels: times.kernels,
+            compile_us: times.compile_us,
+            install_us: times.install_us,
+        });
+        let class = class.clone();
+        self.event(What::Installed { class }, None);
+    }
+
+    /// A class has no program after all; asking for it again would fail again.
+    fn refuse(&mut self, class: &ClassId, reason: String) {
+        self.core.log.push(EventKind::Reject {
+            class: class.to_string(),
+            reason,
+        });
+        let class = class.clone();
+        self.event(What::InstallFailed { class }, None);
+    }
+
+    fn judged(
+        &mut self,
+        class: &ClassId,
+        candidate: Arc<Program>,
+        verdict: Result<Verdict, Error>,
+    ) {
+        // evicted while it was tried
+        let Some(times) = self.trials.remove(class) else {
+            return self.retire(&candidate);
+        };
+        let reason = match &verdict {
+            Ok(verdict) => verdict.reason.clone(),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Ok(verdict) = verdict {
+            self.core.log.push(EventKind::Trial {
+                class: class.to_string(),
+                passed: reason.is_none(),
+                max_abs: verdict.max_abs,
+                served_us: verdict.served_us,
+                candidate_us: verdict.candidate_us,
+            });
+        }
+        match reason {
+            None => self.put_in_service(class, candidate, times),
+            Some(reason) => {
+                self.retire(&candidate);
+                self.refuse(class, reason);
+            }
+        }
+    }
+
+    fn retire(&self, program: &Program) {
+        for lane in self.core.executables() {
+            lane.retire(program.id);
+        }
     }
 
     fn evict(&mut self, class: &ClassId) {
         self.compiled.remove(class);
-        if let Some(program) = self.core.take_program(class) {
-            for lane in self.core.executables() {
-                lane.retire(program.id);
-            }
+        self.trials.remove(class);
+        let candidate = self.core.drop_candidate(class);
+        for program in self.core.take_program(class).into_iter().chain(candidate) {
+            self.retire(&program);
         }
         self.evicted(class, "policy");
     }

@@ -96,6 +96,14 @@ pub enum EventKind {
         compile_us: u64,
         install_us: u64,
     },
+    /// A class's program was tried on a live run beside the one in service.
+    Trial {
+        class: String,
+        passed: bool,
+        max_abs: f64,
+        served_us: f64,
+        candidate_us: f64,
+    },
     /// A class has no program.
     Reject { class: String, reason: String },
     /// A class's program is gone.
@@ -137,6 +145,7 @@ pub struct Stats {
     pub evictions: u64,
     pub cancels: u64,
     pub reliefs: u64,
+    pub trials: u64,
     pub kernels_compiled: u64,
     pub kernels_from_cache: u64,
     pub kernels_from_memory: u64,
@@ -259,6 +268,7 @@ impl Stats {
             EventKind::Grow { bytes, .. } => self.arena_bytes += bytes,
             EventKind::Cancel { .. } => self.cancels += 1,
             EventKind::Relieve { .. } => self.reliefs += 1,
+            EventKind::Trial { .. } => self.trials += 1,
             EventKind::Decision { .. } | EventKind::Enqueue { .. } | EventKind::Record { .. } => {}
         }
     }

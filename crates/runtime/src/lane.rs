@@ -168,6 +168,14 @@ pub(crate) struct Execution {
     pub(crate) block_written: bool,
 }
 
+/// What a run on a lane leaves to tell.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) execution: Execution,
+    pub(crate) pointers: Pointers,
+    pub(crate) latency_us: u64,
+}
+
 impl Lane {
     pub(crate) fn new(
         plan: &Plan,

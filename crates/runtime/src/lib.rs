@@ -23,6 +23,7 @@
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
+//! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers.
 
 pub mod director;
@@ -40,6 +41,7 @@ pub mod session;
 mod shared;
 pub mod strategy;
 pub mod tensor;
+mod trial;
 mod weights;
 
 pub use error::{Error, ErrorKind};

@@ -68,12 +68,14 @@ impl Blueprint {
         }
     }
 
-    /// Kernels that serve a class of shapes and are best at one of them. What holds for the whole class is baked in.
+    /// Kernels that serve a class of shapes and are best at one of them. What holds for the whole class is baked in. Bit
+    /// for bit stable ones keep the generic tiles, which fix the order of sums.
     pub(crate) fn of(
         plan: &Plan,
         class: &ClassId,
         binding: &Binding,
         props: &DeviceProps,
+        bit_stable: bool,
     ) -> Blueprint {
         let exact = matches!(class, ClassId::Exact(_));
         let known = match class {
@@ -97,7 +99,10 @@ impl Blueprint {
                     }
                 }
             };
-            let spec = KernelSpec::specialised(template, &args, baked, props);
+            let mut spec = KernelSpec::specialised(template, &args, baked, props);
+            if bit_stable {
+                spec.tile = KernelSpec::generic(step.template.clone(), props).tile;
+            }
             configs.push(config(&spec, exact.then_some(&args), props));
             specs.push(spec);
         }
@@ -210,7 +215,7 @@ mod tests {
             let props = DeviceProps::preset(Arch::sm(89));
             let class = map.class_of(&Signature::new(&[seen.0, seen.1]));
             let bind = |(n, m)| plan.bind_symbols(vec![n, m]).unwrap();
-            let blueprint = Blueprint::of(&plan, &class, &bind(seen), &props);
+            let blueprint = Blueprint::of(&plan, &class, &bind(seen), &props, false);
             for (n, m) in [seen, other] {
                 if !class.fits(&Signature::new(&[n, m])) {
                     continue;
@@ -232,7 +237,7 @@ mod tests {
         let map = ClassMap::Divisible { by: vec![16, 8] };
         let class = map.class_of(&Signature::new(&[32, 5]));
         let binding = plan.bind_symbols(vec![32, 5]).unwrap();
-        let text = Blueprint::of(&plan, &class, &binding, &props).specs[0].to_string();
+        let text = Blueprint::of(&plan, &class, &binding, &props, false).specs[0].to_string();
         assert!(text.contains("m%16") && text.contains("k%2"), "{text}");
     }
 }

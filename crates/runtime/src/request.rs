@@ -30,6 +30,12 @@ pub struct SessionOptions {
     pub opt_shapes: Vec<(String, Vec<i64>)>,
     /// Whether runs are graphs.
     pub cuda_graph: GraphMode,
+    /// Whether a specialised program must agree with the one in service on a live run, and be no slower, before it
+    /// serves. The run that follows its compile takes a few runs' time then.
+    pub verify_swap: bool,
+    /// Whether specialised kernels keep the tiles of the generic ones, and so the order of every sum: a swap then changes
+    /// no bit of a result. Costs the speed that other tiles bring.
+    pub bit_stable: bool,
     /// Runs at the same time, at most.
     pub max_lanes: usize,
     /// Device memory that the session may hold, in bytes; `None` is what the device has. Kernels and graphs are not
@@ -45,6 +51,8 @@ impl Default for SessionOptions {
             strategy: Strategy::default(),
             opt_shapes: Vec::new(),
             cuda_graph: GraphMode::Whole,
+            verify_swap: false,
+            bit_stable: false,
             max_lanes: 4,
             memory_limit: None,
             max_variants: 32,

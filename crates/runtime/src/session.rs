@@ -19,7 +19,7 @@ use crate::director::{Director, Message};
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Log, Stats};
 use crate::kernels::{Distinct, Loader, report};
-use crate::lane::{Lane, Pointers};
+use crate::lane::{Lane, Pointers, Ran};
 use crate::ledger::Ledger;
 use crate::patience::Patience;
 use crate::program::{Blueprint, Program};
@@ -29,6 +29,7 @@ use crate::request::{
 use crate::service::CompileService;
 use crate::shared::Core;
 use crate::tensor::{Tensor, TensorView, byte_length};
+use crate::trial;
 use crate::weights::{Loading, Weights};
 
 /// One model on one device; see the crate.
@@ -301,9 +302,18 @@ impl Session {
 
         let attempt = |program: &Program| {
             let mut lane = core.lane(patience)?;
-            let result = run_on(
+            let mut result = run_on(
                 &mut lane, core, program, &binding, sources, targets, options,
             );
+            if let Ok((_, ran)) = &mut result {
+                ran.latency_us = start.elapsed().as_micros() as u64;
+                let pointers = &ran.pointers;
+                let tried = match core.verify_swap && !options.asynchronous {
+                    true => self.hold_trial(&mut lane, program, &signature, &binding, pointers),
+                    false => Ok(()),
+                };
+                result = tried.and(result);
+            }
             if result.is_err() {
                 // whatever was queued must be over before the lane serves another run; its own error was reported already
                 let _ = lane.stream.synchronize();
@@ -321,7 +331,8 @@ impl Session {
             }
             result => (program, result),
         };
-        let (outputs, execution) = result?;
+        let (outputs, ran) = result?;
+        let execution = ran.execution;
 
         let mut shape = String::new();
         for (port, dims) in core.plan.inputs.iter().zip(&dims) {
@@ -333,7 +344,7 @@ impl Session {
         let report = RunReport {
             run,
             shape,
-            latency_us: start.elapsed().as_micros() as u64,
+            latency_us: ran.latency_us,
             generic_kernels: program.generic,
             specialized_kernels: program.specialized(),
             graph: execution.graph,
@@ -354,6 +365,31 @@ impl Session {
             new_shape,
         });
         Ok((report, outputs))
+    }
+
+    /// Tries a program that is on trial for this shape, if there is one, after a run that another one served.
+    fn hold_trial(
+        &self,
+        lane: &mut Lane,
+        served: &Program,
+        signature: &Signature,
+        binding: &Binding,
+        pointers: &Pointers,
+    ) -> Result<(), Error> {
+        let core = &*self.core;
+        let Some((class, candidate)) = core.take_candidate(signature) else {
+            return Ok(());
+        };
+        if trial::overlap(&core.plan, binding, pointers) {
+            core.put_candidate(&class, candidate);
+            return Ok(());
+        }
+        let verdict = trial::judge(lane, core, served, &candidate, binding, pointers);
+        self.send(Message::Judged {
+            class,
+            candidate,
+            verdict: Box::new(verdict),
+        })
     }
 
     /// Makes room after an allocation failed.
@@ -500,7 +536,7 @@ fn run_on(
     sources: &[Source<'_>],
     targets: Option<&[&TensorView]>,
     options: &RunOptions,
-) -> Result<(Vec<Tensor>, crate::lane::Execution), Error> {
+) -> Result<(Vec<Tensor>, Ran), Error> {
     let (plan, device) = (&core.plan, &*core.loader.device);
     let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
     if let Some(stream) = options.stream {
@@ -550,7 +586,12 @@ fn run_on(
     if !options.asynchronous {
         lane.stream.synchronize()?;
     }
-    Ok((outputs, execution))
+    let ran = Ran {
+        execution,
+        pointers,
+        latency_us: 0,
+    };
+    Ok((outputs, ran))
 }
 
 pub(crate) fn check_type(port: &Port, actual: DType) -> Result<(), Error> {

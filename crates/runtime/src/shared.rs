@@ -44,9 +44,13 @@ pub(crate) struct Core {
     pub(crate) loader: Loader,
     pub(crate) log: Log,
     pub(crate) whole_graph: bool,
+    pub(crate) verify_swap: bool,
+    pub(crate) bit_stable: bool,
     pub(crate) weights: Weights,
     pub(crate) ledger: Arc<Ledger>,
     programs: RwLock<Programs>,
+    /// Programs on trial.
+    candidates: Mutex<Vec<(ClassId, Arc<Program>)>>,
     lanes: Mutex<LanePool>,
     lane_free: Condvar,
     executables: Mutex<Vec<Arc<Executables>>>,
@@ -73,6 +77,9 @@ impl Core {
             plan,
             loader,
             log,
+            verify_swap: options.verify_swap,
+            bit_stable: options.bit_stable,
+            candidates: Mutex::default(),
             whole_graph: options.cuda_graph == GraphMode::Whole,
             weights,
             ledger: first.ledger.clone(),
@@ -117,6 +124,34 @@ impl Core {
                     .sort_by_key(|(c, _)| std::cmp::Reverse(c.narrowness()));
             }
         }
+    }
+
+    /// Puts a program on trial.
+    pub(crate) fn put_candidate(&self, class: &ClassId, program: Arc<Program>) {
+        self.candidates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((class.clone(), program));
+    }
+
+    /// A program on trial that may serve a shape; who takes it judges it or puts it back.
+    pub(crate) fn take_candidate(&self, signature: &Signature) -> Option<(ClassId, Arc<Program>)> {
+        let mut all = self
+            .candidates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().position(|(class, _)| class.fits(signature))?;
+        Some(all.swap_remove(at))
+    }
+
+    /// Ends a trial that has not begun.
+    pub(crate) fn drop_candidate(&self, class: &ClassId) -> Option<Arc<Program>> {
+        let mut all = self
+            .candidates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().position(|(c, _)| c == class)?;
+        Some(all.swap_remove(at).1)
     }
 
     pub(crate) fn take_program(&self, class: &ClassId) -> Option<Arc<Program>> {

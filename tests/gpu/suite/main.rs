@@ -100,11 +100,13 @@ const GPU: &[Test] = tests!(false, None; refusals::{
 const ENCODER: &[Test] = tests!(true, Some(&models::BERT); strategies::{
     encoder_agrees_under_every_strategy,
     one_graph_serves_ten_shapes_of_the_encoder,
+    bits_of_the_encoder_are_stable,
 });
 
 /// What runs the recogniser.
 const RECOGNISER: &[Test] = tests!(true, Some(&models::RECOGNISER); strategies::{
     one_graph_serves_ten_shapes_of_the_recogniser,
+    bits_of_the_recogniser_are_stable,
 });
 
 /// What runs the recogniser and compiles too much for a machine without a GPU.

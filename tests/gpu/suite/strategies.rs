@@ -56,6 +56,16 @@ pub(crate) fn one_graph_serves_ten_shapes_of_the_recogniser(rig: &Rig) -> Outcom
     one_graph(rig, &RECOGNISER)
 }
 
+/// Specialisation that changes no bit, on the small encoder.
+pub(crate) fn bits_of_the_encoder_are_stable(rig: &Rig) -> Outcome {
+    bits_are_stable(rig, &BERT)
+}
+
+/// Specialisation that changes no bit, on the recogniser.
+pub(crate) fn bits_of_the_recogniser_are_stable(rig: &Rig) -> Outcome {
+    bits_are_stable(rig, &RECOGNISER)
+}
+
 /// How a model is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Case {
@@ -399,6 +409,34 @@ fn compare(model: &Model, shape: usize, all: &[&Seen]) -> Outcome {
                 model.name
             ));
         }
+    }
+    Ok(())
+}
+
+/// Specialised kernels that keep the order of sums, change no bit.
+fn bits_are_stable(rig: &Rig, model: &Model) -> Outcome {
+    let device = device(rig, false)?;
+    let cache = folder()?;
+    let service = service(&cache)?;
+    let open = |strategy: &str| {
+        let options = SessionOptions {
+            strategy: strategy.into(),
+            bit_stable: true,
+            ..SessionOptions::default()
+        };
+        Session::load(&model.file()?, device.clone(), service.clone(), options)
+            .map_err(|e| e.to_string())
+    };
+    let (none, eager) = (open("none")?, open("eager")?);
+    for shape in &model.shapes[..SHAPES] {
+        let inputs = (model.inputs)(*shape)?;
+        let (generic, _) = run(&none, &inputs)?;
+        let (specialised, report) = run(&eager, &inputs)?;
+        none_refused(&eager)?;
+        ensure!(report.generic_kernels == 0, "the run was not specialised");
+        let what = format!("{} at {shape:?}, bit-stable and generic", model.name);
+        same(&what, &specialised, &generic)?;
+        println!("    {what}: {}", digest(&specialised));
     }
     Ok(())
 }

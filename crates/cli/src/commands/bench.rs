@@ -74,6 +74,9 @@ pub(crate) struct Arguments {
         help_heading = "Device and strategy"
     )]
     specialize: Vec<Strategy>,
+    /// Specialise without changing the order of any sum, so that a swap changes no bit of a result
+    #[arg(long, help_heading = "Device and strategy")]
+    bit_stable: bool,
     /// Limit on the device memory that a session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE", help_heading = "Device and strategy")]
     memory_limit: Option<Size>,
@@ -239,6 +242,8 @@ impl Arguments {
         SessionOptions {
             place: self.place.clone(),
             specialize: strategy.clone(),
+            verify_swap: false,
+            bit_stable: self.bit_stable,
             memory_limit: self.memory_limit,
             opt_shapes: strategy.takes_opt_shapes().then(|| opt.clone()),
             cuda_graph: graph,
