@@ -407,7 +407,6 @@ mod tests {
     use super::*;
     use crate::elements::floats;
     use bespoke::ErrorKind;
-
     use bespoke::ir::DType;
     use bespoke::ir::sym::Symbol;
 

@@ -26,6 +26,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
 use crate::session::{Workplace, tensor};
+use crate::warnings;
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Effort {
 
 /// Untimed runs before timing, at least.
 const WARM_RUNS: u32 = 4;
+/// Times to warm up, at most.
+const WARM_UPS: u32 = 8;
 /// Timed runs at least, whatever the limit on time.
 const FEWEST: usize = 5;
 
@@ -131,7 +134,7 @@ pub(crate) struct Measurement {
     pub(crate) record_us: u64,
     /// To record graphs for this point, beside the path too.
     pub(crate) record_ms: f64,
-    /// From the end of the first run until nothing is left to install.
+    /// Waiting after the first run until nothing is left to install.
     pub(crate) specialize_ms: f64,
     /// Kernels compiled for this point.
     pub(crate) compiled: u64,
@@ -281,22 +284,33 @@ impl Round<'_> {
         mut each: impl FnMut(Measurement, &mut Console) -> Result<(), Failure>,
     ) -> Result<Vec<String>, Failure> {
         let opened = self.open(console)?;
+        let mut measured = Ok(());
         for inputs in &points.inputs {
-            let measurement = self.point(&opened, &points.names, inputs)?;
-            each(measurement, console)?;
+            let point = self.point(&opened, &points.names, inputs);
+            measured = point.and_then(|measurement| each(measurement, console));
+            if measured.is_err() {
+                break;
+            }
         }
-        let refused = opened.session.events().into_iter();
-        Ok(refused
-            .filter_map(|event| match event.kind {
-                EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
-                _ => None,
-            })
-            .collect())
+        // What befell the session is told before the error that it may have led to.
+        let (events, stats) = (opened.session.events(), opened.session.stats());
+        for line in warnings::of_session(&events, stats.events_dropped) {
+            console.warn(line);
+        }
+        opened.place.tell_cache(console);
+        measured?;
+        let refused = events.into_iter().filter_map(|event| match event.kind {
+            EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
+            _ => None,
+        });
+        Ok(refused.collect())
     }
 
-    fn settle(&self, session: &Session) -> Result<(), Failure> {
+    /// Waits until nothing is left to install; returns how long that took, in milliseconds.
+    fn settle(&self, session: &Session) -> Result<f64, Failure> {
+        let start = Instant::now();
         if session.wait_specialized(self.effort.patience) {
-            return Ok(());
+            return Ok(ms(start));
         }
         let message = format!(
             "the specialised kernels were not ready after {} s",
@@ -326,19 +340,23 @@ impl Round<'_> {
         let first = work.run()?;
         let first_ms = ms(start);
         peak = peak.max(memory(place));
-        let start = Instant::now();
-        self.settle(session)?;
-        let specialize_ms = ms(start);
+        let mut specialize_ms = self.settle(session)?;
         peak = peak.max(memory(place));
-
-        let warming = Instant::now();
-        let mut warm = 0;
-        while warm < WARM_RUNS || warming.elapsed() < effort.warm_up {
-            work.run()?;
-            warm += 1;
+        // A strategy may want to see a shape more than once before it compiles, which the warm-up runs bring about; timing
+        // begins when they change nothing more.
+        for _ in 0..WARM_UPS {
+            let installed = session.stats().installs;
+            let warming = Instant::now();
+            let mut warm = 0;
+            while warm < WARM_RUNS || warming.elapsed() < effort.warm_up {
+                work.run()?;
+                warm += 1;
+            }
+            specialize_ms += self.settle(session)?;
+            if session.stats().installs == installed {
+                break;
+            }
         }
-        // A swap that the warm-up runs set off belongs to them.
-        self.settle(session)?;
         let (record_ms, _) = recorded(session, from);
         let calm = session.stats();
         let (samples, last) = time(effort, &mut work)?;
@@ -358,7 +376,7 @@ impl Round<'_> {
         let stats = place.service.stats();
         let compiled = stats.compiled - compiles.compiled;
         let failed = |s: &Stats| s.kernels_failed;
-        let warnings = find(&Evidence {
+        let found = find(&Evidence {
             samples: &times,
             steady: &steady,
             disturbance,
@@ -402,7 +420,7 @@ impl Round<'_> {
             steady,
             peak_memory_bytes: peak,
             memory_before_bytes: opened.memory_before,
-            warnings,
+            warnings: found,
             profile,
             samples,
         })

@@ -32,7 +32,7 @@ pub(crate) struct Warning {
 /// What happened in a session during the timed runs that should not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Disturbance {
-    /// Programs installed, rejected or evicted.
+    /// Programs installed, rejected or evicted, and times that memory ran out.
     pub(crate) swaps: u64,
     /// Kernels compiled, found or failed.
     pub(crate) kernels: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Disturbance {
 impl Disturbance {
     /// What the counters of a session's event stream say happened between two looks.
     pub(crate) fn between(before: &Stats, after: &Stats) -> Disturbance {
-        let swaps = |s: &Stats| s.installs + s.rejects + s.evictions;
+        let swaps = |s: &Stats| s.installs + s.rejects + s.evictions + s.reliefs;
         let kernels = |s: &Stats| {
             s.kernels_compiled + s.kernels_from_cache + s.kernels_from_memory + s.kernels_failed
         };
@@ -152,7 +152,7 @@ pub(crate) fn find(evidence: &Evidence<'_>) -> Vec<Warning> {
         (
             "swap",
             swaps,
-            "programs were installed, rejected or evicted",
+            "programs were installed, rejected or dropped",
         ),
         ("compile", kernels, "kernels were compiled or loaded"),
         ("record", records, "runs recorded a graph"),

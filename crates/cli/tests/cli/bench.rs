@@ -381,6 +381,19 @@ fn flags_have_trtexecs_spelling_too() {
 }
 
 #[test]
+fn a_strategy_that_wants_to_see_a_shape_often_is_measured_once_it_has() {
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    let flags = ["--dims", "N=3", "--specialize", "hot", "--json"];
+    let document = bench(&world, &model, &flags).json();
+    let row = &rows(&document)[0];
+    assert_eq!(row["generic"], 0, "{row}");
+    let warnings = row["warnings"].as_array().unwrap();
+    let codes: Vec<&Value> = warnings.iter().map(|w| &w["code"]).collect();
+    assert!(!codes.contains(&&"swap".into()), "{warnings:?}");
+}
+
+#[test]
 fn a_profile_has_every_step() {
     let world = World::without_gpu();
     let model = world.model("m.onnx", &relu());
