@@ -12,7 +12,7 @@
 //!   raise its job.
 //! - A job whose every requester has cancelled is dropped from the queue, or told by its flag to stop.
 //! - A panicking job or callback costs itself, not the worker.
-//! - Dropping the pool tells running jobs to stop and waits for them a fraction of a second at most.
+//! - Dropping the pool tells running jobs to stop and waits until they have, for [`PoolConfig::patience`] at most.
 
 use std::any::Any;
 use std::cmp::Reverse;
@@ -22,8 +22,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-/// How long `drop` waits for running jobs to notice their flags.
-const PATIENCE: Duration = Duration::from_millis(250);
 /// Stack of a worker: compilers recurse deeply. Only touched pages cost memory.
 const STACK: usize = 16 << 20;
 
@@ -34,15 +32,20 @@ pub struct PoolConfig {
     pub workers: usize,
     /// Whether the threads give way to others (Linux: nice 10). Elsewhere it has no effect.
     pub low_priority: bool,
+    /// How long dropping the pool waits for running jobs to notice their flags. Compilers are libraries with exit
+    /// handlers: one that still works while the process ends loses what it works with, and the process dies of a signal
+    /// instead of ending with its status. So this should be longer than any compile takes to stop.
+    pub patience: Duration,
 }
 
 impl Default for PoolConfig {
-    /// Half of the processors, at least one and at most eight, at low priority.
+    /// Half of the processors, at least one and at most eight, at low priority; half a minute of patience.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         PoolConfig {
             workers: (processors / 2).clamp(1, 8),
             low_priority: true,
+            patience: Duration::from_secs(30),
         }
     }
 }
@@ -126,6 +129,7 @@ struct Shared<K, T> {
 /// A pool of workers; see the module's text. `K` identifies equal jobs, `T` is what they make.
 pub struct CompilePool<K, T> {
     shared: Arc<Shared<K, T>>,
+    patience: Duration,
 }
 
 impl<K, T> std::fmt::Debug for CompilePool<K, T> {
@@ -205,7 +209,10 @@ where
             work: Condvar::new(),
             ended: Condvar::new(),
         });
-        let pool = CompilePool { shared };
+        let pool = CompilePool {
+            shared,
+            patience: config.patience,
+        };
         for index in 0..config.workers.max(1) {
             let shared = Arc::clone(&pool.shared);
             pool.shared.lock().workers += 1;
@@ -441,7 +448,7 @@ impl<K, T> Drop for CompilePool<K, T> {
             self.shared
                 .answer(job.requests.into_values(), &Outcome::Cancelled);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut state = self.shared.lock();
         // A job that does not look at its flag finishes on its own thread, with nobody listening.
         while state.workers > 0 {

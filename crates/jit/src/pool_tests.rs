@@ -6,9 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 const LONG: Duration = Duration::from_secs(10);
 
 fn pool(workers: usize) -> CompilePool<u32, u32> {
+    patient(workers, LONG)
+}
+
+fn patient(workers: usize, patience: Duration) -> CompilePool<u32, u32> {
     CompilePool::new(PoolConfig {
         workers,
         low_priority: true,
+        patience,
     })
     .unwrap()
 }
@@ -161,8 +166,8 @@ fn callbacks_may_submit_and_cancel() {
 }
 
 #[test]
-fn dropping_answers_everybody_and_returns_quickly() {
-    let pool = pool(1);
+fn dropping_answers_everybody_and_waits_no_longer_than_its_patience() {
+    let pool = patient(1, Duration::from_millis(100));
     let (send, receive) = mpsc::channel();
     let (started, wait) = mpsc::channel();
     let stubborn = move |_: &AtomicBool| {
@@ -184,6 +189,31 @@ fn dropping_answers_everybody_and_returns_quickly() {
     drop(send);
     let answers: Vec<String> = receive.iter().collect();
     assert_eq!(answers, ["running cancelled", "queued cancelled"]);
+}
+
+#[test]
+fn dropping_waits_for_a_job_that_stops() {
+    let pool = pool(1);
+    let (send, receive) = mpsc::channel();
+    let (started, wait) = mpsc::channel();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&stopped);
+    let job = move |cancel: &AtomicBool| {
+        started.send(()).unwrap();
+        while !cancel.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        // what a compiler does between its last look at the flag and its end
+        std::thread::sleep(Duration::from_millis(400));
+        says.store(true, Ordering::Relaxed);
+        0
+    };
+    pool.submit(1, 0, job, tell(&send, "running"));
+    wait.recv_timeout(LONG).unwrap();
+    drop(pool);
+    assert!(stopped.load(Ordering::Relaxed));
+    drop(send);
+    assert_eq!(receive.iter().collect::<Vec<_>>(), ["running cancelled"]);
 }
 
 #[test]
@@ -256,6 +286,7 @@ fn workers_give_way() {
     let pool: CompilePool<u8, i64> = CompilePool::new(PoolConfig {
         workers: 1,
         low_priority: true,
+        patience: LONG,
     })
     .unwrap();
     let Outcome::Done(there) = pool.run(0, 0, move |_| nice()) else {
