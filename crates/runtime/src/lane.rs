@@ -18,9 +18,6 @@ use crate::program::Program;
 use crate::request::GraphUse;
 use crate::weights::{Weights, le_bytes};
 
-/// Addresses are cheap; this much of them is reserved for an arena that a device's memory bounds anyway.
-const ARENA_LIMIT: u64 = 1 << 40;
-
 type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
 
 /// The part of a lane that the director may touch while a run is under way.
@@ -191,7 +188,8 @@ impl Lane {
                 spares: Mutex::default(),
             }),
             stream: device.stream()?,
-            arena: ledger.arena(device, ARENA_LIMIT)?,
+            // as much as there is: addresses are cheap, but a process may be limited in them
+            arena: ledger.arena(device, device.memory()?.1)?,
             ledger: ledger.clone(),
             staging_in: vec![None; plan.inputs.len()],
             staging_out: vec![None; plan.outputs.len()],
