@@ -55,6 +55,7 @@ fn metadata(name: &str) -> Metadata {
         kernels: vec![kernel],
         compile_micros: 1000,
         provenance: "nvrtc 13.0".into(),
+        ..Metadata::default()
     }
 }
 

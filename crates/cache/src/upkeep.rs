@@ -89,11 +89,11 @@ pub struct ClearReport {
 }
 
 /// An entry file as the folder shows it.
-struct Found {
-    key: Key,
-    path: PathBuf,
-    bytes: u64,
-    used: SystemTime,
+pub(crate) struct Found {
+    pub(crate) key: Key,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) used: SystemTime,
 }
 
 impl Cache {
@@ -302,7 +302,7 @@ impl Cache {
     }
 }
 
-fn sum(found: &[Found]) -> Usage {
+pub(crate) fn sum(found: &[Found]) -> Usage {
     Usage {
         entries: found.len() as u64,
         bytes: found.iter().map(|found| found.bytes).sum(),
@@ -310,7 +310,7 @@ fn sum(found: &[Found]) -> Usage {
 }
 
 /// Every file of a layer whose name and shard are those of a key.
-fn scan(layer: &Layer) -> Result<Vec<Found>, CacheError> {
+pub(crate) fn scan(layer: &Layer) -> Result<Vec<Found>, CacheError> {
     let mut all = Vec::new();
     for shard in std::fs::read_dir(&layer.kernels)
         .map_err(CacheError::io(&layer.kernels))?

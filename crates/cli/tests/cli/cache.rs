@@ -26,7 +26,7 @@ fn filled(count: usize) -> World {
 /// The entry files.
 fn entries(world: &World) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for shard in std::fs::read_dir(world.cache().join("kernels-v1"))
+    for shard in std::fs::read_dir(world.cache().join("kernels-v2"))
         .unwrap()
         .flatten()
     {
