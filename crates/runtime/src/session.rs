@@ -672,7 +672,10 @@ fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signatu
 }
 
 /// The extents of a shape in the order of the inputs.
-fn in_order<'s>(plan: &Plan, shape: &'s [(String, Vec<i64>)]) -> Result<Vec<&'s [i64]>, Error> {
+pub(crate) fn in_order<'s>(
+    plan: &Plan,
+    shape: &'s [(String, Vec<i64>)],
+) -> Result<Vec<&'s [i64]>, Error> {
     let of = |port: &Port| {
         let given = shape.iter().find(|(n, _)| *n == port.name);
         given
@@ -682,7 +685,7 @@ fn in_order<'s>(plan: &Plan, shape: &'s [(String, Vec<i64>)]) -> Result<Vec<&'s 
     plan.inputs.iter().map(of).collect()
 }
 
-fn port_info(plan: &Plan, port: &Port) -> PortInfo {
+pub(crate) fn port_info(plan: &Plan, port: &Port) -> PortInfo {
     PortInfo {
         name: port.name.clone(),
         dtype: port.ty.dtype,
