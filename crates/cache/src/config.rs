@@ -61,10 +61,10 @@ pub struct CacheConfig {
     pub max_bytes: u64,
     /// Limit on the number of entries.
     pub max_entries: u64,
-    /// Further folders of the same layout, read after the main one and never written; none asks the environment for
+    /// Further folders of the same layout, read after the main one and never written; `None` asks the environment for
     /// `BESPOKE_CACHE_LAYERS`, a list as `PATH` is one. They are accepted if they belong to this user or to root and
     /// nobody else may write them.
-    pub ro_layers: Vec<PathBuf>,
+    pub ro_layers: Option<Vec<PathBuf>>,
 }
 
 impl Default for CacheConfig {
@@ -74,7 +74,7 @@ impl Default for CacheConfig {
             mode: Mode::Rw,
             max_bytes: DEFAULT_MAX_BYTES,
             max_entries: DEFAULT_MAX_ENTRIES,
-            ro_layers: Vec::new(),
+            ro_layers: None,
         }
     }
 }
@@ -123,8 +123,8 @@ impl CacheConfig {
 
     /// The read-only layers that this configuration means, in the order in which they are asked.
     pub fn resolve_layers(&self, env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-        if !self.ro_layers.is_empty() {
-            return self.ro_layers.clone();
+        if let Some(layers) = &self.ro_layers {
+            return layers.clone();
         }
         let list = env("BESPOKE_CACHE_LAYERS").unwrap_or_default();
         std::env::split_paths(&list)
@@ -320,10 +320,15 @@ mod tests {
         let asked = CacheConfig::default().resolve_layers(env);
         assert_eq!(asked, [PathBuf::from("/a"), PathBuf::from("/b c")]);
         let config = CacheConfig {
-            ro_layers: vec!["/x".into()],
+            ro_layers: Some(vec!["/x".into()]),
             ..CacheConfig::default()
         };
         assert_eq!(config.resolve_layers(env), [PathBuf::from("/x")]);
+        let none = CacheConfig {
+            ro_layers: Some(Vec::new()),
+            ..CacheConfig::default()
+        };
+        assert!(none.resolve_layers(env).is_empty());
         assert!(CacheConfig::default().resolve_layers(|_| None).is_empty());
     }
 

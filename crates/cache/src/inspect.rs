@@ -58,6 +58,7 @@ impl Cache {
             let shown = prefix.chars().take(80).collect();
             return Err(CacheError::NotAKey(shown));
         }
+        self.readable()?;
         let mut found = Vec::new();
         for (_, layer) in self.layers() {
             found.extend(scan(layer)?.into_iter().map(|found| found.key));
@@ -209,7 +210,7 @@ mod tests {
         let layer = temp.path().join("layer");
         let key = put(&Cache::open(CacheConfig::at(&layer)), "a\nb");
         let cache = Cache::open(CacheConfig {
-            ro_layers: vec![layer.clone()],
+            ro_layers: Some(vec![layer.clone()]),
             ..CacheConfig::at(temp.path().join("own"))
         });
         let found = cache.inspect(&key).unwrap();

@@ -351,7 +351,7 @@ mod tests {
         let below = Cache::open(CacheConfig::at(&layer));
         below.learned().update(&[1; 32], add_one).unwrap();
         let cache = Cache::open(CacheConfig {
-            ro_layers: vec![layer],
+            ro_layers: Some(vec![layer]),
             ..CacheConfig::at(own)
         });
         assert_eq!(cache.learned().list(), [[1; 32]]);

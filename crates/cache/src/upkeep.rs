@@ -136,9 +136,7 @@ impl Cache {
     ///
     /// As [`Cache::list`].
     pub fn verify(&self) -> Result<VerifyReport, CacheError> {
-        if self.main.is_none() && self.below.is_empty() {
-            self.folder()?;
-        }
+        self.readable()?;
         let mut report = VerifyReport::default();
         for (index, layer) in self.layers() {
             for found in scan(layer)? {
@@ -289,6 +287,14 @@ impl Cache {
             Some(reason) => CacheError::Off(reason),
             None => CacheError::NoFolder,
         })
+    }
+
+    /// An error if neither the main folder nor a layer can be read.
+    pub(crate) fn readable(&self) -> Result<(), CacheError> {
+        match self.below.is_empty() {
+            true => self.folder().map(|_| ()),
+            false => Ok(()),
+        }
     }
 
     /// The main folder, to change.

@@ -173,7 +173,7 @@ impl CacheOptions {
     pub(crate) fn config(&self) -> CacheConfig {
         let mut config = CacheConfig {
             dir: self.cache_dir.clone(),
-            ro_layers: self.cache_layer.clone(),
+            ro_layers: Some(self.cache_layer.clone()).filter(|layers| !layers.is_empty()),
             ..CacheConfig::default()
         };
         config.mode = match self.cache {

@@ -129,7 +129,9 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     let layered = !config
         .resolve_layers(|name| std::env::var_os(name))
         .is_empty();
-    let cache = (!absent || makes || layered).then(|| Cache::open(config.clone()));
+    // An export of nothing is an archive without members.
+    let needed = makes || layered || matches!(action, Action::Export(_));
+    let cache = (!absent || needed).then(|| Cache::open(config.clone()));
     for refusal in cache.iter().flat_map(Cache::refused_layers) {
         console.warn(refusal);
     }
