@@ -432,12 +432,12 @@ fn table(target: &Target, document: &TargetDocument, console: &mut Console) -> R
         ""
     };
     console.line(format_args!(
-        "{arch}: tiles as on a {card} ({} multiprocessors){words}; another card may ask for others",
+        "{arch}: tiles as on the {card} ({} multiprocessors){words}; another card may ask for others",
         document.multiprocessors
     ))?;
     console.line(format_args!(
         "{:<12}  {:<9}  {:>4}  {:>13}  {:>6}  {:>6}  {:>14}  {:>9}  kernel",
-        "key", "for", "regs", "shared", "spills", "blocks", "threads", "compile"
+        "key", "for", "regs", "shared", "spills", "blocks", "occupancy", "compile"
     ))?;
     for row in &document.kernels {
         let shared = format!("{}+{}", row.static_shared_bytes, row.dynamic_shared_bytes);
@@ -458,7 +458,7 @@ fn table(target: &Target, document: &TargetDocument, console: &mut Console) -> R
         ))?;
         if row.blocks_per_multiprocessor == 0 {
             console.warn(format_args!(
-                "{arch}: a {card} cannot launch {key}: its blocks take more {} than there are",
+                "{arch}: the {card} cannot launch {key}: its blocks take more {} than there are",
                 row.limited_by
             ));
         }

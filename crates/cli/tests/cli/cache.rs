@@ -230,7 +230,7 @@ fn what_cannot_be_written_is_told_once_and_the_run_goes_on() {
     let model = world.model("m.onnx", &relu());
     // Where a shard's folder should be made lies a file.
     for shard in 0..=255 {
-        world.file(&format!("cache/kernels-v1/{shard:02x}"), b"");
+        world.file(&format!("cache/kernels-v2/{shard:02x}"), b"");
     }
     let (ended, compiled, _) = compiling(&world, &model, &[]);
     assert!(ended.code == 0 && compiled > 0, "{ended:?}");

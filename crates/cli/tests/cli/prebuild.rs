@@ -135,7 +135,7 @@ fn the_table_has_every_kernel_of_every_card() {
     assert_eq!(text.code, 0, "{text:?}");
     assert!(
         text.out
-            .contains("sm_89: tiles as on a L4 (58 multiprocessors)"),
+            .contains("sm_89: tiles as on the L4 (58 multiprocessors)"),
         "{text:?}"
     );
     assert!(
