@@ -80,6 +80,8 @@ impl Prebuild {
     /// The distinct kernels that sessions on such a device ask for when they see these shapes, each a list of input names
     /// and extents, under this strategy; in the order of loading and then of the shapes.
     ///
+    /// `bit_stable` is [`SessionOptions::bit_stable`](crate::SessionOptions::bit_stable) of those sessions.
+    ///
     /// Every shape is taken as the only one that a session sees, and as the one that `static` tunes for: limits on the
     /// number of classes do not apply here.
     ///
@@ -91,6 +93,7 @@ impl Prebuild {
         &self,
         props: &DeviceProps,
         strategy: &Strategy,
+        bit_stable: bool,
         shapes: &[Vec<(String, Vec<i64>)>],
     ) -> Result<Vec<Wanted>, Error> {
         let plan = &self.plan;
@@ -105,7 +108,7 @@ impl Prebuild {
             let signature = Signature::new(&plan.signature(&in_order(plan, shape)?)?);
             if let Some((class, tuned_for)) = asked_for(strategy, &signature)? {
                 let binding = plan.bind_symbols(tuned_for.dims().to_vec())?;
-                let blueprint = Blueprint::of(plan, &class, &binding, props);
+                let blueprint = Blueprint::of(plan, &class, &binding, props, bit_stable);
                 list.add(blueprint, Serves::Shape(number));
             }
         }
@@ -198,7 +201,9 @@ mod tests {
         let shapes: Vec<_> = shapes.iter().map(|&n| shape(n)).collect();
         let props = DeviceProps::preset(Arch::sm(89));
         let prebuild = Prebuild::new(graph()).unwrap();
-        prebuild.kernels(&props, &strategy.into(), &shapes).unwrap()
+        prebuild
+            .kernels(&props, &strategy.into(), false, &shapes)
+            .unwrap()
     }
 
     /// How many kernels serve what is asked.
@@ -244,7 +249,7 @@ mod tests {
     fn a_shape_that_does_not_fit_is_refused() {
         let props = DeviceProps::preset(Arch::sm(89));
         let prebuild = Prebuild::new(graph()).unwrap();
-        let ask = |shape| prebuild.kernels(&props, &"eager".into(), &[shape]);
+        let ask = |shape| prebuild.kernels(&props, &"eager".into(), false, &[shape]);
         assert!(matches!(
             ask(vec![("x".into(), vec![1, 64])]),
             Err(Error::MissingInput(name)) if name == "y"

@@ -55,14 +55,17 @@ pub(crate) struct Arguments {
     /// Extents of symbols that --shapes leaves open: N=8,S=128 ('*=1' for all that are not given)
     #[arg(long, value_name = "DIMS")]
     dims: Vec<Dims>,
-    /// Which kernels a session will ask for
+    /// The strategy of the sessions to come: none, eager, lazy, static or another one that `bespoke run` takes
     #[arg(
         long,
-        value_enum,
         default_value = "eager",
+        value_name = "STRATEGY",
         alias = "specializeStrategyDS"
     )]
     specialize: Strategy,
+    /// For sessions with --bit-stable
+    #[arg(long)]
+    bit_stable: bool,
     /// The folder to fill
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -132,7 +135,8 @@ struct Document<'a> {
     version: &'static str,
     model: &'a Path,
     output: &'a Path,
-    specialize: &'static str,
+    specialize: &'a str,
+    bit_stable: bool,
     shapes: Vec<String>,
     targets: Vec<TargetDocument>,
     exit_code: u8,
@@ -147,14 +151,25 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     }
     let shapes = sets(arguments, &model.graph)?;
     let prebuild = Prebuild::new(model.graph)?;
-    let strategy = arguments.specialize.name().into();
+    let strategy = &arguments.specialize.strategy;
     let plans = targets
         .into_iter()
         .map(|target| {
-            let kernels = prebuild.kernels(&target.props, &strategy, &shapes)?;
+            let kernels =
+                prebuild.kernels(&target.props, strategy, arguments.bit_stable, &shapes)?;
             Ok((target, kernels))
         })
         .collect::<Result<Vec<_>, bespoke::Error>>()?;
+    for (number, set) in shapes.iter().enumerate() {
+        let own = |kernel: &Kernel| kernel.serves.contains(&Serves::Shape(number));
+        if !plans.iter().any(|(_, kernels)| kernels.iter().any(own)) {
+            console.note(format_args!(
+                "{}: the strategy `{}` asks for no kernels for this shape",
+                spell(set),
+                arguments.specialize.word
+            ));
+        }
+    }
     // Everything that may be wrong with the command line has been said before the folder is made.
     let service = open(&arguments.output)?;
     let mut documents = Vec::new();
@@ -180,8 +195,9 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
             version: env!("CARGO_PKG_VERSION"),
             model: &arguments.model,
             output: &arguments.output,
-            specialize: arguments.specialize.name(),
-            shapes: shapes.iter().map(|set| spell(set)).collect(),
+            specialize: &arguments.specialize.word,
+            bit_stable: arguments.bit_stable,
+            shapes: shapes.iter().map(spell).collect(),
             targets: documents,
             exit_code: failure.as_ref().map_or(0, |f| f.kind.code()),
         })?;
@@ -224,7 +240,7 @@ fn targets(arguments: &Arguments, console: &mut Console) -> Result<Vec<Target>, 
         props,
         borrowed: false,
     }));
-    targets.sort_by(|a, b| a.props.arch.cmp(&b.props.arch));
+    targets.sort_by_key(|target| target.props.arch);
     targets.dedup_by(|a, b| a.props == b.props);
     Ok(targets)
 }
@@ -233,7 +249,7 @@ type Set = Vec<(String, Vec<i64>)>;
 
 /// The sets of input shapes: one for each `--shapes`, or the one that `--dims` and the model leave.
 fn sets(arguments: &Arguments, graph: &bespoke::ir::Graph) -> Result<Vec<Set>, Failure> {
-    if arguments.specialize == Strategy::None {
+    if arguments.specialize.word == "none" {
         if !arguments.shapes.is_empty() || !arguments.dims.is_empty() {
             return Err(Failure::usage(
                 "--specialize none has no kernels for shapes",

@@ -1,7 +1,7 @@
 //! Read-only layers of the kernel cache: who is believed, what is shown, and that a hit copies nothing.
 
-use crate::cache::{compiling, entries, filled, nvrtc};
-use crate::support::{World, relu};
+use crate::cache::{compiling, entries, filled};
+use crate::support::{World, nvrtc, relu};
 
 /// A world whose layer is the cache of another.
 fn beside(seed: &World) -> (World, String) {

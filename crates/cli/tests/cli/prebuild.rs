@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cache::nvrtc;
-use crate::support::{Ended, World, relu};
+use crate::support::{Ended, World, nvrtc, relu};
 
 /// A world with the model `y[N,4] = relu(x[N,4] + b[4])`.
 fn world() -> (World, String) {
@@ -53,6 +52,11 @@ fn a_session_compiles_nothing_that_was_prebuilt() {
             &["--specialize", "eager"],
         ),
         (&["--dims", "N=7"], &["--specialize", "lazy"]),
+        (
+            &["--dims", "N=5", "--specialize", "ranges"],
+            // another shape of the same class
+            &["--specialize", "ranges"],
+        ),
         (
             &["--shapes", "x:7x4", "--specialize", "static"],
             &["--specialize", "static", "--opt-shapes", "x:7x4"],
