@@ -53,6 +53,10 @@ fn a_session_compiles_nothing_that_was_prebuilt() {
         ),
         (&["--dims", "N=7"], &["--specialize", "lazy"]),
         (
+            &["--dims", "N=7", "--bit-stable"],
+            &["--specialize", "eager", "--bit-stable"],
+        ),
+        (
             &["--dims", "N=5", "--specialize", "ranges"],
             // another shape of the same class
             &["--specialize", "ranges"],
