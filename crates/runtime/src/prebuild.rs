@@ -18,9 +18,9 @@ use bespoke_policy::{Action, ClassId, Event, Limits, Signature, What};
 
 use crate::error::Error;
 use crate::program::Blueprint;
-use crate::request::PortInfo;
+use crate::request::{PortInfo, in_order};
 use crate::service::Request;
-use crate::session::{in_order, port_info};
+use crate::session::port_info;
 use crate::strategy::Strategy;
 
 /// Sightings of a shape after which a strategy that has not asked for it is taken never to.
