@@ -33,7 +33,7 @@
 //!
 //! # Map of the crate
 //!
-//! [`inspect`] finds and shows one entry, [`explain`] says how two differ, and [`archive`] carries entries and what was
+//! [`inspect`] finds and shows one entry, [`mod@explain`] says how two differ, and [`archive`] carries entries and what was
 //! learned from one machine to another in one file.
 //!
 //! [`key`] builds keys, [`entry`] is the file format, [`config`] says where and how, `store` is
