@@ -61,9 +61,10 @@ pub struct CacheConfig {
     pub max_bytes: u64,
     /// Limit on the number of entries.
     pub max_entries: u64,
-    /// Further folders of the same layout, read after the main one and never written. They are accepted if they
-    /// belong to this user or to root and nobody else may write them.
-    pub ro_layers: Vec<PathBuf>,
+    /// Further folders of the same layout, read after the main one and never written; `None` asks the environment for
+    /// `BESPOKE_CACHE_LAYERS`, a list as `PATH` is one. They are accepted if they belong to this user or to root and
+    /// nobody else may write them.
+    pub ro_layers: Option<Vec<PathBuf>>,
 }
 
 impl Default for CacheConfig {
@@ -73,7 +74,7 @@ impl Default for CacheConfig {
             mode: Mode::Rw,
             max_bytes: DEFAULT_MAX_BYTES,
             max_entries: DEFAULT_MAX_ENTRIES,
-            ro_layers: Vec::new(),
+            ro_layers: None,
         }
     }
 }
@@ -119,6 +120,60 @@ impl CacheConfig {
             .or_else(|| given("LOCALAPPDATA").map(|path| path.join("bespoke").join("cache")))
             .ok_or(CacheError::NoFolder)
     }
+
+    /// The read-only layers that this configuration means, in the order in which they are asked.
+    pub fn resolve_layers(&self, env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+        if let Some(layers) = &self.ro_layers {
+            return layers.clone();
+        }
+        let list = env("BESPOKE_CACHE_LAYERS").unwrap_or_default();
+        std::env::split_paths(&list)
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect()
+    }
+}
+
+/// Why a read-only layer is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayerRefusal {
+    /// It is not believed.
+    #[error("the cache layer `{}` is ignored: {distrust}", path.display())]
+    Distrusted {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        distrust: Distrust,
+    },
+    /// It cannot be looked at.
+    #[error("the cache layer `{}` is ignored: {error}; name a folder that `bespoke prebuild` or a cache has filled", path.display())]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        error: String,
+    },
+}
+
+impl LayerRefusal {
+    /// The folder that was named.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            LayerRefusal::Distrusted { path, .. } | LayerRefusal::Unusable { path, .. } => path,
+        }
+    }
+
+    pub(crate) fn of(path: &Path, reason: OffReason) -> LayerRefusal {
+        let path = path.to_owned();
+        match reason {
+            OffReason::Distrusted(distrust) => LayerRefusal::Distrusted { path, distrust },
+            OffReason::Unusable { error, .. } => LayerRefusal::Unusable { path, error },
+            other => LayerRefusal::Unusable {
+                path,
+                error: other.to_string(),
+            },
+        }
+    }
 }
 
 /// Why the cache does less than it was asked to.
@@ -163,6 +218,32 @@ pub enum CacheError {
     /// Not a mode.
     #[error("`{0}` is not a cache mode: use rw, ro or off")]
     Mode(String),
+    /// Not the beginning of a key.
+    #[error(
+        "`{0}` is not the beginning of a key: write hexadecimal digits as `bespoke cache ls` prints them"
+    )]
+    NotAKey(String),
+    /// No entry has such a key.
+    #[error("no entry has a key that begins with `{0}`")]
+    NoEntry(String),
+    /// Several entries have such a key.
+    #[error("{count} entries have a key that begins with `{prefix}`: {}", some.join(", "))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// How many there are.
+        count: usize,
+        /// The first few, shortened.
+        some: Vec<String>,
+    },
+    /// An entry is there and not usable.
+    #[error("the entry {key} cannot be read: {reason}")]
+    Entry {
+        /// Its key, shortened.
+        key: String,
+        /// What is wrong with it.
+        reason: crate::stats::MissReason,
+    },
     /// The cache is off.
     #[error("{0}")]
     Off(OffReason),
@@ -230,6 +311,25 @@ mod tests {
             ("HOME", "/h"),
         ];
         assert_eq!(resolve(None, &env).as_deref(), Some("/h/.cache/bespoke"));
+    }
+
+    #[test]
+    fn layers_come_from_the_caller_or_else_from_the_environment() {
+        let list = std::env::join_paths(["/a", "", "/b c"]).unwrap();
+        let env = |name: &str| (name == "BESPOKE_CACHE_LAYERS").then(|| list.clone());
+        let asked = CacheConfig::default().resolve_layers(env);
+        assert_eq!(asked, [PathBuf::from("/a"), PathBuf::from("/b c")]);
+        let config = CacheConfig {
+            ro_layers: Some(vec!["/x".into()]),
+            ..CacheConfig::default()
+        };
+        assert_eq!(config.resolve_layers(env), [PathBuf::from("/x")]);
+        let none = CacheConfig {
+            ro_layers: Some(Vec::new()),
+            ..CacheConfig::default()
+        };
+        assert!(none.resolve_layers(env).is_empty());
+        assert!(CacheConfig::default().resolve_layers(|_| None).is_empty());
     }
 
     #[test]

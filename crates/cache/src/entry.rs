@@ -3,18 +3,24 @@
 //! ```text
 //! offset  bytes  what
 //!      0      8  magic "BSPKERN\n"
-//!      8      2  format, little-endian, now 1
+//!      8      2  format, little-endian, now 2
 //!     10      2  zero
 //!     12      4  header length H, at most MAX_HEADER
 //!     16      8  payload length P, at most MAX_PAYLOAD
-//!     24     32  key
-//!     56     32  BLAKE3 of bytes 0..56, then the header, then the payload
-//!     88      H  header: JSON {"preimage": …, "metadata": …}
-//!   88+H      P  payload, for example a cubin
+//!     24      4  source length S, at most MAX_SOURCE; 0 if the source is not kept
+//!     28      4  zero
+//!     32     32  key
+//!     64     32  BLAKE3 of bytes 0..64, then the header, the source and the payload
+//!     96      H  header: JSON {"preimage": …, "metadata": …}
+//!   96+H      S  CUDA source, UTF-8: for people who ask why two kernels differ
+//! 96+H+S      P  payload, for example a cubin
 //! ```
 //!
-//! The digest covers lengths, key, header and payload, so a flipped bit anywhere is found. It is not a
-//! signature: whoever can write the file can write a matching digest (see the crate's promises).
+//! The digest covers lengths, key, header, source and payload, so a flipped bit anywhere is found. It is not a
+//! signature: whoever can write the file can write a matching digest (see the crate's promises). A source must be the one
+//! that the preimage has the digest of.
+//!
+//! Format 1 had no source; an entry of it is a miss, as one of any other format.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +30,19 @@ use crate::key::{Key, Preimage};
 pub const MAX_PAYLOAD: u64 = 64 << 20;
 /// Largest accepted header: 64 KiB.
 pub const MAX_HEADER: u64 = 64 << 10;
+/// Largest kept source: 1 MiB. A larger one is left out.
+pub const MAX_SOURCE: u64 = 1 << 20;
 /// Largest accepted file.
-pub(crate) const MAX_FILE: u64 = FIXED as u64 + MAX_HEADER + MAX_PAYLOAD;
+pub(crate) const MAX_FILE: u64 = FIXED as u64 + MAX_HEADER + MAX_SOURCE + MAX_PAYLOAD;
 /// Length of the part before the JSON header.
-pub(crate) const FIXED: usize = 88;
+pub(crate) const FIXED: usize = 96;
 /// End of the bytes that precede the digest.
-const DIGEST_AT: usize = 56;
+const DIGEST_AT: usize = 64;
+/// Where the key begins.
+const KEY_AT: usize = 32;
 
 const MAGIC: &[u8; 8] = b"BSPKERN\n";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// What one kernel of a payload needs from the device, as the assembler reported it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +73,10 @@ pub struct Metadata {
     /// Which compiler build made the payload, for example `nvrtc 13.0 104857600`. A reader that has another
     /// build compiles again; a reader that has no compiler accepts the entry.
     pub provenance: String,
+    /// The CUDA source, given to [`crate::Cache::put`] to be kept beside the artifact; empty if it is not known. Lookups
+    /// leave it empty: a run has no use for it, [`crate::Cache::inspect`] reads it.
+    #[serde(skip)]
+    pub source: String,
 }
 
 /// An entry's contents, borrowed from the bytes they were decoded from.
@@ -72,8 +86,10 @@ pub struct Decoded<'a> {
     pub key: Key,
     /// What the key was computed from.
     pub preimage: Preimage,
-    /// What is known about the payload.
+    /// What is known about the payload; its source is in `source`.
     pub metadata: Metadata,
+    /// The CUDA source, if it was kept.
+    pub source: Option<&'a str>,
     /// The artifact.
     pub payload: &'a [u8],
 }
@@ -105,11 +121,13 @@ pub enum DecodeError {
     Version(u16),
     /// A length over the limits.
     #[error(
-        "too large: header of {header} bytes (limit {MAX_HEADER}), payload of {payload} bytes (limit {MAX_PAYLOAD})"
+        "too large: header of {header} bytes (limit {MAX_HEADER}), source of {source_bytes} bytes (limit {MAX_SOURCE}), payload of {payload} bytes (limit {MAX_PAYLOAD})"
     )]
     TooLarge {
         /// Header length in the file.
         header: u64,
+        /// Source length in the file.
+        source_bytes: u64,
         /// Payload length in the file.
         payload: u64,
     },
@@ -122,6 +140,9 @@ pub enum DecodeError {
     /// The key in the header is not the key of the preimage.
     #[error("the key in the header is not the key of the preimage")]
     Preimage,
+    /// The source is not the one that the preimage names, or not text.
+    #[error("the source is not the one that the preimage names")]
+    Source,
 }
 
 #[derive(Serialize)]
@@ -140,6 +161,7 @@ struct HeaderIn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fixed {
     pub(crate) header: usize,
+    pub(crate) source: usize,
     pub(crate) payload: usize,
     pub(crate) key: Key,
 }
@@ -147,7 +169,7 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// Length of the whole file.
     pub(crate) fn total(&self) -> u64 {
-        (FIXED + self.header + self.payload) as u64
+        (FIXED + self.header + self.source + self.payload) as u64
     }
 }
 
@@ -169,14 +191,20 @@ pub(crate) fn decode_fixed(fixed: &[u8; FIXED]) -> Result<Fixed, DecodeError> {
     }
     let header = u64::from(u32::from_le_bytes(array(fixed, 12)));
     let payload = u64::from_le_bytes(array(fixed, 16));
-    if header > MAX_HEADER || payload > MAX_PAYLOAD {
-        return Err(DecodeError::TooLarge { header, payload });
+    let source_bytes = u64::from(u32::from_le_bytes(array(fixed, 24)));
+    if header > MAX_HEADER || source_bytes > MAX_SOURCE || payload > MAX_PAYLOAD {
+        return Err(DecodeError::TooLarge {
+            header,
+            source_bytes,
+            payload,
+        });
     }
-    // Both are at most 64 MiB, so the conversions keep the values.
+    // All are at most 64 MiB, so the conversions keep the values.
     Ok(Fixed {
         header: header as usize,
+        source: source_bytes as usize,
         payload: payload as usize,
-        key: Key(array(fixed, 24)),
+        key: Key(array(fixed, KEY_AT)),
     })
 }
 
@@ -201,18 +229,30 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     if have > need {
         return Err(DecodeError::Extended { have, need });
     }
-    let (header, payload) = rest.split_at(fixed.header);
-    if digest(&fixed_part[..DIGEST_AT], header, payload) != fixed_part[DIGEST_AT..] {
+    let (header, rest) = rest.split_at(fixed.header);
+    let (source, payload) = rest.split_at(fixed.source);
+    if digest(&fixed_part[..DIGEST_AT], [header, source, payload]) != fixed_part[DIGEST_AT..] {
         return Err(DecodeError::Digest);
     }
     let HeaderIn { preimage, metadata } = decode_header(header)?;
     if preimage.key() != Some(fixed.key) {
         return Err(DecodeError::Preimage);
     }
+    let source = match source {
+        [] => None,
+        bytes => {
+            let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Source)?;
+            Some(text).filter(|text| preimage.has_source(text))
+        }
+    };
+    if source.is_none() && fixed.source > 0 {
+        return Err(DecodeError::Source);
+    }
     Ok(Decoded {
         key: fixed.key,
         preimage,
         metadata,
+        source,
         payload,
     })
 }
@@ -228,9 +268,12 @@ pub(crate) fn describe_header(header: &[u8]) -> Option<(Preimage, Metadata)> {
         .map(|header| (header.preimage, header.metadata))
 }
 
-fn digest(prefix: &[u8], header: &[u8], payload: &[u8]) -> [u8; 32] {
+fn digest(prefix: &[u8], parts: [&[u8]; 3]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(prefix).update(header).update(payload);
+    hasher.update(prefix);
+    for part in parts {
+        hasher.update(part);
+    }
     *hasher.finalize().as_bytes()
 }
 
@@ -239,7 +282,7 @@ fn digest(prefix: &[u8], header: &[u8], payload: &[u8]) -> [u8; 32] {
 /// # Errors
 ///
 /// [`DecodeError::TooLarge`] over the limits, [`DecodeError::Header`] or [`DecodeError::Preimage`] for a preimage
-/// that has no key.
+/// that has no key, [`DecodeError::Source`] for a source that is not the preimage's.
 pub(crate) fn encode_head(
     preimage: &Preimage,
     metadata: &Metadata,
@@ -252,19 +295,31 @@ pub(crate) fn encode_head(
     if header_len > MAX_HEADER || payload_len > MAX_PAYLOAD {
         return Err(DecodeError::TooLarge {
             header: header_len,
+            source_bytes: metadata.source.len() as u64,
             payload: payload_len,
         });
     }
-    let mut head = Vec::with_capacity(FIXED + header.len());
+    if !metadata.source.is_empty() && !preimage.has_source(&metadata.source) {
+        return Err(DecodeError::Source);
+    }
+    // The source is only a help for people: where it is too long, the entry does without.
+    let source = match metadata.source.len() as u64 {
+        0..=MAX_SOURCE => metadata.source.as_bytes(),
+        _ => &[],
+    };
+    let mut head = Vec::with_capacity(FIXED + header.len() + source.len());
     head.extend_from_slice(MAGIC);
     head.extend_from_slice(&FORMAT.to_le_bytes());
     head.extend_from_slice(&[0; 2]);
     head.extend_from_slice(&(header_len as u32).to_le_bytes());
     head.extend_from_slice(&payload_len.to_le_bytes());
+    head.extend_from_slice(&(source.len() as u32).to_le_bytes());
+    head.extend_from_slice(&[0; 4]);
     head.extend_from_slice(&key.0);
-    let digest = digest(&head, &header, payload);
+    let digest = digest(&head, [&header, source, payload]);
     head.extend_from_slice(&digest);
     head.extend_from_slice(&header);
+    head.extend_from_slice(source);
     Ok(head)
 }
 
@@ -286,6 +341,7 @@ mod tests {
             }],
             compile_micros: 30_000,
             provenance: "nvrtc 13.0".into(),
+            source: "src".into(),
         };
         let mut bytes = encode_head(&preimage, &metadata, b"payload").unwrap();
         bytes.extend_from_slice(b"payload");
@@ -295,8 +351,9 @@ mod tests {
     /// Replaces bytes and makes the digest right again.
     fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
         let fixed = decode_fixed(bytes[..FIXED].try_into().unwrap()).unwrap();
-        let (head, payload) = bytes[FIXED..].split_at(fixed.header);
-        let digest = digest(&bytes[..DIGEST_AT], head, payload);
+        let (head, rest) = bytes[FIXED..].split_at(fixed.header);
+        let (source, payload) = rest.split_at(fixed.source);
+        let digest = digest(&bytes[..DIGEST_AT], [head, source, payload]);
         bytes[DIGEST_AT..FIXED].copy_from_slice(&digest);
         bytes
     }
@@ -308,6 +365,7 @@ mod tests {
         assert_eq!(entry.payload, b"payload");
         assert_eq!(entry.metadata.kernels[0].registers, 12);
         assert_eq!(entry.preimage.spec, "add");
+        assert_eq!(entry.source, Some("src"));
         assert_eq!(Some(entry.key), entry.preimage.key());
     }
 
@@ -355,12 +413,63 @@ mod tests {
             decode_entry(&bytes),
             Err(DecodeError::TooLarge { .. })
         ));
+        let mut bytes = sample();
+        bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(
+            decode_entry(&bytes),
+            Err(DecodeError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn an_entry_of_the_format_before_is_told_as_such() {
+        let mut bytes = sample();
+        bytes[8] = 1;
+        assert_eq!(decode_entry(&bytes), Err(DecodeError::Version(1)));
+    }
+
+    #[test]
+    fn a_source_that_the_preimage_does_not_name_is_refused() {
+        let mut bytes = sample();
+        let at = FIXED
+            + decode_fixed(bytes[..FIXED].try_into().unwrap())
+                .unwrap()
+                .header;
+        assert_eq!(&bytes[at..at + 3], b"src");
+        for byte in [b'S', 0xff] {
+            bytes[at] = byte;
+            assert_eq!(
+                decode_entry(&resealed(bytes.clone())),
+                Err(DecodeError::Source)
+            );
+        }
+        let preimage = KeyBuilder::kernel("src", &["-o"], "sm_89", "1").finish();
+        let metadata = Metadata {
+            source: "other".into(),
+            ..Metadata::default()
+        };
+        assert_eq!(
+            encode_head(&preimage, &metadata, b""),
+            Err(DecodeError::Source)
+        );
+    }
+
+    #[test]
+    fn a_long_source_is_left_out() {
+        let source = "x".repeat(MAX_SOURCE as usize + 1);
+        let preimage = KeyBuilder::kernel(&source, &["-o"], "sm_89", "1").finish();
+        let metadata = Metadata {
+            source,
+            ..Metadata::default()
+        };
+        let bytes = encode_head(&preimage, &metadata, b"").unwrap();
+        assert_eq!(decode_entry(&bytes).unwrap().source, None);
     }
 
     #[test]
     fn a_well_sealed_entry_with_a_foreign_key_is_refused() {
         let mut bytes = sample();
-        bytes[24] ^= 1;
+        bytes[KEY_AT] ^= 1;
         assert_eq!(decode_entry(&resealed(bytes)), Err(DecodeError::Preimage));
     }
 
@@ -390,7 +499,7 @@ mod tests {
         }
 
         #[test]
-        fn random_tails_never_panic(cut in 0usize..88, tail in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_tails_never_panic(cut in 0usize..96, tail in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = sample();
             bytes.truncate(cut);
             bytes.extend_from_slice(&tail);

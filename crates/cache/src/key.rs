@@ -86,6 +86,15 @@ pub struct Field {
     pub text: Option<String>,
 }
 
+/// One part of a kernel's specification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which part.
+    pub name: String,
+    /// Its text: words with spaces between them.
+    pub text: String,
+}
+
 /// What a key was computed from: enough to compute it again and to tell two keys apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preimage {
@@ -94,6 +103,9 @@ pub struct Preimage {
     /// The kernel's specification in readable form. It is a description and no part of the key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub spec: String,
+    /// The parts of the specification by name, such as `template`, `tile` and `baked`, for people; no part of the key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// The fields in the order in which they were hashed.
     pub fields: Vec<Field>,
 }
@@ -113,6 +125,26 @@ impl Preimage {
             hasher.update(&unhex(&field.blake3)?);
         }
         Some(Key(*hasher.finalize().as_bytes()))
+    }
+
+    /// Whether this is the source in the field `source`.
+    pub(crate) fn has_source(&self, source: &str) -> bool {
+        let digest = blake3::hash(source.as_bytes()).to_hex();
+        self.field("source")
+            .is_some_and(|field| field.len == source.len() as u64 && field.blake3 == *digest)
+    }
+
+    /// A field by its name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// A part of the specification by its name; empty if there is none.
+    #[must_use]
+    pub fn part(&self, name: &str) -> &str {
+        let found = self.parts.iter().find(|part| part.name == name);
+        found.map_or("", |part| part.text.as_str())
     }
 
     /// Names of the fields in which two preimages differ, including fields that only one of them has.
@@ -162,6 +194,7 @@ impl KeyBuilder {
             preimage: Preimage {
                 domain: DOMAIN.to_owned(),
                 spec: String::new(),
+                parts: Vec::new(),
                 fields: Vec::new(),
             },
         }
@@ -206,6 +239,16 @@ impl KeyBuilder {
     #[must_use]
     pub fn spec(mut self, text: &str) -> Self {
         self.preimage.spec = text.to_owned();
+        self
+    }
+
+    /// Describes a part of the kernel for people. No part of the key.
+    #[must_use]
+    pub fn part(mut self, name: &str, text: &str) -> Self {
+        self.preimage.parts.push(Part {
+            name: name.to_owned(),
+            text: text.to_owned(),
+        });
         self
     }
 
@@ -311,6 +354,9 @@ mod tests {
     fn the_description_is_no_part_of_the_key() {
         let plain = KeyBuilder::new().text("x", "1");
         assert_eq!(plain.key(), plain.clone().spec("anything").key());
+        let parts = plain.clone().part("tile", "THREADS=128");
+        assert_eq!(plain.key(), parts.key());
+        assert_eq!(parts.finish().part("tile"), "THREADS=128");
     }
 
     #[test]

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::config::{CacheError, Mode};
-use crate::key::hex;
+use crate::key::{hex, unhex};
 use crate::os::{self, Trust};
-use crate::store::{Cache, write_atomically};
+use crate::store::{Cache, Layer, write_atomically};
 
 /// The folder of this format version.
 pub(crate) const FOLDER: &str = "learned-v1";
@@ -69,15 +69,32 @@ impl Cache {
 }
 
 impl Learned<'_> {
-    /// The document of a model, or `None` if there is no readable one.
+    /// The document of a model, or `None` if there is no readable one. A read-only layer's is read where the main folder
+    /// has none.
     #[must_use]
     pub fn read(&self, model: &[u8; 32]) -> Option<Value> {
         if self.cache.mode() == Mode::Off {
             return None;
         }
-        let folder = self.folder()?;
-        os::check_dir(&folder, Trust::Own).ok()?.ok()?;
-        parse(&read_text(&folder.join(file_name(model)))?)
+        self.cache
+            .layers()
+            .find_map(|(_, layer)| read_in(layer, model))
+    }
+
+    /// The models that have a document, in order.
+    #[must_use]
+    pub fn list(&self) -> Vec<[u8; 32]> {
+        let mut found: Vec<[u8; 32]> = self
+            .cache
+            .layers()
+            .filter_map(|(_, layer)| std::fs::read_dir(folder_of(layer)).ok())
+            .flatten()
+            .flatten()
+            .filter_map(|file| model_of(file.file_name().to_str()?))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// Replaces a model's document by what `merge` makes of the present one, and returns the result.
@@ -128,16 +145,16 @@ impl Learned<'_> {
                 Err(TryLockError::Error(_)) => break,
             }
         }
-        let merged = merge(read_text(&path).and_then(|text| parse(&text)));
+        // What a layer knows is where learning begins; afterwards the main folder's document stands before it.
+        let merged = merge(self.read(model));
         let body = merged.to_string();
         if body.len() as u64 > MAX_DOCUMENT {
             return Err(LearnedError::TooLarge(body.len() as u64));
         }
-        let head = format!("{TITLE}{}\n", blake3::hash(body.as_bytes()).to_hex());
         write_atomically(
             &main.kernels.join("tmp"),
             &path,
-            &[head.as_bytes(), body.as_bytes()],
+            &[title(&body).as_bytes(), body.as_bytes()],
             || self.cache.step(),
         )
         .map_err(io(&path))?;
@@ -145,24 +162,52 @@ impl Learned<'_> {
         drop(lock);
         Ok(merged)
     }
+}
 
-    fn folder(&self) -> Option<PathBuf> {
-        self.cache
-            .main
-            .as_ref()
-            .map(|main| main.kernels.with_file_name(FOLDER))
+/// Joins two documents: objects key by key, at every depth; where both have something else, `present` stays. Nothing that
+/// is present is lost or changed.
+#[must_use]
+pub fn merged_keeping(present: Value, incoming: Value) -> Value {
+    match (present, incoming) {
+        (Value::Object(mut present), Value::Object(incoming)) => {
+            for (name, value) in incoming {
+                let joined = match present.remove(&name) {
+                    Some(own) => merged_keeping(own, value),
+                    None => value,
+                };
+                present.insert(name, joined);
+            }
+            Value::Object(present)
+        }
+        (present, _) => present,
     }
 }
 
-fn file_name(model: &[u8; 32]) -> String {
+fn folder_of(layer: &Layer) -> PathBuf {
+    layer.kernels.with_file_name(FOLDER)
+}
+
+fn read_in(layer: &Layer, model: &[u8; 32]) -> Option<Value> {
+    let folder = folder_of(layer);
+    os::check_dir(&folder, layer.trust).ok()?.ok()?;
+    parse(&read_text(&folder.join(file_name(model)), layer.trust)?)
+}
+
+/// The name of a model's document in the folder.
+pub(crate) fn file_name(model: &[u8; 32]) -> String {
     format!("{}.json", hex(model))
 }
 
-fn read_text(path: &Path) -> Option<String> {
+/// The inverse of [`file_name`].
+pub(crate) fn model_of(name: &str) -> Option<[u8; 32]> {
+    unhex(name.strip_suffix(".json")?)
+}
+
+fn read_text(path: &Path, trust: Trust) -> Option<String> {
     use std::io::Read;
     let file = os::open_no_follow(path).ok()?;
     let about = file.metadata().ok()?;
-    os::check_file(path, &about, Trust::Own).ok()?;
+    os::check_file(path, &about, trust).ok()?;
     if about.len() > MAX_DOCUMENT + 128 {
         return None;
     }
@@ -173,7 +218,19 @@ fn read_text(path: &Path) -> Option<String> {
     Some(text)
 }
 
-fn parse(text: &str) -> Option<Value> {
+/// The first line of a document's file.
+fn title(body: &str) -> String {
+    format!("{TITLE}{}\n", blake3::hash(body.as_bytes()).to_hex())
+}
+
+/// A document as its file holds it.
+pub(crate) fn text_of(document: &Value) -> String {
+    let body = document.to_string();
+    title(&body) + &body
+}
+
+/// A document from what its file holds; `None` if the digest does not fit.
+pub(crate) fn parse(text: &str) -> Option<Value> {
     let (digest, body) = text.strip_prefix(TITLE)?.split_once('\n')?;
     if *blake3::hash(body.as_bytes()).to_hex() != *digest {
         return None;
@@ -273,6 +330,35 @@ mod tests {
             ro.learned().update(&[1; 32], add_one),
             Err(LearnedError::Cache(CacheError::ReadOnly(_)))
         ));
+    }
+
+    #[test]
+    fn joining_keeps_what_is_present() {
+        let joined = merged_keeping(
+            json!({ "a": { "x": 1 }, "b": [1] }),
+            json!({ "a": { "x": 2, "y": 3 }, "b": [2], "c": null }),
+        );
+        assert_eq!(
+            joined,
+            json!({ "a": { "x": 1, "y": 3 }, "b": [1], "c": null })
+        );
+    }
+
+    #[test]
+    fn what_a_layer_knows_is_read_and_is_where_learning_begins() {
+        let temp = tempfile::tempdir().unwrap();
+        let (layer, own) = (temp.path().join("layer"), temp.path().join("own"));
+        let below = Cache::open(CacheConfig::at(&layer));
+        below.learned().update(&[1; 32], add_one).unwrap();
+        let cache = Cache::open(CacheConfig {
+            ro_layers: Some(vec![layer]),
+            ..CacheConfig::at(own)
+        });
+        assert_eq!(cache.learned().list(), [[1; 32]]);
+        assert_eq!(cache.learned().read(&[1; 32]), Some(json!({ "count": 1 })));
+        cache.learned().update(&[1; 32], add_one).unwrap();
+        assert_eq!(cache.learned().read(&[1; 32]), Some(json!({ "count": 2 })));
+        assert_eq!(below.learned().read(&[1; 32]), Some(json!({ "count": 1 })));
     }
 
     #[test]

@@ -23,9 +23,9 @@
 //! # On disk
 //!
 //! ```text
-//! <dir>/kernels-v1/ab/ab34…   one entry, 64 hexadecimal digits; 256 shards by the first two
-//! <dir>/kernels-v1/tmp/       entries being written; swept after an hour
-//! <dir>/kernels-v1/bad/       the last 16 entries found damaged or refused by the driver
+//! <dir>/kernels-v2/ab/ab34…   one entry, 64 hexadecimal digits; 256 shards by the first two
+//! <dir>/kernels-v2/tmp/       entries being written; swept after an hour
+//! <dir>/kernels-v2/bad/       the last 16 entries found damaged or refused by the driver
 //! <dir>/learned-v1/<digest>.json   what was learned about a model, see [`learned`]
 //! ```
 //!
@@ -33,12 +33,18 @@
 //!
 //! # Map of the crate
 //!
+//! [`inspect`] finds and shows one entry, [`mod@explain`] says how two differ, and [`archive`] carries entries and what was
+//! learned from one machine to another in one file.
+//!
 //! [`key`] builds keys, [`entry`] is the file format, [`config`] says where and how, `store` is
 //! [`Cache`] itself, `upkeep` lists, verifies and evicts, [`learned`] keeps small merged documents, and
 //! `os` holds every call that differs between operating systems.
 
+pub mod archive;
 pub mod config;
 pub mod entry;
+pub mod explain;
+pub mod inspect;
 pub mod key;
 pub mod learned;
 mod os;
@@ -46,12 +52,15 @@ pub mod stats;
 mod store;
 mod upkeep;
 
-pub use config::{CacheConfig, CacheError, Mode, OffReason};
+pub use archive::{ArchiveError, ExportReport, ImportReport, MemberRefusal};
+pub use config::{CacheConfig, CacheError, LayerRefusal, Mode, OffReason};
 pub use entry::{
-    DecodeError, Decoded, KernelInfo, MAX_HEADER, MAX_PAYLOAD, Metadata, decode_entry,
+    DecodeError, Decoded, KernelInfo, MAX_HEADER, MAX_PAYLOAD, MAX_SOURCE, Metadata, decode_entry,
 };
-pub use key::{Key, KeyBuilder, Preimage};
-pub use learned::{Learned, LearnedError};
+pub use explain::{Explanation, explain};
+pub use inspect::{Inspection, LayerUse};
+pub use key::{Field, Key, KeyBuilder, Part, Preimage};
+pub use learned::{Learned, LearnedError, merged_keeping};
 pub use os::Distrust;
 pub use stats::{MissReason, PutSkip, Stats};
 pub use store::{Cache, Entry, Lookup, PutOutcome};

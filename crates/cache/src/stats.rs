@@ -110,13 +110,16 @@ impl From<DecodeError> for MissReason {
             DecodeError::Truncated { have, need } => MissReason::Truncated { have, need },
             DecodeError::Extended { have, need } => MissReason::Extended { have, need },
             DecodeError::Version(version) => MissReason::Version(version),
-            DecodeError::TooLarge { header, payload } => {
-                MissReason::TooLarge(header.saturating_add(payload))
-            }
+            DecodeError::TooLarge {
+                header,
+                source_bytes,
+                payload,
+            } => MissReason::TooLarge(header.saturating_add(source_bytes).saturating_add(payload)),
             DecodeError::Preimage => MissReason::KeyMismatch,
-            damage @ (DecodeError::Magic | DecodeError::Digest | DecodeError::Header(_)) => {
-                MissReason::Digest(damage)
-            }
+            damage @ (DecodeError::Magic
+            | DecodeError::Digest
+            | DecodeError::Header(_)
+            | DecodeError::Source) => MissReason::Digest(damage),
         }
     }
 }

@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{CacheConfig, Mode, OffReason};
+use crate::config::{CacheConfig, LayerRefusal, Mode, OffReason};
 use crate::entry::{MAX_FILE, Metadata, decode_entry, encode_head};
 use crate::key::{Key, Preimage};
 use crate::os::{self, Distrust, Trust};
 use crate::stats::{Counters, MissReason, PutSkip, Stats};
 
 /// The folder of this format version.
-pub(crate) const KERNELS: &str = "kernels-v1";
+pub(crate) const KERNELS: &str = "kernels-v2";
 /// Entries kept in the quarantine.
 const QUARANTINE: usize = 16;
 /// A hit renews an entry's time of use only when that is older than this: a run of hits writes nothing.
@@ -69,12 +69,17 @@ pub enum PutOutcome {
 /// One folder of entries.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    /// `<dir>/kernels-v1`.
+    /// `<dir>/kernels-v2`.
     pub(crate) kernels: PathBuf,
     pub(crate) trust: Trust,
 }
 
 impl Layer {
+    /// The folder that was named.
+    pub(crate) fn folder(&self) -> &Path {
+        self.kernels.parent().unwrap_or(&self.kernels)
+    }
+
     pub(crate) fn path_of(&self, key: &Key) -> PathBuf {
         self.kernels.join(key.shard()).join(key.hex())
     }
@@ -113,7 +118,7 @@ pub struct Cache {
     pub(crate) max_bytes: u64,
     pub(crate) max_entries: u64,
     /// Read-only folders that were not believed, with the reason.
-    refused_layers: Vec<OffReason>,
+    refused_layers: Vec<LayerRefusal>,
     #[cfg(test)]
     pub(crate) faults: faults::Faults,
 }
@@ -132,7 +137,7 @@ impl Cache {
         elevated: bool,
     ) -> Cache {
         let mut cache = Cache {
-            dir: config.resolve_dir(env).ok(),
+            dir: config.resolve_dir(&env).ok(),
             main: None,
             below: Vec::new(),
             state: Mutex::new(State {
@@ -161,10 +166,10 @@ impl Cache {
             cache.state = Mutex::new(off(reason));
             return cache;
         }
-        for dir in &config.ro_layers {
-            match open_layer(dir, Mode::Ro, Trust::OwnOrRoot) {
+        for dir in config.resolve_layers(&env) {
+            match open_layer(&dir, Mode::Ro, Trust::OwnOrRoot) {
                 Ok(layer) => cache.below.push(layer),
-                Err(reason) => cache.refused_layers.push(reason),
+                Err(reason) => cache.refused_layers.push(LayerRefusal::of(&dir, reason)),
             }
         }
         let main = match &cache.dir {
@@ -175,9 +180,12 @@ impl Cache {
             Ok(layer) => cache.main = Some(layer),
             // Layers below stay readable when the main folder is not usable.
             Err(reason) if !cache.below.is_empty() => {
+                // Who only reads, from layers, need not have a folder of their own.
+                let missed =
+                    config.mode == Mode::Rw || cache.dir.as_ref().is_some_and(|dir| dir.exists());
                 cache.state = Mutex::new(State {
                     mode: Mode::Ro,
-                    reason: Some(reason),
+                    reason: Some(reason).filter(|_| missed),
                 });
             }
             Err(reason) => cache.state = Mutex::new(off(reason)),
@@ -208,7 +216,7 @@ impl Cache {
 
     /// Read-only layers that were not believed.
     #[must_use]
-    pub fn refused_layers(&self) -> &[OffReason] {
+    pub fn refused_layers(&self) -> &[LayerRefusal] {
         &self.refused_layers
     }
 

@@ -55,6 +55,7 @@ fn metadata(name: &str) -> Metadata {
         kernels: vec![kernel],
         compile_micros: 1000,
         provenance: "nvrtc 13.0".into(),
+        ..Metadata::default()
     }
 }
 
@@ -458,7 +459,7 @@ fn layers_below_are_read_and_never_written() {
     std::fs::write(seed.path(&b), b"junk").unwrap();
     let missing = own.temp.path().join("missing");
     let config = CacheConfig {
-        ro_layers: vec![missing, seed.dir()],
+        ro_layers: Some(vec![missing, seed.dir()]),
         ..CacheConfig::at(own.dir())
     };
     let cache = Cache::open(config.clone());

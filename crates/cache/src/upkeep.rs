@@ -89,11 +89,11 @@ pub struct ClearReport {
 }
 
 /// An entry file as the folder shows it.
-struct Found {
-    key: Key,
-    path: PathBuf,
-    bytes: u64,
-    used: SystemTime,
+pub(crate) struct Found {
+    pub(crate) key: Key,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) used: SystemTime,
 }
 
 impl Cache {
@@ -136,9 +136,7 @@ impl Cache {
     ///
     /// As [`Cache::list`].
     pub fn verify(&self) -> Result<VerifyReport, CacheError> {
-        if self.main.is_none() && self.below.is_empty() {
-            self.folder()?;
-        }
+        self.readable()?;
         let mut report = VerifyReport::default();
         for (index, layer) in self.layers() {
             for found in scan(layer)? {
@@ -291,6 +289,14 @@ impl Cache {
         })
     }
 
+    /// An error if neither the main folder nor a layer can be read.
+    pub(crate) fn readable(&self) -> Result<(), CacheError> {
+        match self.below.is_empty() {
+            true => self.folder().map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
     /// The main folder, to change.
     pub(crate) fn writable(&self) -> Result<&Layer, CacheError> {
         let main = self.folder()?;
@@ -302,7 +308,7 @@ impl Cache {
     }
 }
 
-fn sum(found: &[Found]) -> Usage {
+pub(crate) fn sum(found: &[Found]) -> Usage {
     Usage {
         entries: found.len() as u64,
         bytes: found.iter().map(|found| found.bytes).sum(),
@@ -310,7 +316,7 @@ fn sum(found: &[Found]) -> Usage {
 }
 
 /// Every file of a layer whose name and shard are those of a key.
-fn scan(layer: &Layer) -> Result<Vec<Found>, CacheError> {
+pub(crate) fn scan(layer: &Layer) -> Result<Vec<Found>, CacheError> {
     let mut all = Vec::new();
     for shard in std::fs::read_dir(&layer.kernels)
         .map_err(CacheError::io(&layer.kernels))?

@@ -11,6 +11,7 @@ const PREFIX: &str = "BESPOKE_";
 const KNOWN: &[&str] = &[
     "BESPOKE_CACHE",
     "BESPOKE_CACHE_DIR",
+    "BESPOKE_CACHE_LAYERS",
     "BESPOKE_CACHE_MAX_SIZE",
     "BESPOKE_LIBCUDA",
     "BESPOKE_NVRTC",
@@ -23,6 +24,7 @@ pub(crate) const HELP: &str = "\
 Environment (flags outrank it):
   BESPOKE_CACHE           rw, ro or off: what the kernel cache may do
   BESPOKE_CACHE_DIR       folder of the kernel cache (else $XDG_CACHE_HOME/bespoke, else ~/.cache/bespoke)
+  BESPOKE_CACHE_LAYERS    folders of kernels to read besides it, separated as in $PATH
   BESPOKE_CACHE_MAX_SIZE  limit on its size, such as 2G
   BESPOKE_NVRTC           folder or file of the NVRTC library; if set, nothing else is tried
   BESPOKE_LIBCUDA         file of the CUDA driver library

@@ -115,7 +115,10 @@ impl From<OnnxError> for Failure {
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Failure {
         let help = match &error {
-            CacheError::NoFolder | CacheError::Mode(_) => "",
+            CacheError::NoFolder | CacheError::Mode(_) | CacheError::NotAKey(_) => "",
+            CacheError::NoEntry(_) => "`bespoke cache ls` lists the keys",
+            CacheError::Ambiguous { .. } => "write more digits of the key",
+            CacheError::Entry { .. } => "`bespoke cache verify` sets damaged entries aside",
             CacheError::Off(_) => "`bespoke doctor` shows the folder and what is wrong with it",
             CacheError::ReadOnly(_) => "use --cache rw and a folder that you may write",
             CacheError::Io { .. } => {

@@ -258,27 +258,14 @@ pub(crate) fn position(ports: &[Port<'_>], name: &str, flag: &str) -> Result<usi
     })
 }
 
-/// The inputs of a run, in graph order.
-///
-/// # Errors
-///
-/// A name that is not an input, a file that cannot be read, a type, rank or extent that the model does not take, extents
-/// that contradict each other or are missing, and too little memory.
-pub(crate) fn resolve(
-    ports: &[Port<'_>],
-    symbols: &SymbolTable,
-    wanted: &Wanted,
-) -> Result<Vec<Arc<Constant>>, Failure> {
-    resolve_with(ports, symbols, wanted, Content::Random)
-}
+/// What the command line settles: the extents of the symbols and, in graph order, tensor or shape of each input.
+type Settled<'a> = (Extents<'a>, Vec<(Option<Arc<Constant>>, Vec<i64>)>);
 
-/// [`resolve`] with a choice of what fills the inputs that are not given.
-pub(crate) fn resolve_with(
+fn settle<'a>(
     ports: &[Port<'_>],
-    symbols: &SymbolTable,
+    symbols: &'a SymbolTable,
     wanted: &Wanted,
-    content: Content,
-) -> Result<Vec<Arc<Constant>>, Failure> {
+) -> Result<Settled<'a>, Failure> {
     let mut extents = Extents::new(symbols, &wanted.dims)?;
     let mut tensors: Vec<Option<Arc<Constant>>> = vec![None; ports.len()];
     let mut shapes: Vec<Option<Vec<i64>>> = vec![None; ports.len()];
@@ -358,23 +345,53 @@ pub(crate) fn resolve_with(
             ),
         ));
     }
+    let shapes = shapes.into_iter().map(Option::unwrap_or_default);
+    Ok((extents, tensors.into_iter().zip(shapes).collect()))
+}
+
+/// The shapes of a run's inputs that are not given as files, in graph order.
+///
+/// # Errors
+///
+/// As [`resolve`], less memory.
+pub(crate) fn shapes(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+) -> Result<Vec<Vec<i64>>, Failure> {
+    let (_, settled) = settle(ports, symbols, wanted)?;
+    Ok(settled.into_iter().map(|(_, shape)| shape).collect())
+}
+
+/// The inputs of a run, in graph order.
+///
+/// # Errors
+///
+/// A name that is not an input, a file that cannot be read, a type, rank or extent that the model does not take, extents
+/// that contradict each other or are missing, and too little memory.
+pub(crate) fn resolve(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<Constant>>, Failure> {
+    resolve_with(ports, symbols, wanted, Content::Random)
+}
+
+/// [`resolve`] with a choice of what fills the inputs that are not given.
+pub(crate) fn resolve_with(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+    content: Content,
+) -> Result<Vec<Arc<Constant>>, Failure> {
+    let (extents, settled) = settle(ports, symbols, wanted)?;
     let mut filled = Vec::with_capacity(ports.len());
-    for (at, (port, (tensor, shape))) in ports
-        .iter()
-        .zip(tensors.into_iter().zip(shapes))
-        .enumerate()
-    {
+    for (at, (port, (tensor, shape))) in ports.iter().zip(settled).enumerate() {
         filled.push(match tensor {
             Some(tensor) => tensor,
             None => {
                 let feed = feeds(symbols, &extents, at);
-                fill(
-                    port,
-                    &shape.unwrap_or_default(),
-                    wanted.seed,
-                    content,
-                    &feed,
-                )?
+                fill(port, &shape, wanted.seed, content, &feed)?
             }
         });
     }

@@ -163,6 +163,9 @@ pub(crate) struct CacheOptions {
         hide_env_values = true
     )]
     pub(crate) cache_max_size: Option<Size>,
+    /// Folder of kernels to read besides the cache, never written; may be given several times [default: $BESPOKE_CACHE_LAYERS, separated as in $PATH]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_layer: Vec<PathBuf>,
 }
 
 impl CacheOptions {
@@ -170,6 +173,7 @@ impl CacheOptions {
     pub(crate) fn config(&self) -> CacheConfig {
         let mut config = CacheConfig {
             dir: self.cache_dir.clone(),
+            ro_layers: Some(self.cache_layer.clone()).filter(|layers| !layers.is_empty()),
             ..CacheConfig::default()
         };
         config.mode = match self.cache {

@@ -111,6 +111,9 @@ impl Workplace {
         if let Some(reason) = opened.as_ref().filter(|r| **r != OffReason::Asked) {
             console.warn(format_args!("kernel cache: {reason}"));
         }
+        for refusal in service.cache().refused_layers() {
+            console.warn(refusal);
+        }
         let options = runtime::SessionOptions {
             strategy: flags.specialize.strategy.clone(),
             verify_swap: flags.verify_swap,

@@ -14,6 +14,7 @@
 //! works any more.
 
 pub mod arch;
+pub mod occupancy;
 pub mod props;
 pub mod twin;
 
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use arch::{Arch, ArchError};
+pub use occupancy::{BlockNeeds, Limiter, Occupancy, occupancy};
 pub use props::DeviceProps;
 pub use twin::{Operand, Twin, TwinCall, TwinError};
 

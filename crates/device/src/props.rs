@@ -112,7 +112,7 @@ const PRESETS: &[Row] = &[
         228,
         2048,
         50,
-        4.8,
+        4.917,
         989.0,
         67.0,
         141,
@@ -145,7 +145,80 @@ const PRESETS: &[Row] = &[
     ),
 ];
 
+/// name, arch, multiprocessors, L2 MiB, TB/s, GiB
+type Card = (&'static str, u32, u32, u64, f64, u64);
+
+/// Further cards, by what differs from their architecture's preset.
+const CARDS: &[Card] = &[
+    ("T4", 75, 40, 4, 0.320, 16),
+    ("A100 80GB", 80, 108, 40, 2.039, 80),
+    ("A30", 80, 56, 24, 0.933, 24),
+    ("A10", 86, 72, 6, 0.600, 24),
+    ("A40", 86, 84, 6, 0.696, 48),
+    ("RTX 3060", 86, 28, 3, 0.360, 12),
+    ("RTX 4080", 89, 76, 64, 0.717, 16),
+    ("RTX 4070", 89, 46, 36, 0.504, 12),
+    ("RTX 4060", 89, 24, 24, 0.272, 8),
+    ("L4", 89, 58, 48, 0.300, 24),
+    ("L40S", 89, 142, 96, 0.864, 48),
+    ("H100", 90, 132, 50, 3.35, 80),
+    ("H100 PCIe", 90, 114, 50, 2.0, 80),
+    ("RTX 5080", 120, 84, 64, 0.960, 16),
+    ("RTX 5070", 120, 48, 48, 0.672, 12),
+];
+
+/// Names are compared by letters and digits alone: `rtx4090` is `RTX 4090`.
+fn folded(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
+/// The card's own name in a preset's.
+fn plain(name: &'static str) -> &'static str {
+    name.trim_end_matches(" (preset)")
+}
+
 impl DeviceProps {
+    /// The cards that [`DeviceProps::card`] knows, with the architecture that kernels are compiled for on them; of each
+    /// architecture the one of [`DeviceProps::preset`] comes first.
+    pub fn cards() -> Vec<(&'static str, Arch)> {
+        let arch = |number: u32| Arch::of_card(number / 10, number % 10);
+        let mut all: Vec<_> = PRESETS
+            .iter()
+            .map(|row| (plain(row.0), arch(row.1)))
+            .chain(CARDS.iter().map(|card| (card.0, arch(card.1))))
+            .collect();
+        all.sort_by_key(|(_, arch)| *arch);
+        all
+    }
+
+    /// Published figures of a card by name, whatever its case, spaces and hyphens; `None` for one that is not listed.
+    ///
+    /// Arithmetic rates are those of the architecture's preset, scaled by the number of multiprocessors, as they are for
+    /// a card at hand, whose driver does not know them: tiles are chosen by these figures, and should be the same here
+    /// and there.
+    pub fn card(name: &str) -> Option<DeviceProps> {
+        let wanted = folded(name);
+        if let Some(row) = PRESETS.iter().find(|row| folded(plain(row.0)) == wanted) {
+            return Some(DeviceProps::preset(Arch::of_card(row.1 / 10, row.1 % 10)));
+        }
+        let card = CARDS.iter().find(|card| folded(card.0) == wanted)?;
+        let preset = DeviceProps::preset(Arch::of_card(card.1 / 10, card.1 % 10));
+        let scale = f64::from(card.2) / f64::from(preset.multiprocessors);
+        Some(DeviceProps {
+            name: format!("{} (preset)", card.0),
+            multiprocessors: card.2,
+            l2_bytes: card.3 << 20,
+            bandwidth: card.4 * 1e12,
+            f16_rate: preset.f16_rate * scale,
+            f32_rate: preset.f32_rate * scale,
+            memory_bytes: card.5 << 30,
+            ..preset
+        })
+    }
+
     /// Published figures of a common card of this architecture, or of the nearest older one.
     pub fn preset(arch: Arch) -> DeviceProps {
         let row = PRESETS
@@ -181,5 +254,36 @@ mod tests {
         assert_eq!(props.arch, Arch::sm(87));
         assert_eq!(props.name, "RTX 3090 (preset)");
         assert_eq!(DeviceProps::preset(Arch::sm(121)).multiprocessors, 170);
+    }
+
+    #[test]
+    fn cards_are_found_by_name() {
+        for (name, arch) in DeviceProps::cards() {
+            let card = DeviceProps::card(name).unwrap();
+            assert_eq!((card.arch, card.name), (arch, format!("{name} (preset)")));
+        }
+        let l4 = DeviceProps::card("l4").unwrap();
+        assert_eq!((l4.multiprocessors, l4.shared_per_block), (58, 99 * 1024));
+        assert!(l4.f16_rate < DeviceProps::preset(Arch::sm(89)).f16_rate / 2.0);
+        assert_eq!(
+            DeviceProps::card("rtx-4090").unwrap(),
+            DeviceProps::preset(Arch::sm(89))
+        );
+        assert_eq!(
+            DeviceProps::card("H200").unwrap().arch.to_string(),
+            "sm_90a"
+        );
+        assert_eq!(DeviceProps::card("Voodoo 2"), None);
+        assert_eq!(DeviceProps::card(""), None);
+    }
+
+    #[test]
+    fn the_preset_of_an_architecture_leads_its_cards() {
+        let cards = DeviceProps::cards();
+        for (at, (name, arch)) in cards.iter().enumerate() {
+            if at == 0 || cards[at - 1].1 != *arch {
+                assert_eq!(DeviceProps::preset(*arch).name, format!("{name} (preset)"));
+            }
+        }
     }
 }

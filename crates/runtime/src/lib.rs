@@ -24,6 +24,7 @@
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
+//! - [`prebuild`]: which kernels a session on some card would ask for, without either.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers.
 
 pub mod director;
@@ -33,6 +34,7 @@ mod kernels;
 pub mod lane;
 mod ledger;
 pub mod patience;
+pub mod prebuild;
 pub mod profile;
 pub mod program;
 pub mod request;
@@ -47,6 +49,7 @@ mod weights;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
 pub use patience::CancelToken;
+pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
     Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,

@@ -5,8 +5,10 @@
 use std::time::Instant;
 
 use bespoke_ir::DType;
+use bespoke_plan::{Plan, Port};
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::patience::{CancelToken, Patience};
 use crate::strategy::Strategy;
 use crate::tensor::{Tensor, TensorView};
@@ -152,4 +154,18 @@ impl RunOptions {
             deadline: self.deadline,
         }
     }
+}
+
+/// The extents of a shape in the order of the inputs.
+pub(crate) fn in_order<'s>(
+    plan: &Plan,
+    shape: &'s [(String, Vec<i64>)],
+) -> Result<Vec<&'s [i64]>, Error> {
+    let of = |port: &Port| {
+        let given = shape.iter().find(|(n, _)| *n == port.name);
+        given
+            .map(|(_, dims)| &dims[..])
+            .ok_or_else(|| Error::MissingInput(port.name.clone()))
+    };
+    plan.inputs.iter().map(of).collect()
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use bespoke_cache::{Cache, CacheConfig, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage};
 use bespoke_device::{Arch, DeviceProps};
 use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolConfig, SearchPlan};
-use bespoke_templates::KernelSpec;
+use bespoke_templates::{Baked, KernelSpec};
 use bytes::Bytes;
 
 use crate::weights::Shelf;
@@ -157,7 +157,16 @@ impl Request {
         let text = spec.to_string();
         let request = compile_request("", &source, "", None);
         let options = request.canonical_options();
-        let builder = KeyBuilder::kernel(&source, &options, &arch.to_string(), ABI).spec(&text);
+        let baked = spec.baked.iter().map(|(name, baked)| match baked {
+            Baked::Exact(value) => format!("{name}={value}"),
+            Baked::Multiple(value) => format!("{name}%{value}"),
+        });
+        let builder = KeyBuilder::kernel(&source, &options, &arch.to_string(), ABI)
+            .spec(&text)
+            .part("template", spec.template.name())
+            .part("description", &spec.template.describe())
+            .part("tile", &spec.tile.to_string())
+            .part("baked", &baked.collect::<Vec<_>>().join(" "));
         let key = builder.key();
         Request {
             name: text,
@@ -277,6 +286,7 @@ impl Shop {
                 .collect(),
             compile_micros: micros,
             provenance: nvrtc.build().to_owned(),
+            source: request.source.clone(),
         };
         self.cache
             .put(&request.preimage, &metadata, &compiled.cubin);

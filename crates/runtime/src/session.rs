@@ -24,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::patience::Patience;
 use crate::program::{Blueprint, Program};
 use crate::request::{
-    Bindings, GraphMode, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
+    Bindings, GraphMode, PortInfo, RunOptions, RunReport, RunResult, SessionOptions, in_order,
 };
 use crate::service::CompileService;
 use crate::shared::Core;
@@ -671,18 +671,7 @@ fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signatu
     Ok(Some(Signature::new(&plan.signature(&dims)?)))
 }
 
-/// The extents of a shape in the order of the inputs.
-fn in_order<'s>(plan: &Plan, shape: &'s [(String, Vec<i64>)]) -> Result<Vec<&'s [i64]>, Error> {
-    let of = |port: &Port| {
-        let given = shape.iter().find(|(n, _)| *n == port.name);
-        given
-            .map(|(_, dims)| &dims[..])
-            .ok_or_else(|| Error::MissingInput(port.name.clone()))
-    };
-    plan.inputs.iter().map(of).collect()
-}
-
-fn port_info(plan: &Plan, port: &Port) -> PortInfo {
+pub(crate) fn port_info(plan: &Plan, port: &Port) -> PortInfo {
     PortInfo {
         name: port.name.clone(),
         dtype: port.ty.dtype,

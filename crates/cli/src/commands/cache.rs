@@ -1,12 +1,16 @@
 //! `bespoke cache`: what is in the kernel cache, whether it is whole, and room in it.
 //!
-//! Runs never need this command: they skip what is damaged and evict what is too much by themselves.
+//! Runs never need this command: they skip what is damaged and evict what is too much by themselves. Looking changes
+//! nothing, not even by making the folder. `entry` shows one entry and compares two, `archive` carries them elsewhere.
+
+mod archive;
+mod entry;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bespoke::cache::{Cache, EntryInfo, Mode};
+use bespoke::cache::{Cache, CacheConfig, EntryInfo, Mode};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -42,22 +46,60 @@ struct CacheFlags {
         hide_env_values = true
     )]
     cache_max_size: Option<crate::options::Size>,
+    /// Folder to read besides the cache, never written; may be given several times [default: $BESPOKE_CACHE_LAYERS, separated as in $PATH]
+    #[arg(long, value_name = "DIR", global = true)]
+    cache_layer: Vec<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Action {
     /// Number and size of the entries, by architecture
     Stats,
     /// One line an entry, most recently used first
     Ls,
+    /// Everything in one entry
+    Inspect(entry::InspectArguments),
+    /// Why two entries are different kernels
+    Explain(entry::ExplainArguments),
     /// Read every entry and check its digest; damaged ones are set aside
     Verify,
     /// Bring the cache under its limits, and remove what dead processes left
     Gc,
     /// Remove everything
     Clear,
-    /// Print the folder
+    /// Write entries and what was learned into one file
+    Export(archive::ExportArguments),
+    /// Take over entries and what was learned from such a file
+    Import(archive::ImportArguments),
+    /// Print the folder, and then its read-only layers
     Path,
+}
+
+impl Action {
+    /// What it may do to the folder.
+    fn mode(&self) -> Mode {
+        match self {
+            Action::Verify | Action::Gc | Action::Clear | Action::Import(_) => Mode::Rw,
+            _ => Mode::Ro,
+        }
+    }
+}
+
+/// The cache that the flags name.
+struct Place {
+    folder: PathBuf,
+    config: CacheConfig,
+    /// Whether the folder is not there.
+    absent: bool,
+    /// With its layers; `None` if neither the folder nor a layer is there.
+    cache: Option<Cache>,
+}
+
+impl Place {
+    /// The cache, if its own folder is there.
+    fn own(&self) -> Option<&Cache> {
+        self.cache.as_ref().filter(|_| !self.absent)
+    }
 }
 
 /// Runs the command.
@@ -66,54 +108,103 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         cache: crate::options::CacheMode::Rw,
         cache_dir: arguments.cache.cache_dir.clone(),
         cache_max_size: arguments.cache.cache_max_size,
+        cache_layer: arguments.cache.cache_layer.clone(),
     };
+    let action = &arguments.action;
     let mut config = flags.config();
-    if !matches!(
-        arguments.action,
-        Action::Verify | Action::Gc | Action::Clear
-    ) {
-        // Looking changes nothing, not even by making the folder.
-        config.mode = Mode::Ro;
-    }
     let folder = config.resolve_dir(|name| std::env::var_os(name))?;
-    if let Action::Path = arguments.action {
-        return path(folder, console);
-    }
-    let limits = (config.max_bytes, config.max_entries);
     let absent = !folder.exists();
-    if absent && config.mode == Mode::Rw {
-        // An action on a cache that does not exist has nothing to do and makes none.
+    let makes = matches!(action, Action::Import(_));
+    // An action on a cache that does not exist has nothing to do and makes none.
+    config.mode = match absent && !makes {
+        true => Mode::Ro,
+        false => action.mode(),
+    };
+    if absent && !makes && action.mode() == Mode::Rw {
         console.note(format_args!(
             "{} does not exist: there is nothing to do",
             folder.display()
         ));
     }
-    let cache = match absent {
-        true => None,
-        false => Some(Cache::open(config)),
+    let layered = !config
+        .resolve_layers(|name| std::env::var_os(name))
+        .is_empty();
+    // An export of nothing is an archive without members.
+    let needed = makes || layered || matches!(action, Action::Export(_));
+    let cache = (!absent || needed).then(|| Cache::open(config.clone()));
+    for refusal in cache.iter().flat_map(Cache::refused_layers) {
+        console.warn(refusal);
+    }
+    let place = Place {
+        folder,
+        config,
+        absent: absent && !makes,
+        cache,
     };
-    match arguments.action {
-        Action::Stats => stats(&folder, cache.as_ref(), limits, console),
-        Action::Ls => list(cache.as_ref(), console),
-        Action::Verify => verify(cache.as_ref(), console),
-        Action::Gc => collect(cache.as_ref(), console),
-        Action::Clear => clear(cache.as_ref(), console),
-        Action::Path => Ok(0),
+    match action {
+        Action::Stats => stats(&place, console),
+        Action::Ls => list(place.own(), console),
+        Action::Inspect(arguments) => entry::inspect(arguments, place.cache.as_ref(), console),
+        Action::Explain(arguments) => entry::explain(arguments, place.cache.as_ref(), console),
+        Action::Verify => verify(&place, console),
+        Action::Gc => collect(place.own(), console),
+        Action::Clear => clear(place.own(), console),
+        Action::Export(arguments) => archive::export(arguments, place.cache.as_ref(), console),
+        Action::Import(arguments) => archive::import(arguments, place.cache.as_ref(), console),
+        Action::Path => path(&place, console),
     }
 }
 
+/// A read-only layer that was named.
 #[derive(Serialize)]
-struct PathDocument {
-    schema_version: u32,
+struct LayerDocument {
     folder: PathBuf,
+    used: bool,
+    reason: Option<String>,
+    entries: Option<u64>,
+    bytes: Option<u64>,
 }
 
-fn path(folder: PathBuf, console: &mut Console) -> Result<u8, Failure> {
-    console.line(folder.display())?;
+/// The layers that are used, then those that are not.
+fn layers(cache: Option<&Cache>) -> Vec<LayerDocument> {
+    let used = cache.map(Cache::layer_uses).unwrap_or_default();
+    let refused = cache.map(Cache::refused_layers).unwrap_or_default();
+    let used = used.into_iter().map(|layer| LayerDocument {
+        folder: layer.folder,
+        used: true,
+        reason: layer.usage.as_ref().err().map(ToString::to_string),
+        entries: layer.usage.as_ref().ok().map(|usage| usage.entries),
+        bytes: layer.usage.as_ref().ok().map(|usage| usage.bytes),
+    });
+    let refused = refused.iter().map(|refusal| LayerDocument {
+        folder: refusal.path().to_owned(),
+        used: false,
+        reason: Some(refusal.to_string()),
+        entries: None,
+        bytes: None,
+    });
+    used.chain(refused).collect()
+}
+
+#[derive(Serialize)]
+struct PathDocument<'a> {
+    schema_version: u32,
+    folder: &'a Path,
+    layers: Vec<LayerDocument>,
+}
+
+/// Scripts read the first line; a layer that is not used has been warned about and is no place of kernels.
+fn path(place: &Place, console: &mut Console) -> Result<u8, Failure> {
+    let layers = layers(place.cache.as_ref());
+    console.line(place.folder.display())?;
+    for layer in layers.iter().filter(|layer| layer.used) {
+        console.line(layer.folder.display())?;
+    }
     if console.json {
         console.document(&PathDocument {
             schema_version: 1,
-            folder,
+            folder: &place.folder,
+            layers,
         })?;
     }
     Ok(0)
@@ -140,28 +231,22 @@ struct StatsDocument {
     compile_us: u64,
     unreadable: u64,
     by_arch: BTreeMap<String, Share>,
+    layers: Vec<LayerDocument>,
 }
 
 /// The architecture that an entry was compiled for.
 fn arch(entry: &EntryInfo) -> Option<&str> {
-    let fields = &entry.preimage.as_ref()?.fields;
-    fields
-        .iter()
-        .find(|field| field.name == "arch")?
-        .text
-        .as_deref()
+    let field = entry.preimage.as_ref()?.field("arch")?;
+    field.text.as_deref()
 }
 
 fn entries(cache: Option<&Cache>) -> Result<Vec<EntryInfo>, Failure> {
     Ok(cache.map(Cache::list).transpose()?.unwrap_or_default())
 }
 
-fn stats(
-    folder: &std::path::Path,
-    cache: Option<&Cache>,
-    (max_bytes, max_entries): (u64, u64),
-    console: &mut Console,
-) -> Result<u8, Failure> {
+fn stats(place: &Place, console: &mut Console) -> Result<u8, Failure> {
+    let cache = place.own();
+    let (max_bytes, max_entries) = (place.config.max_bytes, place.config.max_entries);
     let all = entries(cache)?;
     let mut by_arch: BTreeMap<String, Share> = BTreeMap::new();
     for entry in &all {
@@ -174,7 +259,7 @@ fn stats(
     }
     let document = StatsDocument {
         schema_version: 1,
-        folder: folder.to_owned(),
+        folder: place.folder.clone(),
         mode: cache.map_or("absent", |c| c.mode().name()),
         reason: cache.and_then(Cache::reason).map(|r| r.to_string()),
         entries: all.len() as u64,
@@ -184,8 +269,10 @@ fn stats(
         compile_us: by_arch.values().map(|s| s.compile_us).sum(),
         unreadable: all.iter().filter(|e| e.metadata.is_none()).count() as u64,
         by_arch,
+        layers: layers(place.cache.as_ref()),
     };
-    console.line(format_args!("folder        {}", folder.display()))?;
+    let folder = place.folder.display();
+    console.line(format_args!("folder        {folder}"))?;
     console.line(format_args!(
         "entries       {} of at most {max_entries}",
         document.entries
@@ -205,6 +292,16 @@ fn stats(
             share.entries,
             bytes(share.bytes)
         ))?;
+    }
+    for layer in &document.layers {
+        let folder = layer.folder.display();
+        match (layer.entries, layer.bytes) {
+            (Some(entries), Some(size)) => console.line(format_args!(
+                "layer         {folder}: {entries} entries, {}",
+                bytes(size)
+            ))?,
+            _ => console.line(format_args!("layer         {folder}: not used"))?,
+        }
     }
     if console.json {
         console.document(&document)?;
@@ -305,7 +402,8 @@ struct VerifyDocument {
 }
 
 /// Damage is a result of this command, so it has the exit code of a comparison that failed.
-fn verify(cache: Option<&Cache>, console: &mut Console) -> Result<u8, Failure> {
+fn verify(place: &Place, console: &mut Console) -> Result<u8, Failure> {
+    let cache = place.cache.as_ref();
     let report = cache.map(Cache::verify).transpose()?.unwrap_or_default();
     for (path, reason) in &report.bad {
         console.line(format_args!(

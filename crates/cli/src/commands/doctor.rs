@@ -278,12 +278,14 @@ fn cache(flags: &CacheOptions, problems: &mut Vec<Problem>) -> CacheFolder {
     }
     for reason in cache.refused_layers() {
         problems.push(Problem {
-            what: format!("a read-only layer of the kernel cache is ignored: {reason}"),
+            what: reason.to_string(),
             remedy: "let it belong to you or to root, and let nobody else write it".into(),
         });
     }
     let usage = match cache.mode() {
         Mode::Off => None,
+        // who only reads, from layers, need not have a folder
+        Mode::Ro if !cache.path().is_some_and(std::path::Path::exists) => None,
         _ => match cache.usage() {
             Ok(usage) => Some(usage),
             Err(error) => {

@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod doctor;
 mod inspect;
+mod prebuild;
 mod run;
 
 use crate::console::Console;
@@ -17,6 +18,7 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     Check(check::Arguments),
     Bench(Box<bench::Arguments>),
+    Prebuild(prebuild::Arguments),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
 }
@@ -28,6 +30,7 @@ pub(crate) fn run(command: &Command, console: &mut Console) -> Result<u8, Failur
         Command::Inspect(arguments) => inspect::run(arguments, console),
         Command::Check(arguments) => check::run(arguments, console),
         Command::Bench(arguments) => bench::run(arguments, console),
+        Command::Prebuild(arguments) => prebuild::run(arguments, console),
         Command::Doctor(arguments) => doctor::run(arguments, console),
         Command::Cache(arguments) => cache::run(arguments, console),
     }

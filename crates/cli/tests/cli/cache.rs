@@ -8,7 +8,7 @@ use crate::support::{Ended, World, nvrtc, relu};
 use bespoke::cache::{Cache, CacheConfig, KeyBuilder, Metadata};
 
 /// A cache with `count` entries.
-fn filled(count: usize) -> World {
+pub(crate) fn filled(count: usize) -> World {
     let world = World::without_gpu();
     let cache = Cache::open(CacheConfig::at(world.cache()));
     for i in 0..count {
@@ -24,9 +24,9 @@ fn filled(count: usize) -> World {
 }
 
 /// The entry files.
-fn entries(world: &World) -> Vec<PathBuf> {
+pub(crate) fn entries(world: &World) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for shard in std::fs::read_dir(world.cache().join("kernels-v1"))
+    for shard in std::fs::read_dir(world.cache().join("kernels-v2"))
         .unwrap()
         .flatten()
     {
@@ -43,7 +43,7 @@ fn entries(world: &World) -> Vec<PathBuf> {
     found
 }
 
-fn flip(path: &PathBuf) {
+pub(crate) fn flip(path: &PathBuf) {
     let mut bytes = std::fs::read(path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -159,7 +159,7 @@ fn a_folder_that_others_may_write_is_named_with_its_remedy() {
 }
 
 /// A run that also compiles for sm_89: how it ended, and what was compiled and found.
-fn compiling(world: &World, model: &str, flags: &[&str]) -> (Ended, u64, u64) {
+pub(crate) fn compiling(world: &World, model: &str, flags: &[&str]) -> (Ended, u64, u64) {
     let mut line = vec![
         "run",
         model,
@@ -230,7 +230,7 @@ fn what_cannot_be_written_is_told_once_and_the_run_goes_on() {
     let model = world.model("m.onnx", &relu());
     // Where a shard's folder should be made lies a file.
     for shard in 0..=255 {
-        world.file(&format!("cache/kernels-v1/{shard:02x}"), b"");
+        world.file(&format!("cache/kernels-v2/{shard:02x}"), b"");
     }
     let (ended, compiled, _) = compiling(&world, &model, &[]);
     assert!(ended.code == 0 && compiled > 0, "{ended:?}");

@@ -18,9 +18,9 @@ use crate::random::{BORDERS, Rng};
 use crate::target::{Seen, Target, outline};
 
 /// Where the digest lies in an entry: behind magic, version, lengths and key.
-const DIGEST: std::ops::Range<usize> = 56..88;
+const DIGEST: std::ops::Range<usize> = 64..96;
 /// Where the key lies.
-const KEY: std::ops::Range<usize> = 24..56;
+const KEY: std::ops::Range<usize> = 32..64;
 
 /// The target.
 struct Entries {
@@ -36,7 +36,7 @@ pub(crate) fn make(scratch: &Path) -> Result<Box<dyn Target>, String> {
 
 /// The file of a key.
 fn path_of(dir: &Path, key: &Key) -> PathBuf {
-    dir.join("kernels-v1").join(key.shard()).join(key.hex())
+    dir.join("kernels-v2").join(key.shard()).join(key.hex())
 }
 
 /// What is put into a real cache to see its files.
@@ -46,10 +46,11 @@ fn samples(rng: &mut Rng) -> Vec<(Preimage, Metadata, Vec<u8>)> {
         registers: 40,
         ..KernelInfo::default()
     };
-    let metadata = |kernels: &[&str]| Metadata {
+    let metadata = |kernels: &[&str], source: &str| Metadata {
         kernels: kernels.iter().map(|k| kernel(k)).collect(),
         compile_micros: 1 << 15,
         provenance: "compiler 13.0".into(),
+        source: source.into(),
     };
     vec![
         (KeyBuilder::new().finish(), Metadata::default(), Vec::new()),
@@ -57,12 +58,12 @@ fn samples(rng: &mut Rng) -> Vec<(Preimage, Metadata, Vec<u8>)> {
             KeyBuilder::kernel("source", &["-o"], "sm_89", "1")
                 .spec("gemm m=? n=512")
                 .finish(),
-            metadata(&["gemm"]),
+            metadata(&["gemm"], "source"),
             rng.bytes(300),
         ),
         (
             KeyBuilder::kernel("s", &["a", "b"], "sm_90a", "2").finish(),
-            metadata(&["a", "b", "c"]),
+            metadata(&["a", "b", "c"], ""),
             rng.bytes(5000),
         ),
     ]
@@ -74,8 +75,11 @@ fn seal(bytes: &mut [u8], header: usize, key: bool) {
         return;
     }
     let header = header.min(bytes.len() - DIGEST.end);
-    let payload = (bytes.len() - DIGEST.end - header) as u64;
+    let rest = bytes.len() - DIGEST.end - header;
+    let source = number(&bytes[24..28]).min(rest);
+    let payload = (rest - source) as u64;
     bytes[12..16].copy_from_slice(&(header as u32).to_le_bytes());
+    bytes[24..28].copy_from_slice(&(source as u32).to_le_bytes());
     bytes[16..24].copy_from_slice(&payload.to_le_bytes());
     if key {
         let text = &bytes[DIGEST.end..DIGEST.end + header];
@@ -93,7 +97,9 @@ fn key_of(header: &[u8]) -> Option<[u8; 32]> {
     let mut hasher = blake3::Hasher::new_derive_key("bespoke kernel v1");
     // Fields are written by serde in this order; anything else is left to decoding.
     for field in text.split("{\"name\":\"").skip(1) {
-        let (name, rest) = field.split_once("\",\"len\":")?;
+        let Some((name, rest)) = field.split_once("\",\"len\":") else {
+            continue;
+        };
         let Some((length, rest)) = rest.split_once(",\"blake3\":\"") else {
             continue;
         };
@@ -115,9 +121,12 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 
 /// Length of the header, as the entry says.
 fn header_length(bytes: &[u8]) -> usize {
-    bytes.get(12..16).map_or(0, |b| {
-        b.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b))
-    })
+    bytes.get(12..16).map_or(0, number)
+}
+
+/// A little-endian number of four bytes.
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b))
 }
 
 /// A mutation inside the header's JSON: pieces that mean something to a parser.

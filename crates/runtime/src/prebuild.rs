@@ -1,0 +1,262 @@
+//! Which kernels a session would ask for, without a session and without a device.
+//!
+//! A plan needs no live device, a policy is a pure state machine, and a compile request is a pure function of a kernel's
+//! specification and a device's figures. So the requests that a session on some card would make for some shapes are known
+//! on any machine: the steps' generic kernels, those of the setup, and for each shape those of the class that the strategy
+//! puts it in. [`Prebuild`] makes them with the very code that sessions use, so that a cache filled with them holds the
+//! keys that a session looks up.
+//!
+//! What it cannot know is the card itself. Tiles are chosen by its figures (multiprocessors, shared memory, bandwidth):
+//! on a card with other figures than the ones assumed, a session may ask for another tile and find no such entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bespoke_device::DeviceProps;
+use bespoke_ir::Graph;
+use bespoke_plan::Plan;
+use bespoke_policy::{Action, ClassId, Event, Limits, Signature, What};
+
+use crate::error::Error;
+use crate::program::Blueprint;
+use crate::request::{PortInfo, in_order};
+use crate::service::Request;
+use crate::session::port_info;
+use crate::strategy::Strategy;
+
+/// Sightings of a shape after which a strategy that has not asked for it is taken never to.
+const SIGHTINGS: u64 = 1000;
+
+/// What a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Serves {
+    /// Every shape.
+    Every,
+    /// The preparation of weights, once at loading.
+    Setup,
+    /// The shape of this number in the list that was given, and all that share its class.
+    Shape(usize),
+}
+
+/// A kernel that a session would ask for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The request, as the session makes it.
+    pub request: Request,
+    /// What it is for.
+    pub serves: BTreeSet<Serves>,
+    /// Steps that launch it, over all that it is for.
+    pub steps: usize,
+    /// Threads of a block, at most.
+    pub threads: u32,
+    /// Dynamic shared memory of a block in bytes, at most.
+    pub shared_bytes: u32,
+}
+
+/// A planned model, ready to say which kernels it needs on any card.
+#[derive(Debug)]
+pub struct Prebuild {
+    plan: Plan,
+}
+
+impl Prebuild {
+    /// Plans a graph as a session does. The graph need not be canonical.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pass`] and [`Error::Plan`] for what sessions reject too.
+    pub fn new(mut graph: Graph) -> Result<Prebuild, Error> {
+        bespoke_passes::canonicalize(&mut graph)?;
+        Ok(Prebuild {
+            plan: bespoke_plan::plan(&graph)?,
+        })
+    }
+
+    /// Inputs in the model's order.
+    pub fn inputs(&self) -> Vec<PortInfo> {
+        let ports = self.plan.inputs.iter();
+        ports.map(|port| port_info(&self.plan, port)).collect()
+    }
+
+    /// The distinct kernels that sessions on such a device ask for when they see these shapes, each a list of input names
+    /// and extents, under this strategy; in the order of loading and then of the shapes.
+    ///
+    /// `bit_stable` is [`SessionOptions::bit_stable`](crate::SessionOptions::bit_stable) of those sessions.
+    ///
+    /// Every shape is taken as the only one that a session sees, and as the one that `static` tunes for: limits on the
+    /// number of classes do not apply here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingInput`] and [`Error::Bind`] for a shape that does not fit the model, [`Error::Policy`] for a
+    /// strategy that makes no sense.
+    pub fn kernels(
+        &self,
+        props: &DeviceProps,
+        strategy: &Strategy,
+        bit_stable: bool,
+        shapes: &[Vec<(String, Vec<i64>)>],
+    ) -> Result<Vec<Wanted>, Error> {
+        let plan = &self.plan;
+        let mut list = List {
+            props,
+            at: BTreeMap::new(),
+            wanted: Vec::new(),
+        };
+        list.add(Blueprint::generic(&plan.steps, props), Serves::Every);
+        list.add(Blueprint::generic(&plan.setup, props), Serves::Setup);
+        for (number, shape) in shapes.iter().enumerate() {
+            let signature = Signature::new(&plan.signature(&in_order(plan, shape)?)?);
+            if let Some((class, tuned_for)) = asked_for(strategy, &signature)? {
+                let binding = plan.bind_symbols(tuned_for.dims().to_vec())?;
+                let blueprint = Blueprint::of(plan, &class, &binding, props, bit_stable);
+                list.add(blueprint, Serves::Shape(number));
+            }
+        }
+        Ok(list.wanted)
+    }
+}
+
+/// The class that a strategy specialises for a shape, and the shape that it tunes for; `None` if it never does.
+fn asked_for(
+    strategy: &Strategy,
+    signature: &Signature,
+) -> Result<Option<(ClassId, Signature)>, Error> {
+    let mut policy = strategy.policy(Some(signature.clone()), Limits::default())?;
+    let class = policy.class_of(signature);
+    let sightings = (0..SIGHTINGS).map(|run| What::Observed {
+        class: class.clone(),
+        signature: signature.clone(),
+        run,
+        generic: true,
+    });
+    for (now_us, what) in std::iter::once(What::Loaded).chain(sightings).enumerate() {
+        let event = Event {
+            now_us: now_us as u64,
+            what,
+        };
+        for action in policy.on_event(&event) {
+            if let Action::Specialise { class, shape, .. } = action {
+                return Ok(Some((class, shape)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Distinct kernels so far.
+struct List<'a> {
+    props: &'a DeviceProps,
+    at: BTreeMap<String, usize>,
+    wanted: Vec<Wanted>,
+}
+
+impl List<'_> {
+    fn add(&mut self, blueprint: Blueprint, serves: Serves) {
+        for (spec, config) in blueprint.specs.iter().zip(&blueprint.configs) {
+            let index = *self.at.entry(spec.to_string()).or_insert_with(|| {
+                self.wanted.push(Wanted {
+                    request: Request::new(spec, self.props, self.props.arch),
+                    serves: BTreeSet::new(),
+                    steps: 0,
+                    threads: 0,
+                    shared_bytes: 0,
+                });
+                self.wanted.len() - 1
+            });
+            let kernel = &mut self.wanted[index];
+            kernel.serves.insert(serves);
+            kernel.steps += 1;
+            kernel.threads = kernel.threads.max(config.block);
+            kernel.shared_bytes = kernel.shared_bytes.max(config.shared_bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bespoke_device::Arch;
+    use bespoke_ir::op::MatMul;
+    use bespoke_ir::sym::{Symbol, SymbolOrigin};
+    use bespoke_ir::{DType, SymInt, TensorType};
+
+    /// `x[n, 64] · y[64, 32]`.
+    fn graph() -> Graph {
+        let mut g = Graph::new("product");
+        let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
+        let n = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
+        let f = DType::F32;
+        let x = g.add_input("x", TensorType::new(f, vec![n, 64.into()]));
+        let y = g.add_input("y", TensorType::new(f, vec![64.into(), 32.into()]));
+        let z = g.add1("z", MatMul::default(), &[x, y]).unwrap();
+        g.add_output(z);
+        g
+    }
+
+    fn shape(n: i64) -> Vec<(String, Vec<i64>)> {
+        vec![("x".into(), vec![n, 64]), ("y".into(), vec![64, 32])]
+    }
+
+    fn kernels(strategy: &str, shapes: &[i64]) -> Vec<Wanted> {
+        let shapes: Vec<_> = shapes.iter().map(|&n| shape(n)).collect();
+        let props = DeviceProps::preset(Arch::sm(89));
+        let prebuild = Prebuild::new(graph()).unwrap();
+        prebuild
+            .kernels(&props, &strategy.into(), false, &shapes)
+            .unwrap()
+    }
+
+    /// How many kernels serve what is asked.
+    fn serving(list: &[Wanted], serves: Serves) -> usize {
+        list.iter().filter(|w| w.serves.contains(&serves)).count()
+    }
+
+    #[test]
+    fn each_strategy_asks_for_its_own_kernels() {
+        let none = kernels("none", &[1, 500]);
+        assert!(!none.is_empty());
+        assert_eq!(serving(&none, Serves::Every), none.len());
+
+        let eager = kernels("eager", &[1, 500]);
+        assert!(eager.len() >= none.len() + 2, "each shape has its own");
+        assert!(serving(&eager, Serves::Shape(0)) > 0 && serving(&eager, Serves::Shape(1)) > 0);
+        // those that are seen later or more often are the same kernels
+        let keys = |list: &[Wanted]| list.iter().map(|w| w.request.key()).collect::<Vec<_>>();
+        for later in ["lazy", "hot"] {
+            assert_eq!(keys(&kernels(later, &[1, 500])), keys(&eager), "{later}");
+        }
+        assert!(
+            kernels("static", &[500])
+                .iter()
+                .all(|w| !w.request.name().contains("n=500"))
+        );
+        assert!(serving(&kernels("static", &[500]), Serves::Shape(0)) > 0);
+    }
+
+    #[test]
+    fn equal_kernels_are_one() {
+        let once = kernels("eager", &[7]);
+        let twice = kernels("eager", &[7, 7]);
+        assert_eq!(once.len(), twice.len());
+        assert_eq!(
+            serving(&twice, Serves::Shape(1)),
+            serving(&once, Serves::Shape(0))
+        );
+        assert!(twice.iter().all(|w| w.threads > 0 && w.steps > 0));
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_is_refused() {
+        let props = DeviceProps::preset(Arch::sm(89));
+        let prebuild = Prebuild::new(graph()).unwrap();
+        let ask = |shape| prebuild.kernels(&props, &"eager".into(), false, &[shape]);
+        assert!(matches!(
+            ask(vec![("x".into(), vec![1, 64])]),
+            Err(Error::MissingInput(name)) if name == "y"
+        ));
+        let mut wrong = shape(1);
+        wrong[0].1[1] = 63;
+        assert!(matches!(ask(wrong), Err(Error::Bind(_))));
+        assert_eq!(prebuild.inputs()[0].dims, ["N", "64"]);
+    }
+}
