@@ -86,9 +86,11 @@ impl Loader {
             (Err(DeviceError::BadImage { .. }), Some(ready)) => {
                 // a damaged or foreign entry: put it aside and compile it anew, once
                 self.service.reject(&ready.key);
-                let (fresh, _) = self
-                    .service
-                    .get_all(self.requests(std::slice::from_ref(spec)), i64::MAX);
+                let (fresh, _) = self.service.get_all(
+                    self.requests(std::slice::from_ref(spec)),
+                    i64::MAX,
+                    |_| (),
+                );
                 let cubin = match fresh.into_iter().next() {
                     Some(Ok(ready)) => ready.cubin,
                     Some(Err(e)) => return Err(e.into()),
@@ -131,27 +133,33 @@ impl Loader {
     }
 }
 
-/// Tells the log how each kernel came about.
-pub(crate) fn report(log: &Log, answers: &[Answer]) {
-    for answer in answers {
-        match answer {
-            Ok(ready) => log.push(EventKind::Compile {
-                kernel: ready.key.short(),
-                origin: ready.origin,
-                miss: ready.miss,
-                micros: ready.micros,
-            }),
-            Err(e) => {
-                let kernel = match e {
-                    CompileError::NoCompiler { kernel, .. }
-                    | CompileError::Failed { kernel, .. }
-                    | CompileError::Cancelled(kernel) => kernel.clone(),
-                };
-                log.push(EventKind::CompileFailed {
-                    kernel,
-                    reason: e.to_string(),
-                });
+/// Tells the log how a kernel came about; `class` is the one that it was asked for.
+pub(crate) fn report(log: &Log, answer: &Answer, class: Option<&str>) {
+    let class = class.map(str::to_owned);
+    log.push(match answer {
+        Ok(ready) => EventKind::Compile {
+            kernel: ready.key.short(),
+            origin: ready.origin,
+            miss: ready.miss,
+            micros: ready.micros,
+            spec: ready.name.clone(),
+            class,
+            thread: ready.thread.clone(),
+            begin_us: log.micros_at(ready.began),
+            wall_us: ready.wall_us,
+        },
+        Err(e) => {
+            let kernel = match e {
+                CompileError::NoCompiler { kernel, .. }
+                | CompileError::Failed { kernel, .. }
+                | CompileError::NotCached { kernel, .. }
+                | CompileError::Cancelled(kernel) => kernel.clone(),
+            };
+            EventKind::CompileFailed {
+                kernel,
+                reason: e.to_string(),
+                class,
             }
         }
-    }
+    });
 }

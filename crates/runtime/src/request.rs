@@ -7,6 +7,7 @@ use std::time::Instant;
 use bespoke_ir::DType;
 use serde::Serialize;
 
+use crate::feed::Feed;
 use crate::patience::{CancelToken, Patience};
 use crate::strategy::Strategy;
 use crate::tensor::{Tensor, TensorView};
@@ -19,6 +20,46 @@ pub enum GraphMode {
     Whole,
     /// Kernels are launched one by one.
     Off,
+}
+
+/// Why a run was a graph or was not: a stable code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphReason {
+    /// Off: the session was set up without graphs.
+    Asked,
+    /// Recorded: the lane had not run this program before, and nobody had made the graph beside the path.
+    FirstOnLane,
+    /// Replayed: the graph was made when the session was loaded.
+    MadeAtLoad,
+    /// Replayed: the graph was made when the program was installed, beside the path.
+    MadeAtInstall,
+    /// Replayed: an earlier run on this lane recorded it.
+    MadeByRun,
+}
+
+impl GraphReason {
+    /// The code, as documents and events have it.
+    pub fn code(self) -> &'static str {
+        match self {
+            GraphReason::Asked => "asked",
+            GraphReason::FirstOnLane => "first_on_lane",
+            GraphReason::MadeAtLoad => "made_at_load",
+            GraphReason::MadeAtInstall => "made_at_install",
+            GraphReason::MadeByRun => "made_by_run",
+        }
+    }
+
+    /// What it means, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            GraphReason::Asked => "graphs are switched off",
+            GraphReason::FirstOnLane => "the lane had not run this program before",
+            GraphReason::MadeAtLoad => "made when the session was loaded",
+            GraphReason::MadeAtInstall => "made when the program was installed",
+            GraphReason::MadeByRun => "recorded by an earlier run",
+        }
+    }
 }
 
 /// How to set up a session.
@@ -43,6 +84,10 @@ pub struct SessionOptions {
     pub memory_limit: Option<u64>,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
+    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`](crate::Error::NoGraph).
+    pub require_graph: bool,
+    /// Who hears of every event from the first on; see [`crate::feed`].
+    pub feeds: Vec<Feed>,
 }
 
 impl Default for SessionOptions {
@@ -56,6 +101,8 @@ impl Default for SessionOptions {
             max_lanes: 4,
             memory_limit: None,
             max_variants: 32,
+            require_graph: false,
+            feeds: Vec::new(),
         }
     }
 }
@@ -103,6 +150,8 @@ pub struct RunReport {
     pub specialized_kernels: usize,
     /// What happened to the graph.
     pub graph: GraphUse,
+    /// Why.
+    pub graph_reason: GraphReason,
     /// Time to bind the shape, in microseconds; 0 if it was bound before.
     pub bind_us: u64,
     /// Time to make a graph, in microseconds.
