@@ -73,6 +73,8 @@ pub(crate) struct Wanted {
     pub(crate) dims: Dims,
     /// `--seed`.
     pub(crate) seed: u64,
+    /// Who gives the shapes, if not `--shapes`.
+    pub(crate) shapes_by: Option<&'static str>,
 }
 
 /// Extents of the symbols, with who gave each.
@@ -279,6 +281,52 @@ pub(crate) fn resolve_with(
     wanted: &Wanted,
     content: Content,
 ) -> Result<Vec<Arc<Constant>>, Failure> {
+    let Chosen {
+        extents,
+        tensors,
+        shapes,
+    } = choose(ports, symbols, wanted)?;
+    let mut filled = Vec::with_capacity(ports.len());
+    for (at, (port, (tensor, shape))) in ports
+        .iter()
+        .zip(tensors.into_iter().zip(shapes))
+        .enumerate()
+    {
+        filled.push(match tensor {
+            Some(tensor) => tensor,
+            None => {
+                let feed = feeds(symbols, &extents, at);
+                fill(
+                    port,
+                    &shape.unwrap_or_default(),
+                    wanted.seed,
+                    content,
+                    &feed,
+                )?
+            }
+        });
+    }
+    Ok(filled)
+}
+
+/// What the command line says about the inputs, before any content is made up.
+pub(crate) struct Chosen<'a> {
+    extents: Extents<'a>,
+    tensors: Vec<Option<Arc<Constant>>>,
+    shapes: Vec<Option<Vec<i64>>>,
+}
+
+/// Everything that [`resolve`] may refuse but for the lack of memory.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(crate) fn choose<'a>(
+    ports: &[Port<'_>],
+    symbols: &'a SymbolTable,
+    wanted: &Wanted,
+) -> Result<Chosen<'a>, Failure> {
+    let by = wanted.shapes_by.unwrap_or("--shapes");
     let mut extents = Extents::new(symbols, &wanted.dims)?;
     let mut tensors: Vec<Option<Arc<Constant>>> = vec![None; ports.len()];
     let mut shapes: Vec<Option<Vec<i64>>> = vec![None; ports.len()];
@@ -312,10 +360,10 @@ pub(crate) fn resolve_with(
             .filter(|&i| shape.names(ports[i].name))
             .collect();
         if meant.is_empty() {
-            meant.push(position(ports, &shape.name, "--shapes")?);
+            meant.push(position(ports, &shape.name, by)?);
         }
         for at in meant {
-            extents.learn(&ports[at], &shape.dims, "--shapes")?;
+            extents.learn(&ports[at], &shape.dims, by)?;
             shapes[at] = Some(shape.dims.clone());
         }
     }
@@ -358,27 +406,11 @@ pub(crate) fn resolve_with(
             ),
         ));
     }
-    let mut filled = Vec::with_capacity(ports.len());
-    for (at, (port, (tensor, shape))) in ports
-        .iter()
-        .zip(tensors.into_iter().zip(shapes))
-        .enumerate()
-    {
-        filled.push(match tensor {
-            Some(tensor) => tensor,
-            None => {
-                let feed = feeds(symbols, &extents, at);
-                fill(
-                    port,
-                    &shape.unwrap_or_default(),
-                    wanted.seed,
-                    content,
-                    &feed,
-                )?
-            }
-        });
-    }
-    Ok(filled)
+    Ok(Chosen {
+        extents,
+        tensors,
+        shapes,
+    })
 }
 
 /// The elements of an input that the model uses as extents: element and value.

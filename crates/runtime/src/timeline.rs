@@ -93,7 +93,7 @@ impl Process {
     fn add(&mut self, event: &Event) {
         let at = event.at_us;
         if self.progress.add(&event.kind) {
-            let open = self.progress.wanted as i64 - self.progress.done as i64;
+            let open = self.progress.wanted.saturating_sub(self.progress.done) as i64;
             self.counter(at, "kernels wanted", open);
         }
         match &event.kind {

@@ -6,6 +6,7 @@ mod check;
 mod doctor;
 mod inspect;
 mod run;
+mod trace;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Bench(Box<bench::Arguments>),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
+    Trace(trace::Arguments),
 }
 
 /// Runs a command; `Ok` is the exit code of a command that did its work.
@@ -30,5 +32,6 @@ pub(crate) fn run(command: &Command, console: &mut Console) -> Result<u8, Failur
         Command::Bench(arguments) => bench::run(arguments, console),
         Command::Doctor(arguments) => doctor::run(arguments, console),
         Command::Cache(arguments) => cache::run(arguments, console),
+        Command::Trace(arguments) => trace::run(arguments, console),
     }
 }

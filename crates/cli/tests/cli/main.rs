@@ -6,6 +6,8 @@ mod bad_model;
 mod bench;
 mod cache;
 mod check;
+mod events;
 mod guide;
 mod run;
 mod support;
+mod traces;
