@@ -96,6 +96,7 @@ mod tests {
             graph_reason: bespoke::runtime::GraphReason::MadeAtLoad,
             dims: vec![],
             lane: 0,
+            begin_us: 0,
             wait_us: 0,
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cache::nvrtc;
+use crate::support::nvrtc;
 use crate::support::{World, relu, write_set};
 
 /// The lines of a file of JSON lines.
@@ -147,6 +147,8 @@ fn graphs_can_be_required() {
         "--device",
         "host",
         "--require-graph",
+        "--specialize",
+        "none",
         "--json",
     ];
     let document = world.bespoke(&line).json();
