@@ -10,7 +10,7 @@ use bespoke_device::{Device, DeviceError, Kernel};
 use bespoke_templates::KernelSpec;
 
 use crate::error::Error;
-use crate::event::{EventKind, Log};
+use crate::event::{Cause, EventKind, Log};
 use crate::program::{Blueprint, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
 
@@ -131,6 +131,36 @@ impl Loader {
             generic: blueprint.generic,
         })
     }
+}
+
+/// Compiles and loads the generic kernels of a run and of the setup, each distinct one once.
+pub(crate) fn load_generic(
+    loader: &Loader,
+    run: &Blueprint,
+    setup: &Blueprint,
+    log: &Log,
+) -> Result<(Arc<Program>, Program, usize), Error> {
+    let (run_kernels, setup_kernels) = (Distinct::of(run), Distinct::of(setup));
+    let mut answers = [Vec::new(), Vec::new()];
+    if loader.device.needs_cubin() {
+        let mut requests = loader.requests(&run_kernels.specs);
+        requests.extend(loader.requests(&setup_kernels.specs));
+        log.push(EventKind::Enqueue {
+            class: "generic".into(),
+            kernels: requests.len(),
+            priority: i64::MAX,
+            cause: Cause::Load,
+            run: None,
+        });
+        let told = |answer: &Answer| report(log, answer, Some("generic"));
+        let (all, _) = loader.service.get_all(requests, i64::MAX, told);
+        let (a, b) = all.split_at(run_kernels.specs.len());
+        answers = [a.to_vec(), b.to_vec()];
+    }
+    let count = run_kernels.specs.len();
+    let program = loader.program(0, None, run, &run_kernels, &answers[0])?;
+    let setup = loader.program(u64::MAX, None, setup, &setup_kernels, &answers[1])?;
+    Ok((Arc::new(program), setup, count))
 }
 
 /// Tells the log how a kernel came about; `class` is the one that it was asked for.

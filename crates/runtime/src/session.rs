@@ -17,9 +17,9 @@ use bespoke_policy::{Limits, Signature};
 
 use crate::director::{Director, Message};
 use crate::error::{Error, ErrorKind, did_you_mean};
-use crate::event::{Cause, Event, EventKind, Log, Stats};
+use crate::event::{Event, EventKind, Log, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
-use crate::kernels::{Answer, Distinct, Loader, report};
+use crate::kernels::{Loader, load_generic};
 use crate::lane::{Lane, Pointers, Ran};
 use crate::ledger::Ledger;
 use crate::patience::Patience;
@@ -662,36 +662,6 @@ fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
         want *= d;
     }
     Ok(())
-}
-
-/// Compiles and loads the generic kernels of a run and of the setup, each distinct one once.
-fn load_generic(
-    loader: &Loader,
-    run: &Blueprint,
-    setup: &Blueprint,
-    log: &Log,
-) -> Result<(Arc<Program>, Program, usize), Error> {
-    let (run_kernels, setup_kernels) = (Distinct::of(run), Distinct::of(setup));
-    let mut answers = [Vec::new(), Vec::new()];
-    if loader.device.needs_cubin() {
-        let mut requests = loader.requests(&run_kernels.specs);
-        requests.extend(loader.requests(&setup_kernels.specs));
-        log.push(EventKind::Enqueue {
-            class: "generic".into(),
-            kernels: requests.len(),
-            priority: i64::MAX,
-            cause: Cause::Load,
-            run: None,
-        });
-        let told = |answer: &Answer| report(log, answer, Some("generic"));
-        let (all, _) = loader.service.get_all(requests, i64::MAX, told);
-        let (a, b) = all.split_at(run_kernels.specs.len());
-        answers = [a.to_vec(), b.to_vec()];
-    }
-    let count = run_kernels.specs.len();
-    let program = loader.program(0, None, run, &run_kernels, &answers[0])?;
-    let setup = loader.program(u64::MAX, None, setup, &setup_kernels, &answers[1])?;
-    Ok((Arc::new(program), setup, count))
 }
 
 /// The signature that `static` tunes for.
