@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use bespoke_ir::DType;
+use bespoke_ir::{DType, SymInt};
+use bespoke_plan::{Plan, Port};
 use serde::Serialize;
 
 use crate::feed::Feed;
@@ -117,6 +118,18 @@ pub struct PortInfo {
     pub dtype: DType,
     /// Extents: numbers, or expressions of the model's symbols.
     pub dims: Vec<String>,
+}
+
+impl PortInfo {
+    /// An input or output of a plan.
+    pub(crate) fn of(plan: &Plan, port: &Port) -> PortInfo {
+        let text = |d: &SymInt| d.display(&plan.symbols).to_string();
+        PortInfo {
+            name: port.name.clone(),
+            dtype: port.ty.dtype,
+            dims: port.ty.dims.iter().map(text).collect(),
+        }
+    }
 }
 
 fn as_text<S: serde::Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {

@@ -159,7 +159,7 @@ impl Session {
             weight_bytes: weights.bytes(),
         });
 
-        let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
+        let info = |ports: &[Port]| ports.iter().map(|p| PortInfo::of(&plan, p)).collect();
         let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
         let director_stream = device.stream()?;
         let core = Arc::new(Core::new(
@@ -682,19 +682,6 @@ fn in_order<'s>(plan: &Plan, shape: &'s [(String, Vec<i64>)]) -> Result<Vec<&'s 
             .ok_or_else(|| Error::MissingInput(port.name.clone()))
     };
     plan.inputs.iter().map(of).collect()
-}
-
-fn port_info(plan: &Plan, port: &Port) -> PortInfo {
-    PortInfo {
-        name: port.name.clone(),
-        dtype: port.ty.dtype,
-        dims: port
-            .ty
-            .dims
-            .iter()
-            .map(|d| d.display(&plan.symbols).to_string())
-            .collect(),
-    }
 }
 
 #[cfg(test)]
