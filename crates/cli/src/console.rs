@@ -128,18 +128,19 @@ impl Console {
         let _ = writeln!(self.err, "{colour}{word}:{PLAIN} {text}");
     }
 
+    /// Whether a bar would be seen.
+    pub(crate) fn shows_progress(&self) -> bool {
+        let unwanted = self.quiet || self.json || std::env::var_os("CI").is_some();
+        !unwanted && std::io::stderr().is_terminal()
+    }
+
     /// A bar for `length` pieces of work: on a terminal, unless it would disturb (`--quiet`, `--json`, continuous
     /// integration).
     pub(crate) fn progress(&self, length: u64, what: &'static str) -> ProgressBar {
-        let hidden = self.quiet
-            || self.json
-            || length < 2
-            || std::env::var_os("CI").is_some()
-            || !std::io::stderr().is_terminal();
-        let target = if hidden {
-            ProgressDrawTarget::hidden()
-        } else {
+        let target = if self.shows_progress() && length >= 2 {
             ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(Some(length), target);
         if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {elapsed}") {

@@ -73,6 +73,8 @@ pub(crate) struct Wanted {
     pub(crate) dims: Dims,
     /// `--seed`.
     pub(crate) seed: u64,
+    /// Who gives the shapes, if not `--shapes`.
+    pub(crate) shapes_by: Option<&'static str>,
 }
 
 /// Extents of the symbols, with who gave each.
@@ -258,14 +260,73 @@ pub(crate) fn position(ports: &[Port<'_>], name: &str, flag: &str) -> Result<usi
     })
 }
 
-/// What the command line settles: the extents of the symbols and, in graph order, tensor or shape of each input.
-type Settled<'a> = (Extents<'a>, Vec<(Option<Arc<Constant>>, Vec<i64>)>);
+/// The inputs of a run, in graph order.
+///
+/// # Errors
+///
+/// A name that is not an input, a file that cannot be read, a type, rank or extent that the model does not take, extents
+/// that contradict each other or are missing, and too little memory.
+pub(crate) fn resolve(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<Constant>>, Failure> {
+    resolve_with(ports, symbols, wanted, Content::Random)
+}
 
-fn settle<'a>(
+/// [`resolve`] with a choice of what fills the inputs that are not given.
+pub(crate) fn resolve_with(
+    ports: &[Port<'_>],
+    symbols: &SymbolTable,
+    wanted: &Wanted,
+    content: Content,
+) -> Result<Vec<Arc<Constant>>, Failure> {
+    let Chosen {
+        extents,
+        tensors,
+        shapes,
+    } = choose(ports, symbols, wanted)?;
+    let mut filled = Vec::with_capacity(ports.len());
+    for (at, (port, (tensor, shape))) in ports
+        .iter()
+        .zip(tensors.into_iter().zip(shapes))
+        .enumerate()
+    {
+        filled.push(match tensor {
+            Some(tensor) => tensor,
+            None => {
+                let feed = feeds(symbols, &extents, at);
+                fill(
+                    port,
+                    &shape.unwrap_or_default(),
+                    wanted.seed,
+                    content,
+                    &feed,
+                )?
+            }
+        });
+    }
+    Ok(filled)
+}
+
+/// What the command line says about the inputs, before any content is made up.
+pub(crate) struct Chosen<'a> {
+    extents: Extents<'a>,
+    tensors: Vec<Option<Arc<Constant>>>,
+    shapes: Vec<Option<Vec<i64>>>,
+}
+
+/// Everything that [`resolve`] may refuse but for the lack of memory.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(crate) fn choose<'a>(
     ports: &[Port<'_>],
     symbols: &'a SymbolTable,
     wanted: &Wanted,
-) -> Result<Settled<'a>, Failure> {
+) -> Result<Chosen<'a>, Failure> {
+    let by = wanted.shapes_by.unwrap_or("--shapes");
     let mut extents = Extents::new(symbols, &wanted.dims)?;
     let mut tensors: Vec<Option<Arc<Constant>>> = vec![None; ports.len()];
     let mut shapes: Vec<Option<Vec<i64>>> = vec![None; ports.len()];
@@ -299,10 +360,10 @@ fn settle<'a>(
             .filter(|&i| shape.names(ports[i].name))
             .collect();
         if meant.is_empty() {
-            meant.push(position(ports, &shape.name, "--shapes")?);
+            meant.push(position(ports, &shape.name, by)?);
         }
         for at in meant {
-            extents.learn(&ports[at], &shape.dims, "--shapes")?;
+            extents.learn(&ports[at], &shape.dims, by)?;
             shapes[at] = Some(shape.dims.clone());
         }
     }
@@ -345,57 +406,26 @@ fn settle<'a>(
             ),
         ));
     }
-    let shapes = shapes.into_iter().map(Option::unwrap_or_default);
-    Ok((extents, tensors.into_iter().zip(shapes).collect()))
+    Ok(Chosen {
+        extents,
+        tensors,
+        shapes,
+    })
 }
 
 /// The shapes of a run's inputs that are not given as files, in graph order.
 ///
 /// # Errors
 ///
-/// As [`resolve`], less memory.
+/// Those of [`choose`].
 pub(crate) fn shapes(
     ports: &[Port<'_>],
     symbols: &SymbolTable,
     wanted: &Wanted,
 ) -> Result<Vec<Vec<i64>>, Failure> {
-    let (_, settled) = settle(ports, symbols, wanted)?;
-    Ok(settled.into_iter().map(|(_, shape)| shape).collect())
-}
-
-/// The inputs of a run, in graph order.
-///
-/// # Errors
-///
-/// A name that is not an input, a file that cannot be read, a type, rank or extent that the model does not take, extents
-/// that contradict each other or are missing, and too little memory.
-pub(crate) fn resolve(
-    ports: &[Port<'_>],
-    symbols: &SymbolTable,
-    wanted: &Wanted,
-) -> Result<Vec<Arc<Constant>>, Failure> {
-    resolve_with(ports, symbols, wanted, Content::Random)
-}
-
-/// [`resolve`] with a choice of what fills the inputs that are not given.
-pub(crate) fn resolve_with(
-    ports: &[Port<'_>],
-    symbols: &SymbolTable,
-    wanted: &Wanted,
-    content: Content,
-) -> Result<Vec<Arc<Constant>>, Failure> {
-    let (extents, settled) = settle(ports, symbols, wanted)?;
-    let mut filled = Vec::with_capacity(ports.len());
-    for (at, (port, (tensor, shape))) in ports.iter().zip(settled).enumerate() {
-        filled.push(match tensor {
-            Some(tensor) => tensor,
-            None => {
-                let feed = feeds(symbols, &extents, at);
-                fill(port, &shape, wanted.seed, content, &feed)?
-            }
-        });
-    }
-    Ok(filled)
+    let chosen = choose(ports, symbols, wanted)?;
+    let shapes = chosen.shapes.into_iter();
+    Ok(shapes.map(Option::unwrap_or_default).collect())
 }
 
 /// The elements of an input that the model uses as extents: element and value.

@@ -14,6 +14,8 @@
 //! | `session` | from flags to an open device, a compile service and a session |
 //! | `shapes`, `inputs`, `content`, `npy`, `dataset` | what goes into a model |
 //! | `bench` | timing: what is measured, statistics, warnings, reports |
+//! | `sight`, `recompile` | what is written down of sessions as they run |
+//! | `replay`, `times` | shapes in the order of a trace, and what came of each |
 //! | `compare`, `elements` | what comes out, and whether it is right |
 //! | `warnings` | what went less well than was asked for |
 //! | `console`, `failure`, `exit`, `environment` | talking to people and to scripts |
@@ -33,8 +35,12 @@ mod guide;
 mod inputs;
 mod npy;
 mod options;
+mod recompile;
+mod replay;
 mod session;
 mod shapes;
+mod sight;
+mod times;
 mod warnings;
 
 use std::cell::RefCell;

@@ -237,6 +237,12 @@ pub(crate) struct SessionOptions {
     /// Whether a run is replayed as one recorded graph
     #[arg(long, value_enum, default_value = "whole", alias = "cudaGraph")]
     pub(crate) cuda_graph: Graphs,
+    /// Fail where a run is no recorded graph
+    #[arg(long)]
+    pub(crate) require_graph: bool,
+    /// Compile nothing: a kernel that is not in the kernel cache is an error
+    #[arg(long)]
+    pub(crate) error_on_cache_miss: bool,
     #[command(flatten)]
     pub(crate) cache: CacheOptions,
 }
@@ -258,6 +264,12 @@ impl SessionOptions {
             return Err(Failure::usage(
                 "--opt-shapes is only used by --specialize static and by strategy files",
                 "add --specialize static, or leave --opt-shapes away",
+            ));
+        }
+        if self.require_graph && self.cuda_graph == Graphs::Off {
+            return Err(Failure::usage(
+                "--require-graph and --cuda-graph off contradict each other",
+                "leave one of them away",
             ));
         }
         Ok(())

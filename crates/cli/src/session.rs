@@ -3,16 +3,19 @@
 //! Errors of the runtime become failures here, each with its kind and, where the message does not hold one, a remedy.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bespoke::cache::OffReason;
 use bespoke::device::Device;
 use bespoke::ir::{Constant, Graph};
 use bespoke::runtime::{
-    self, CompileService, ErrorKind, GraphMode, ServiceOptions, Session, Tensor,
+    self, CompileService, ErrorKind, Feed, GraphMode, Progress, ServiceOptions, Session, Tensor,
+    feed,
 };
 use bespoke::{DeviceChoice, cuda, open_device};
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::console::Console;
@@ -57,6 +60,7 @@ pub(crate) struct Workplace {
     /// Why the cache did less than the default when it was opened, which has been told.
     opened: Option<OffReason>,
     options: runtime::SessionOptions,
+    bar: Bar,
 }
 
 impl Workplace {
@@ -98,6 +102,7 @@ impl Workplace {
             nvrtc_dirs: Vec::<PathBuf>::new(),
             max_nvrtc_major: newest,
             workers: None,
+            error_on_cache_miss: flags.error_on_cache_miss,
         })
         .map_err(|error| {
             let message = format!("the compile threads cannot be started: {error}");
@@ -118,6 +123,7 @@ impl Workplace {
             strategy: flags.specialize.strategy.clone(),
             verify_swap: flags.verify_swap,
             bit_stable: flags.bit_stable,
+            require_graph: flags.require_graph,
             memory_limit: flags.memory_limit.map(|size| size.0),
             opt_shapes: flags
                 .opt_shapes
@@ -138,6 +144,7 @@ impl Workplace {
             service,
             opened,
             options,
+            bar: Bar::default(),
         })
     }
 
@@ -152,19 +159,89 @@ impl Workplace {
         lines
     }
 
-    /// Puts a model on the device.
+    /// Puts a model on the device. The feeds hear of it from the first event on; a bar shows kernels while it loads.
     ///
     /// # Errors
     ///
     /// A model that cannot be planned, and everything that the device and the compiler may refuse.
-    pub(crate) fn session(&self, graph: Graph) -> Result<Session, Failure> {
+    pub(crate) fn session(
+        &self,
+        graph: Graph,
+        feeds: Vec<Feed>,
+        console: &Console,
+    ) -> Result<Session, Failure> {
         let (device, service) = (Arc::clone(&self.device), Arc::clone(&self.service));
-        Ok(Session::from_graph(
-            graph,
-            device,
-            service,
-            self.options.clone(),
-        )?)
+        let mut options = self.options.clone();
+        options.feeds = feeds;
+        let bar = self.bar.show(console, &mut options.feeds);
+        let session = Session::from_graph(graph, device, service, options);
+        drop(bar);
+        Ok(session?)
+    }
+
+    /// Waits until a session has all kernels that its strategy wants; returns whether that was so in time.
+    pub(crate) fn wait(&self, session: &Session, patience: Duration, console: &Console) -> bool {
+        let _bar = self.bar.again(console);
+        session.wait_specialized(patience)
+    }
+}
+
+/// A bar of the kernels that are done, shown where somebody waits for them.
+#[derive(Clone, Debug, Default)]
+struct Bar(Arc<Mutex<Shown>>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    bar: Option<ProgressBar>,
+    progress: Progress,
+}
+
+/// Takes the bar away when dropped.
+struct Showing(Bar);
+
+impl Bar {
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the bar of one more session from now on. Where nobody would see it, nothing is done.
+    fn show(&self, console: &Console, feeds: &mut Vec<Feed>) -> Option<Showing> {
+        if !console.shows_progress() {
+            return None;
+        }
+        let told = self.clone();
+        let heard = feed::on_progress(move |progress| {
+            let mut shown = told.lock();
+            shown.progress = progress;
+            if let Some(bar) = &shown.bar {
+                bar.set_length(progress.wanted as u64);
+                bar.set_position(progress.done as u64);
+            }
+        });
+        // without a thread there is no bar, and nothing else is lacking
+        feeds.push(heard.ok()?.0);
+        self.again(console)
+    }
+
+    /// Shows the bar again.
+    fn again(&self, console: &Console) -> Option<Showing> {
+        if !console.shows_progress() {
+            return None;
+        }
+        let mut shown = self.lock();
+        let bar = console.progress((shown.progress.wanted as u64).max(2), "kernels");
+        bar.set_position(shown.progress.done as u64);
+        shown.bar = Some(bar);
+        drop(shown);
+        Some(Showing(self.clone()))
+    }
+}
+
+impl Drop for Showing {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.lock().bar.take() {
+            bar.finish_and_clear();
+        }
     }
 }
 

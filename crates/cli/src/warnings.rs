@@ -54,7 +54,7 @@ pub(crate) fn uncompiled(events: &[Event]) -> Option<String> {
 
 fn compile_failures(events: &[Event]) -> impl Iterator<Item = (&str, &str)> {
     events.iter().filter_map(|event| match &event.kind {
-        EventKind::CompileFailed { kernel, reason } => Some((kernel.as_str(), reason.as_str())),
+        EventKind::CompileFailed { kernel, reason, .. } => Some((kernel.as_str(), reason.as_str())),
         _ => None,
     })
 }
@@ -191,6 +191,7 @@ mod tests {
         EventKind::CompileFailed {
             kernel: kernel.into(),
             reason: reason.into(),
+            class: None,
         }
     }
 

@@ -14,7 +14,7 @@ use bespoke_device::Stream;
 use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, What};
 
 use crate::error::Error;
-use crate::event::EventKind;
+use crate::event::{Cause, EventKind};
 use crate::kernels::{Answer, Distinct, report};
 use crate::program::{Blueprint, Program};
 use crate::service::Ticket;
@@ -123,6 +123,13 @@ impl Director {
     pub(crate) fn compile_in_background(&mut self, blueprint: &Blueprint) {
         let requests = self.core.loader.requests(&Distinct::of(blueprint).specs);
         self.background += requests.len();
+        self.core.log.push(EventKind::Enqueue {
+            class: "generic".into(),
+            kernels: requests.len(),
+            priority: 0,
+            cause: Cause::Load,
+            run: None,
+        });
         self.submit(None, 0, requests, 0);
     }
 
@@ -210,6 +217,12 @@ impl Director {
             }
             _ => None,
         };
+        let cause = match &what {
+            What::Observed { run, .. } => (Cause::Run, Some(*run)),
+            What::Wished { .. } => (Cause::Wish, None),
+            What::Loaded => (Cause::Load, None),
+            _ => (Cause::Turn, None),
+        };
         let event = PolicyEvent {
             now_us: self.core.log.now_us(),
             what,
@@ -227,7 +240,7 @@ impl Director {
                     } else {
                         vec![]
                     };
-                    self.specialise(class, &shape, priority, replies);
+                    self.specialise(class, &shape, priority, replies, cause);
                 }
                 Action::Wait { class } => {
                     if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take())
@@ -257,6 +270,7 @@ impl Director {
         shape: &Signature,
         priority: i64,
         replies: Vec<Reply>,
+        (cause, run): (Cause, Option<u64>),
     ) {
         let core = self.core.clone();
         let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
@@ -272,6 +286,8 @@ impl Director {
             class: text,
             kernels,
             priority,
+            cause,
+            run,
         });
         let missing = requests.len();
         let answers = vec![None; missing];
@@ -299,7 +315,7 @@ impl Director {
 
     fn answered(&mut self, class: Option<ClassId>, request: u64, index: usize, answer: Answer) {
         let Some(class) = class else {
-            report(&self.core.log, std::slice::from_ref(&answer));
+            report(&self.core.log, &answer, Some("generic"));
             self.background = self.background.saturating_sub(1);
             return;
         };
@@ -307,7 +323,7 @@ impl Director {
         let Some(wanted) = wanted.filter(|w| w.request == request) else {
             return;
         };
-        report(&self.core.log, std::slice::from_ref(&answer));
+        report(&self.core.log, &answer, Some(&class.to_string()));
         if wanted.answers[index].replace(answer).is_none() {
             wanted.missing -= 1;
         }

@@ -192,6 +192,11 @@ pub enum Error {
         /// What the session's memory is for, a line each.
         table: String,
     },
+    /// Only runs that are graphs are wanted, and this one is none.
+    #[error(
+        "the run is no recorded graph: {} ({}); set the session up with graphs, or do not require them", .0.meaning(), .0.code()
+    )]
+    NoGraph(crate::request::GraphReason),
     /// The session's own thread is gone.
     #[error("the session has stopped")]
     Stopped,
@@ -222,7 +227,8 @@ impl Error {
             | Error::UnknownName { .. }
             | Error::MissingInput(_)
             | Error::InputType { .. }
-            | Error::Buffer { .. } => ErrorKind::Usage,
+            | Error::Buffer { .. }
+            | Error::NoGraph(_) => ErrorKind::Usage,
             Error::Device(e) => match e {
                 DeviceError::Unavailable(_) => ErrorKind::NoDevice,
                 DeviceError::OutOfMemory { .. } => ErrorKind::OutOfMemory,

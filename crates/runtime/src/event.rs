@@ -1,13 +1,19 @@
 //! What happened, and the counters made of it.
 //!
 //! Run threads, compile threads and the director append to one [`Log`]; each event gets a number and a time. The schema
-//! carries a version; fields are only ever added within one. Statistics, command output and traces read this stream.
+//! carries a version; fields are only ever added within one. Statistics, command output and traces read this stream, and
+//! [`feed`](crate::feed)s carry it to listeners as it happens.
+//!
+//! Times are microseconds since the session began to load. An event is written when what it tells of is over; where that
+//! took time, the event says since when or how long.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
+
+use crate::feed::Feed;
 
 /// Version of the schema.
 pub const VERSION: u32 = 1;
@@ -29,6 +35,20 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+/// Why kernels were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The session loads.
+    Load,
+    /// A run came in.
+    Run,
+    /// Somebody asked for a shape's program before it occurred.
+    Wish,
+    /// Another program came or went, and the strategy had this one waiting.
+    Turn,
+}
+
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -37,6 +57,13 @@ pub struct Event {
     reason = "fields are named in the schema's own words; times are microseconds"
 )]
 pub enum EventKind {
+    /// A session begins: the first event of each. `inputs` are in the model's order.
+    Started {
+        model: String,
+        device: String,
+        strategy: String,
+        inputs: Vec<String>,
+    },
     /// The model is ready to run.
     Loaded {
         import_us: u64,
@@ -49,7 +76,8 @@ pub enum EventKind {
         generic_kernels: usize,
         weight_bytes: u64,
     },
-    /// A run ended.
+    /// A run ended. `dims` are the extents of every input in the model's order. It was called at `begin_us`; the first
+    /// `wait_us` of its `latency_us` passed before it had a lane.
     Run {
         run: u64,
         shape: String,
@@ -61,6 +89,11 @@ pub enum EventKind {
         record_us: u64,
         block_written: bool,
         new_shape: bool,
+        graph_reason: crate::request::GraphReason,
+        dims: Vec<Vec<i64>>,
+        lane: u64,
+        begin_us: u64,
+        wait_us: u64,
     },
     /// The policy answered an observation.
     Decision {
@@ -68,11 +101,13 @@ pub enum EventKind {
         action: &'static str,
         reason: &'static str,
     },
-    /// A class's kernels were asked for.
+    /// A class's kernels were asked for; `run` is the run that caused it, if one did.
     Enqueue {
         class: String,
         kernels: usize,
         priority: i64,
+        cause: Cause,
+        run: Option<u64>,
     },
     /// The compiles of a class were called off; so many kernels had no answer yet.
     Cancel {
@@ -80,15 +115,25 @@ pub enum EventKind {
         kernels: usize,
         reason: &'static str,
     },
-    /// A kernel is there.
+    /// A kernel is there: `kernel` is its key in the cache, `spec` what it is. The thread `thread` looked for it and
+    /// compiled it from `begin_us` for `wall_us`, `micros` of which were the compiler's.
     Compile {
         kernel: String,
         origin: crate::service::Origin,
         miss: Option<&'static str>,
         micros: u64,
+        spec: String,
+        class: Option<String>,
+        thread: String,
+        begin_us: u64,
+        wall_us: u64,
     },
     /// A kernel is not.
-    CompileFailed { kernel: String, reason: String },
+    CompileFailed {
+        kernel: String,
+        reason: String,
+        class: Option<String>,
+    },
     /// A class's program serves runs from now on.
     Install {
         class: String,
@@ -121,11 +166,12 @@ pub enum EventKind {
         updated: bool,
         micros: u64,
         on_path: bool,
+        lane: u64,
     },
     /// A lane was added.
     Lane { lanes: usize },
     /// A lane's arena grew.
-    Grow { bytes: u64, micros: u64 },
+    Grow { bytes: u64, micros: u64, lane: u64 },
 }
 
 /// Counters of a session.
@@ -163,6 +209,7 @@ struct Inner {
     next: u64,
     events: VecDeque<Event>,
     stats: Stats,
+    feeds: Vec<Feed>,
 }
 
 /// The stream of a session.
@@ -173,11 +220,25 @@ pub struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(start: Instant) -> Log {
+    pub(crate) fn new(start: Instant, feeds: Vec<Feed>) -> Log {
         Log {
             start,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                feeds,
+                ..Inner::default()
+            }),
         }
+    }
+
+    /// Hands every event from now on to a feed as well.
+    pub(crate) fn subscribe(&self, feed: Feed) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.feeds.push(feed);
+    }
+
+    /// A moment on the log's clock; 0 if it was before the session.
+    pub(crate) fn micros_at(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.start).as_micros() as u64
     }
 
     /// Microseconds since the session began to load.
@@ -186,8 +247,9 @@ impl Log {
     }
 
     pub(crate) fn push(&self, kind: EventKind) {
-        let at_us = self.now_us();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // under the lock, so that times rise with the numbers
+        let at_us = self.now_us();
         inner.stats.count(&kind);
         let seq = inner.next;
         inner.next += 1;
@@ -195,12 +257,14 @@ impl Log {
             inner.events.pop_front();
             inner.stats.events_dropped += 1;
         }
-        inner.events.push_back(Event {
+        let event = Event {
             v: VERSION,
             seq,
             at_us,
             kind,
-        });
+        };
+        inner.feeds.retain(|feed| feed.send(&event));
+        inner.events.push_back(event);
     }
 
     /// Every event that is still kept.
@@ -269,7 +333,14 @@ impl Stats {
             EventKind::Cancel { .. } => self.cancels += 1,
             EventKind::Relieve { .. } => self.reliefs += 1,
             EventKind::Trial { .. } => self.trials += 1,
-            EventKind::Decision { .. } | EventKind::Enqueue { .. } | EventKind::Record { .. } => {}
+            EventKind::Started { .. }
+            | EventKind::Decision { .. }
+            | EventKind::Enqueue { .. }
+            | EventKind::Record { .. } => {}
         }
     }
 }
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+pub(crate) mod tests;

@@ -10,7 +10,7 @@ use bespoke_device::{Device, DeviceError, Kernel};
 use bespoke_templates::KernelSpec;
 
 use crate::error::Error;
-use crate::event::{EventKind, Log};
+use crate::event::{Cause, EventKind, Log};
 use crate::program::{Blueprint, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
 
@@ -86,9 +86,11 @@ impl Loader {
             (Err(DeviceError::BadImage { .. }), Some(ready)) => {
                 // a damaged or foreign entry: put it aside and compile it anew, once
                 self.service.reject(&ready.key);
-                let (fresh, _) = self
-                    .service
-                    .get_all(self.requests(std::slice::from_ref(spec)), i64::MAX);
+                let (fresh, _) = self.service.get_all(
+                    self.requests(std::slice::from_ref(spec)),
+                    i64::MAX,
+                    |_| (),
+                );
                 let cubin = match fresh.into_iter().next() {
                     Some(Ok(ready)) => ready.cubin,
                     Some(Err(e)) => return Err(e.into()),
@@ -131,27 +133,63 @@ impl Loader {
     }
 }
 
-/// Tells the log how each kernel came about.
-pub(crate) fn report(log: &Log, answers: &[Answer]) {
-    for answer in answers {
-        match answer {
-            Ok(ready) => log.push(EventKind::Compile {
-                kernel: ready.key.short(),
-                origin: ready.origin,
-                miss: ready.miss,
-                micros: ready.micros,
-            }),
-            Err(e) => {
-                let kernel = match e {
-                    CompileError::NoCompiler { kernel, .. }
-                    | CompileError::Failed { kernel, .. }
-                    | CompileError::Cancelled(kernel) => kernel.clone(),
-                };
-                log.push(EventKind::CompileFailed {
-                    kernel,
-                    reason: e.to_string(),
-                });
+/// Compiles and loads the generic kernels of a run and of the setup, each distinct one once.
+pub(crate) fn load_generic(
+    loader: &Loader,
+    run: &Blueprint,
+    setup: &Blueprint,
+    log: &Log,
+) -> Result<(Arc<Program>, Program, usize), Error> {
+    let (run_kernels, setup_kernels) = (Distinct::of(run), Distinct::of(setup));
+    let mut answers = [Vec::new(), Vec::new()];
+    if loader.device.needs_cubin() {
+        let mut requests = loader.requests(&run_kernels.specs);
+        requests.extend(loader.requests(&setup_kernels.specs));
+        log.push(EventKind::Enqueue {
+            class: "generic".into(),
+            kernels: requests.len(),
+            priority: i64::MAX,
+            cause: Cause::Load,
+            run: None,
+        });
+        let told = |answer: &Answer| report(log, answer, Some("generic"));
+        let (all, _) = loader.service.get_all(requests, i64::MAX, told);
+        let (a, b) = all.split_at(run_kernels.specs.len());
+        answers = [a.to_vec(), b.to_vec()];
+    }
+    let count = run_kernels.specs.len();
+    let program = loader.program(0, None, run, &run_kernels, &answers[0])?;
+    let setup = loader.program(u64::MAX, None, setup, &setup_kernels, &answers[1])?;
+    Ok((Arc::new(program), setup, count))
+}
+
+/// Tells the log how a kernel came about; `class` is the one that it was asked for.
+pub(crate) fn report(log: &Log, answer: &Answer, class: Option<&str>) {
+    let class = class.map(str::to_owned);
+    log.push(match answer {
+        Ok(ready) => EventKind::Compile {
+            kernel: ready.key.short(),
+            origin: ready.origin,
+            miss: ready.miss,
+            micros: ready.micros,
+            spec: ready.name.clone(),
+            class,
+            thread: ready.thread.clone(),
+            begin_us: log.micros_at(ready.began),
+            wall_us: ready.wall_us,
+        },
+        Err(e) => {
+            let kernel = match e {
+                CompileError::NoCompiler { kernel, .. }
+                | CompileError::Failed { kernel, .. }
+                | CompileError::NotCached { kernel, .. }
+                | CompileError::Cancelled(kernel) => kernel.clone(),
+            };
+            EventKind::CompileFailed {
+                kernel,
+                reason: e.to_string(),
+                class,
             }
         }
-    }
+    });
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::ledger::{Ledger, LedgerArena, Purpose};
 use crate::program::Program;
-use crate::request::GraphUse;
+use crate::request::{GraphReason, GraphUse};
 use crate::weights::{Weights, le_bytes};
 
 type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
@@ -23,13 +23,16 @@ type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
 /// The part of a lane that the director may touch while a run is under way.
 #[derive(Debug)]
 pub(crate) struct Executables {
+    /// Number of the lane in its session.
+    pub(crate) number: u64,
     block: Arc<dyn Memory>,
-    graphs: Mutex<BTreeMap<u64, SharedGraph>>,
+    graphs: Mutex<BTreeMap<u64, (SharedGraph, GraphReason)>>,
     spares: Mutex<Vec<Box<dyn Graph>>>,
 }
 
 impl Executables {
-    fn find(&self, program: &Program) -> Option<SharedGraph> {
+    /// A program's graph, and who made it.
+    fn find(&self, program: &Program) -> Option<(SharedGraph, GraphReason)> {
         self.graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -47,7 +50,7 @@ impl Executables {
         log: &Log,
         on_path: bool,
     ) -> Result<SharedGraph, Error> {
-        if let Some(graph) = self.find(program) {
+        if let Some((graph, _)) = self.find(program) {
             return Ok(graph);
         }
         let start = Instant::now();
@@ -71,10 +74,15 @@ impl Executables {
         stream.synchronize()?;
         let nodes = graph.len();
         let graph = Arc::new(Mutex::new(graph));
+        let made = match (on_path, &program.class) {
+            (true, _) => GraphReason::MadeByRun,
+            (false, None) => GraphReason::MadeAtLoad,
+            (false, Some(_)) => GraphReason::MadeAtInstall,
+        };
         self.graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(program.id, graph.clone());
+            .insert(program.id, (graph.clone(), made));
         let class = program
             .class
             .as_ref()
@@ -86,6 +94,7 @@ impl Executables {
             updated,
             micros,
             on_path,
+            lane: self.number,
         });
         Ok(graph)
     }
@@ -124,7 +133,7 @@ impl Executables {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&program);
-        if let Some(Ok(mutex)) = graph.map(Arc::try_unwrap) {
+        if let Some(Ok(mutex)) = graph.map(|(graph, _)| Arc::try_unwrap(graph)) {
             let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
             self.spares
                 .lock()
@@ -161,6 +170,8 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) graph: GraphUse,
+    pub(crate) graph_reason: GraphReason,
+    pub(crate) lane: u64,
     pub(crate) record_us: u64,
     pub(crate) block_written: bool,
 }
@@ -175,6 +186,7 @@ pub(crate) struct Ran {
 
 impl Lane {
     pub(crate) fn new(
+        number: u64,
         plan: &Plan,
         device: &dyn Device,
         ledger: &Arc<Ledger>,
@@ -183,6 +195,7 @@ impl Lane {
         let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
         Ok(Lane {
             executables: Arc::new(Executables {
+                number,
                 block,
                 graphs: Mutex::default(),
                 spares: Mutex::default(),
@@ -246,6 +259,8 @@ impl Lane {
         let block_written = self.make_ready(plan, binding, pointers, weights, log)?;
         let mut execution = Execution {
             graph: GraphUse::Off,
+            graph_reason: GraphReason::Asked,
+            lane: self.executables.number,
             record_us: 0,
             block_written,
         };
@@ -257,13 +272,17 @@ impl Lane {
         }
         execution.graph = GraphUse::Replayed;
         let graph = match self.executables.find(program) {
-            Some(graph) => graph,
+            Some((graph, made)) => {
+                execution.graph_reason = made;
+                graph
+            }
             None => {
                 let start = Instant::now();
                 let graph =
                     self.executables
                         .prepare(program, plan, device, &*self.stream, log, true)?;
                 execution.graph = GraphUse::Recorded;
+                execution.graph_reason = GraphReason::FirstOnLane;
                 execution.record_us = start.elapsed().as_micros() as u64;
                 graph
             }
@@ -292,6 +311,7 @@ impl Lane {
             log.push(EventKind::Grow {
                 bytes,
                 micros: start.elapsed().as_micros() as u64,
+                lane: self.executables.number,
             });
         }
         self.write_block(plan, binding, pointers, weights)

@@ -25,11 +25,13 @@
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
 //! - [`prebuild`]: which kernels a session on some card would ask for, without either.
-//! - [`event`]: what happened, in the director's order, with reasons and numbers.
+//! - [`event`]: what happened, in the director's order, with reasons and numbers. [`feed`]: the same as it happens.
+//! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
 pub mod director;
 pub mod error;
 pub mod event;
+pub mod feed;
 mod kernels;
 pub mod lane;
 mod ledger;
@@ -43,16 +45,20 @@ pub mod session;
 mod shared;
 pub mod strategy;
 pub mod tensor;
+pub mod timeline;
+pub mod trace;
 mod trial;
 mod weights;
 
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
+pub use feed::{Feed, Heard, Progress, Subscription, feed};
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
-    Bindings, GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
+    SessionOptions,
 };
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;

@@ -20,7 +20,6 @@ use crate::error::Error;
 use crate::program::Blueprint;
 use crate::request::{PortInfo, in_order};
 use crate::service::Request;
-use crate::session::port_info;
 use crate::strategy::Strategy;
 
 /// Sightings of a shape after which a strategy that has not asked for it is taken never to.
@@ -74,7 +73,7 @@ impl Prebuild {
     /// Inputs in the model's order.
     pub fn inputs(&self) -> Vec<PortInfo> {
         let ports = self.plan.inputs.iter();
-        ports.map(|port| port_info(&self.plan, port)).collect()
+        ports.map(|port| PortInfo::of(&self.plan, port)).collect()
     }
 
     /// The distinct kernels that sessions on such a device ask for when they see these shapes, each a list of input names

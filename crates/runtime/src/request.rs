@@ -4,11 +4,12 @@
 
 use std::time::Instant;
 
-use bespoke_ir::DType;
+use bespoke_ir::{DType, SymInt};
 use bespoke_plan::{Plan, Port};
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::feed::Feed;
 use crate::patience::{CancelToken, Patience};
 use crate::strategy::Strategy;
 use crate::tensor::{Tensor, TensorView};
@@ -21,6 +22,46 @@ pub enum GraphMode {
     Whole,
     /// Kernels are launched one by one.
     Off,
+}
+
+/// Why a run was a graph or was not: a stable code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphReason {
+    /// Off: the session was set up without graphs.
+    Asked,
+    /// Recorded: the lane had not run this program before, and nobody had made the graph beside the path.
+    FirstOnLane,
+    /// Replayed: the graph was made when the session was loaded.
+    MadeAtLoad,
+    /// Replayed: the graph was made when the program was installed, beside the path.
+    MadeAtInstall,
+    /// Replayed: an earlier run on this lane recorded it.
+    MadeByRun,
+}
+
+impl GraphReason {
+    /// The code, as documents and events have it.
+    pub fn code(self) -> &'static str {
+        match self {
+            GraphReason::Asked => "asked",
+            GraphReason::FirstOnLane => "first_on_lane",
+            GraphReason::MadeAtLoad => "made_at_load",
+            GraphReason::MadeAtInstall => "made_at_install",
+            GraphReason::MadeByRun => "made_by_run",
+        }
+    }
+
+    /// What it means, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            GraphReason::Asked => "graphs are switched off",
+            GraphReason::FirstOnLane => "the lane had not run this program before",
+            GraphReason::MadeAtLoad => "made when the session was loaded",
+            GraphReason::MadeAtInstall => "made when the program was installed",
+            GraphReason::MadeByRun => "recorded by an earlier run",
+        }
+    }
 }
 
 /// How to set up a session.
@@ -45,6 +86,10 @@ pub struct SessionOptions {
     pub memory_limit: Option<u64>,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
+    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`](crate::Error::NoGraph).
+    pub require_graph: bool,
+    /// Who hears of every event from the first on; see [`crate::feed`].
+    pub feeds: Vec<Feed>,
 }
 
 impl Default for SessionOptions {
@@ -58,6 +103,8 @@ impl Default for SessionOptions {
             max_lanes: 4,
             memory_limit: None,
             max_variants: 32,
+            require_graph: false,
+            feeds: Vec::new(),
         }
     }
 }
@@ -72,6 +119,18 @@ pub struct PortInfo {
     pub dtype: DType,
     /// Extents: numbers, or expressions of the model's symbols.
     pub dims: Vec<String>,
+}
+
+impl PortInfo {
+    /// An input or output of a plan.
+    pub(crate) fn of(plan: &Plan, port: &Port) -> PortInfo {
+        let text = |d: &SymInt| d.display(&plan.symbols).to_string();
+        PortInfo {
+            name: port.name.clone(),
+            dtype: port.ty.dtype,
+            dims: port.ty.dims.iter().map(text).collect(),
+        }
+    }
 }
 
 fn as_text<S: serde::Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {
@@ -105,6 +164,8 @@ pub struct RunReport {
     pub specialized_kernels: usize,
     /// What happened to the graph.
     pub graph: GraphUse,
+    /// Why.
+    pub graph_reason: GraphReason,
     /// Time to bind the shape, in microseconds; 0 if it was bound before.
     pub bind_us: u64,
     /// Time to make a graph, in microseconds.

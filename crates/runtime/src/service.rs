@@ -42,6 +42,19 @@ pub enum CompileError {
         /// NVRTC's words.
         reason: String,
     },
+    /// Compiling was ruled out, and the kernel is not in the cache.
+    #[error(
+        "kernel `{kernel}` (key {key}) would have to be compiled: the cache has no entry that fits ({reason}); \
+         fill the cache first, or allow compiles"
+    )]
+    NotCached {
+        /// The kernel.
+        kernel: String,
+        /// Its key in the cache.
+        key: String,
+        /// Why the cache did not have it: a stable code.
+        reason: &'static str,
+    },
     /// The job was cancelled.
     #[error("the compile of kernel `{0}` was cancelled")]
     Cancelled(String),
@@ -72,6 +85,14 @@ pub struct Ready {
     pub micros: u64,
     /// Key in the cache.
     pub key: Key,
+    /// The kernel's specification as text.
+    pub name: String,
+    /// When a thread began to look for it.
+    pub began: Instant,
+    /// From then until it was there, in microseconds.
+    pub wall_us: u64,
+    /// Name of that thread.
+    pub thread: String,
 }
 
 /// How to set up a service.
@@ -85,6 +106,9 @@ pub struct ServiceOptions {
     pub max_nvrtc_major: Option<u32>,
     /// Compile threads; `None` is half of the processors.
     pub workers: Option<usize>,
+    /// Compile nothing: a kernel that is neither in memory nor in the cache is a [`CompileError::NotCached`], for every
+    /// session of the service.
+    pub error_on_cache_miss: bool,
 }
 
 /// Counters of a service since it began.
@@ -118,6 +142,7 @@ struct Shop {
     nvrtc: OnceLock<Result<Arc<Nvrtc>, JitError>>,
     memory: Mutex<HashMap<Key, Bytes>>,
     counters: Counters,
+    error_on_cache_miss: bool,
 }
 
 type Answer = Result<Ready, CompileError>;
@@ -214,12 +239,17 @@ impl Shop {
 
     fn answer(&self, request: &Request, cancel: &AtomicBool) -> Answer {
         let key = request.key;
+        let began = Instant::now();
         let ready = |cubin: Bytes, origin, miss, micros| Ready {
             cubin,
             origin,
             miss,
             micros,
             key,
+            name: request.name.clone(),
+            began,
+            wall_us: began.elapsed().as_micros() as u64,
+            thread: std::thread::current().name().unwrap_or("").to_owned(),
         };
         {
             let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,6 +268,14 @@ impl Shop {
             }
             Lookup::Miss(reason) => reason.code(),
         };
+        if self.error_on_cache_miss {
+            Self::count(&self.counters.failed, 1);
+            return Err(CompileError::NotCached {
+                kernel: request.name.clone(),
+                key: key.short(),
+                reason: miss,
+            });
+        }
         let nvrtc = match self.nvrtc() {
             Ok(nvrtc) => nvrtc,
             Err(e) => {
@@ -321,6 +359,7 @@ impl CompileService {
                 nvrtc: OnceLock::new(),
                 memory: Mutex::default(),
                 counters: Counters::default(),
+                error_on_cache_miss: options.error_on_cache_miss,
             }),
             pool: CompilePool::new(pool)?,
             shelf: Shelf::default(),
@@ -382,8 +421,14 @@ impl CompileService {
         )
     }
 
-    /// Asks for many kernels and waits for all; answers in the order of the requests, and the wall time.
-    pub fn get_all(&self, requests: Vec<Request>, priority: i64) -> (Vec<Answer>, u64) {
+    /// Asks for many kernels and waits for all; answers in the order of the requests, and the wall time. `each` is called
+    /// on this thread with every answer as it comes.
+    pub fn get_all(
+        &self,
+        requests: Vec<Request>,
+        priority: i64,
+        mut each: impl FnMut(&Answer),
+    ) -> (Vec<Answer>, u64) {
         let start = Instant::now();
         let (send, receive) = mpsc::channel();
         let names: Vec<String> = requests.iter().map(|r| r.name.clone()).collect();
@@ -397,6 +442,7 @@ impl CompileService {
         drop(send);
         let mut answers: Vec<Option<Answer>> = vec![None; names.len()];
         for (i, answer) in receive {
+            each(&answer);
             answers[i] = Some(answer);
         }
         let answers = answers

@@ -18,13 +18,15 @@ use bespoke_policy::{Limits, Signature};
 use crate::director::{Director, Message};
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Log, Stats};
-use crate::kernels::{Distinct, Loader, report};
+use crate::feed::{CAPACITY, Subscription, feed};
+use crate::kernels::{Loader, load_generic};
 use crate::lane::{Lane, Pointers, Ran};
 use crate::ledger::Ledger;
 use crate::patience::Patience;
 use crate::program::{Blueprint, Program};
 use crate::request::{
-    Bindings, GraphMode, PortInfo, RunOptions, RunReport, RunResult, SessionOptions, in_order,
+    Bindings, GraphMode, GraphReason, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
+    in_order,
 };
 use crate::service::CompileService;
 use crate::shared::Core;
@@ -83,7 +85,7 @@ impl Session {
         options: SessionOptions,
         start: Instant,
     ) -> Result<Session, Error> {
-        let log = Log::new(start);
+        let log = Log::new(start, options.feeds.clone());
         let mut lap = Instant::now();
         let mut lap_us = || {
             let us = lap.elapsed().as_micros() as u64;
@@ -103,6 +105,12 @@ impl Session {
         };
         let policy = options.strategy.policy(opt, limits)?;
         let may_block = policy.may_block();
+        log.push(EventKind::Started {
+            model: graph.name.clone(),
+            device: device.props().name.clone(),
+            strategy: policy.name().to_owned(),
+            inputs: plan.inputs.iter().map(|p| p.name.clone()).collect(),
+        });
 
         let loader = Loader::new(device.clone(), service);
         let generic = Blueprint::generic(&plan.steps, device.props());
@@ -112,7 +120,7 @@ impl Session {
         let compile_us = lap_us();
         let ledger = Ledger::new(options.memory_limit);
         let out_of_memory = |e: Error| e.with_memory(&ledger);
-        let first = Lane::new(&plan, &*device, &ledger).map_err(out_of_memory)?;
+        let first = Lane::new(0, &plan, &*device, &ledger).map_err(out_of_memory)?;
         let loading = Loading {
             plan: &plan,
             device: &device,
@@ -152,7 +160,7 @@ impl Session {
             weight_bytes: weights.bytes(),
         });
 
-        let info = |ports: &[Port]| ports.iter().map(|p| port_info(&plan, p)).collect();
+        let info = |ports: &[Port]| ports.iter().map(|p| PortInfo::of(&plan, p)).collect();
         let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
         let director_stream = device.stream()?;
         let core = Arc::new(Core::new(
@@ -283,6 +291,9 @@ impl Session {
         if let Some(lost) = core.loader.device.lost() {
             return Err(lost.into());
         }
+        if core.require_graph && !core.whole_graph {
+            return Err(Error::NoGraph(GraphReason::Asked));
+        }
         let patience = options.patience();
         let mut dims = Vec::with_capacity(sources.len());
         for (source, port) in sources.iter().zip(&core.plan.inputs) {
@@ -300,8 +311,10 @@ impl Session {
         self.observe(&signature, run, generic, patience)?;
         let program = core.pick(&signature);
 
-        let attempt = |program: &Program| {
+        let mut wait_us = 0;
+        let mut attempt = |program: &Program| {
             let mut lane = core.lane(patience)?;
+            wait_us = start.elapsed().as_micros() as u64;
             let mut result = run_on(
                 &mut lane, core, program, &binding, sources, targets, options,
             );
@@ -348,6 +361,7 @@ impl Session {
             generic_kernels: program.generic,
             specialized_kernels: program.specialized(),
             graph: execution.graph,
+            graph_reason: execution.graph_reason,
             bind_us,
             record_us: execution.record_us,
             new_shape,
@@ -363,6 +377,11 @@ impl Session {
             record_us: report.record_us,
             block_written: execution.block_written,
             new_shape,
+            graph_reason: report.graph_reason,
+            dims: dims.iter().map(|d| d.to_vec()).collect(),
+            lane: execution.lane,
+            begin_us: core.log.micros_at(start),
+            wait_us,
         });
         Ok((report, outputs))
     }
@@ -490,6 +509,13 @@ impl Session {
     /// What happened, oldest first.
     pub fn events(&self) -> Vec<Event> {
         self.core.log.events()
+    }
+
+    /// The same as it happens, from now on; see [`crate::feed`]. [`SessionOptions::feeds`] hear the session load, too.
+    pub fn subscribe(&self) -> Subscription {
+        let (session, listener) = feed(CAPACITY);
+        self.core.log.subscribe(session);
+        listener
     }
 
     /// Whether the device still works.
@@ -639,29 +665,6 @@ fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
     Ok(())
 }
 
-/// Compiles and loads the generic kernels of a run and of the setup, each distinct one once.
-fn load_generic(
-    loader: &Loader,
-    run: &Blueprint,
-    setup: &Blueprint,
-    log: &Log,
-) -> Result<(Arc<Program>, Program, usize), Error> {
-    let (run_kernels, setup_kernels) = (Distinct::of(run), Distinct::of(setup));
-    let mut answers = [Vec::new(), Vec::new()];
-    if loader.device.needs_cubin() {
-        let mut requests = loader.requests(&run_kernels.specs);
-        requests.extend(loader.requests(&setup_kernels.specs));
-        let (all, _) = loader.service.get_all(requests, i64::MAX);
-        report(log, &all);
-        let (a, b) = all.split_at(run_kernels.specs.len());
-        answers = [a.to_vec(), b.to_vec()];
-    }
-    let count = run_kernels.specs.len();
-    let program = loader.program(0, None, run, &run_kernels, &answers[0])?;
-    let setup = loader.program(u64::MAX, None, setup, &setup_kernels, &answers[1])?;
-    Ok((Arc::new(program), setup, count))
-}
-
 /// The signature that `static` tunes for.
 fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signature>, Error> {
     if options.opt_shapes.is_empty() {
@@ -669,19 +672,6 @@ fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signatu
     }
     let dims = in_order(plan, &options.opt_shapes)?;
     Ok(Some(Signature::new(&plan.signature(&dims)?)))
-}
-
-pub(crate) fn port_info(plan: &Plan, port: &Port) -> PortInfo {
-    PortInfo {
-        name: port.name.clone(),
-        dtype: port.ty.dtype,
-        dims: port
-            .ty
-            .dims
-            .iter()
-            .map(|d| d.display(&plan.symbols).to_string())
-            .collect(),
-    }
 }
 
 #[cfg(test)]

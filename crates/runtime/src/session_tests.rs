@@ -236,3 +236,164 @@ fn idle_lanes_make_room() {
     session.core.give_back(held);
     assert_eq!(bytes(&session, 300).unwrap(), expected);
 }
+
+#[test]
+fn a_listener_hears_a_session_from_load_to_end() {
+    let (to, from) = crate::feed::feed(1024);
+    let options = SessionOptions {
+        feeds: vec![to],
+        strategy: "none".into(),
+        ..SessionOptions::default()
+    };
+    let session = session(options);
+    let late = session.subscribe();
+    run(&session, &RunOptions::default()).unwrap();
+    let kept = session.events().len();
+    drop(session);
+    let hear = |from: &Subscription| {
+        let mut events = Vec::new();
+        while let crate::Heard::Event(event) = from.next(Duration::from_secs(10)) {
+            events.push(*event);
+        }
+        events
+    };
+    let heard = hear(&from);
+    assert_eq!((heard.len(), from.missed()), (kept, 0));
+    assert!(heard.iter().map(|e| e.seq).eq(0..kept as u64));
+    assert!(matches!(&heard[0].kind, EventKind::Started { inputs, .. } if inputs == &["x"]));
+    let later = hear(&late);
+    let (dims, wait_us, latency_us) = later
+        .iter()
+        .find_map(|event| match &event.kind {
+            EventKind::Run {
+                dims,
+                wait_us,
+                latency_us,
+                ..
+            } => Some((dims, wait_us, latency_us)),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(dims, &[[4]]);
+    assert!(wait_us <= latency_us);
+}
+
+#[test]
+fn a_report_says_why_its_run_was_a_graph() {
+    let none = session(SessionOptions {
+        strategy: "none".into(),
+        ..SessionOptions::default()
+    });
+    let x = Tensor::from_f32(&[4], &[1.0; 4]).unwrap();
+    let reason = || none.run(&[("x", &x)]).unwrap().report.graph_reason;
+    assert_eq!(reason(), GraphReason::MadeAtLoad);
+    // with the first lane away, a second one is made, which has no graph yet
+    let first = none.core.lane(Patience::default()).unwrap();
+    assert_eq!(reason(), GraphReason::FirstOnLane);
+    assert_eq!(reason(), GraphReason::MadeByRun);
+    none.core.give_back(first);
+
+    let eager = session(SessionOptions {
+        strategy: "eager".into(),
+        ..SessionOptions::default()
+    });
+    let report = eager.run(&[("x", &x)]).unwrap().report;
+    assert_eq!(report.graph_reason, GraphReason::MadeAtInstall);
+
+    let off = SessionOptions {
+        cuda_graph: GraphMode::Off,
+        ..SessionOptions::default()
+    };
+    let report = session(off.clone()).run(&[("x", &x)]).unwrap().report;
+    assert_eq!(report.graph_reason, GraphReason::Asked);
+    let strict = session(SessionOptions {
+        require_graph: true,
+        ..off
+    });
+    let error = strict.run(&[("x", &x)]).unwrap_err();
+    assert!(
+        matches!(error, Error::NoGraph(GraphReason::Asked)),
+        "{error}"
+    );
+    assert!(error.to_string().contains("(asked)"), "{error}");
+}
+
+#[test]
+fn a_kernel_that_is_not_in_the_cache_is_an_error_where_compiles_are_ruled_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = CompileService::new(ServiceOptions {
+        cache: CacheConfig {
+            dir: Some(dir.path().to_owned()),
+            ..CacheConfig::default()
+        },
+        error_on_cache_miss: true,
+        ..ServiceOptions::default()
+    })
+    .unwrap();
+    let device = HostDevice::new(HostOptions {
+        threads: 1,
+        target: Some(bespoke_device::Arch::sm(89)),
+        poison: false,
+    });
+    let options = SessionOptions {
+        strategy: "none".into(),
+        ..SessionOptions::default()
+    };
+    let session = Session::from_graph(negate(), device, service.clone(), options).unwrap();
+    assert!(session.wait_specialized(Duration::from_secs(60)));
+    let refused = |e: &Event| match &e.kind {
+        EventKind::CompileFailed { reason, class, .. } => {
+            assert_eq!(class.as_deref(), Some("generic"));
+            Some(reason.clone())
+        }
+        _ => None,
+    };
+    let reasons: Vec<String> = session.events().iter().filter_map(refused).collect();
+    assert!(!reasons.is_empty());
+    for reason in reasons {
+        assert!(
+            reason.contains("(key ") && reason.contains("(absent)"),
+            "{reason}"
+        );
+    }
+    assert_eq!(service.stats().compiled, 0);
+}
+
+#[test]
+fn progress_ends_when_all_kernels_have_their_answer() {
+    let (send, receive) = mpsc::channel();
+    let (feed, thread) = crate::feed::on_progress(move |progress| {
+        let _ = send.send(progress);
+    })
+    .unwrap();
+    let device = HostDevice::new(HostOptions {
+        threads: 1,
+        target: Some(bespoke_device::Arch::sm(89)),
+        poison: false,
+    });
+    let cache = CacheConfig {
+        mode: Mode::Off,
+        ..CacheConfig::default()
+    };
+    let service = CompileService::new(ServiceOptions {
+        cache,
+        error_on_cache_miss: true,
+        ..ServiceOptions::default()
+    })
+    .unwrap();
+    let options = SessionOptions {
+        feeds: vec![feed],
+        ..SessionOptions::default()
+    };
+    let session = Session::from_graph(negate(), device, service, options).unwrap();
+    assert!(session.wait_specialized(Duration::from_secs(60)));
+    drop(session);
+    thread.join().unwrap();
+    let told: Vec<crate::Progress> = receive.iter().collect();
+    let last = told.last().unwrap();
+    assert!(last.wanted > 0 && last.done == last.wanted, "{told:?}");
+    assert!(
+        told.windows(2)
+            .all(|p| p[0].done <= p[1].done && p[0].wanted <= p[1].wanted)
+    );
+}

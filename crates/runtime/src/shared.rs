@@ -35,6 +35,8 @@ struct Programs {
 struct LanePool {
     free: Vec<Lane>,
     made: usize,
+    /// Number of the next lane; numbers are not used twice.
+    next: u64,
 }
 
 /// What run threads and the director share.
@@ -46,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) whole_graph: bool,
     pub(crate) verify_swap: bool,
     pub(crate) bit_stable: bool,
+    pub(crate) require_graph: bool,
     pub(crate) weights: Weights,
     pub(crate) ledger: Arc<Ledger>,
     programs: RwLock<Programs>,
@@ -81,6 +84,7 @@ impl Core {
             bit_stable: options.bit_stable,
             candidates: Mutex::default(),
             whole_graph: options.cuda_graph == GraphMode::Whole,
+            require_graph: options.require_graph,
             weights,
             ledger: first.ledger.clone(),
             programs: RwLock::new(Programs {
@@ -92,6 +96,7 @@ impl Core {
             lanes: Mutex::new(LanePool {
                 free: vec![first],
                 made: 1,
+                next: 1,
             }),
             lane_free: Condvar::new(),
             max_lanes: options.max_lanes.max(1),
@@ -188,9 +193,10 @@ impl Core {
             }
             if pool.made < self.max_lanes {
                 pool.made += 1;
-                let lanes = pool.made;
+                let (lanes, number) = (pool.made, pool.next);
+                pool.next += 1;
                 drop(pool);
-                let lane = Lane::new(&self.plan, &*self.loader.device, &self.ledger);
+                let lane = Lane::new(number, &self.plan, &*self.loader.device, &self.ledger);
                 match &lane {
                     Ok(lane) => {
                         self.executables

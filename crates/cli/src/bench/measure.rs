@@ -220,7 +220,7 @@ impl Round<'_> {
         let start = Instant::now();
         let model = import(self.model, &ImportOptions::default())?;
         let import_ms = ms(start);
-        let session = place.session(model.graph)?;
+        let session = place.session(model.graph, Vec::new(), console)?;
         let load_ms = ms(start);
         let stats = place.service.stats();
         let mut load = Load {
@@ -300,7 +300,7 @@ impl Round<'_> {
         opened.place.tell_cache(console);
         measured?;
         let refused = events.into_iter().filter_map(|event| match event.kind {
-            EventKind::CompileFailed { kernel, reason } => Some(format!("{kernel}: {reason}")),
+            EventKind::CompileFailed { kernel, reason, .. } => Some(format!("{kernel}: {reason}")),
             _ => None,
         });
         Ok(refused.collect())

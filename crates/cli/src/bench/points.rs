@@ -68,6 +68,7 @@ pub(crate) fn resolve(
             shapes: shapes.clone(),
             dims: asked.dims.clone(),
             seed: asked.seed,
+            shapes_by: None,
         };
         resolve_with(ports, symbols, &wanted, Content::Even)
     };

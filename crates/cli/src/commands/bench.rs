@@ -247,6 +247,8 @@ impl Arguments {
             memory_limit: self.memory_limit,
             opt_shapes: strategy.takes_opt_shapes().then(|| opt.clone()),
             cuda_graph: graph,
+            require_graph: false,
+            error_on_cache_miss: false,
             cache: cache.clone(),
         }
     }

@@ -20,6 +20,7 @@ use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
 use crate::session::{Workplace, constant, tensor};
+use crate::sight::{Sight, SightOptions};
 use crate::warnings;
 
 /// Run models on stored inputs and compare with stored outputs
@@ -53,6 +54,8 @@ pub(crate) struct Arguments {
     cosine: Option<f64>,
     #[command(flatten)]
     session: SessionOptions,
+    #[command(flatten)]
+    sight: SightOptions,
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -110,6 +113,7 @@ struct Row {
 pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Failure> {
     arguments.session.check()?;
     let cases = cases(arguments, console)?;
+    let sight = Sight::open(&arguments.sight, None, false)?;
     let place = Workplace::open(&arguments.session, console)?;
     console.note(format_args!("device: {}", place.words));
     let user = Overrides {
@@ -124,13 +128,16 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         let row = if lost {
             not_run(case)
         } else {
-            check(case, &place, user, console)?
+            check(case, &place, &sight, user, console)?
         };
         bar.suspend(|| console.line(text(&row)))?;
         bar.inc(1);
         rows.push(row);
     }
     bar.finish_and_clear();
+    for line in sight.finish().told {
+        console.warn(line);
+    }
     place.tell_cache(console);
     let count = |status| rows.iter().filter(|row| row.status == status).count();
     let (passed, failed, unsupported) = (
@@ -262,6 +269,7 @@ fn not_run(case: &Case) -> Row {
 fn check(
     case: &Case,
     place: &Workplace,
+    sight: &Sight,
     user: Overrides,
     console: &mut Console,
 ) -> Result<Row, Failure> {
@@ -272,7 +280,7 @@ fn check(
         Err(error) => return Ok(row(case, Status::Unsupported, Some(error.to_string()))),
     };
     let traits = traits(&model);
-    let session = match place.session(model.graph) {
+    let session = match place.session(model.graph, sight.feeds(), console) {
         Ok(session) => session,
         Err(failure) => return broken(case, failure),
     };

@@ -7,6 +7,7 @@ mod doctor;
 mod inspect;
 mod prebuild;
 mod run;
+mod trace;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Prebuild(prebuild::Arguments),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
+    Trace(trace::Arguments),
 }
 
 /// Runs a command; `Ok` is the exit code of a command that did its work.
@@ -33,5 +35,6 @@ pub(crate) fn run(command: &Command, console: &mut Console) -> Result<u8, Failur
         Command::Prebuild(arguments) => prebuild::run(arguments, console),
         Command::Doctor(arguments) => doctor::run(arguments, console),
         Command::Cache(arguments) => cache::run(arguments, console),
+        Command::Trace(arguments) => trace::run(arguments, console),
     }
 }

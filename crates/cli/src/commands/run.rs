@@ -7,7 +7,7 @@ use bespoke::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bespoke::ir::Constant;
+use bespoke::ir::{Constant, SymbolTable, TensorType};
 use bespoke::onnx::{ImportOptions, import, write_tensor_file};
 use bespoke::runtime::{Event, GraphUse, RunReport, Session, Tensor};
 use clap::Args;
@@ -18,8 +18,11 @@ use crate::failure::Failure;
 use crate::inputs::{Given, Port, Wanted, resolve};
 use crate::npy;
 use crate::options::SessionOptions;
+use crate::replay::{self, Pace, Requests};
 use crate::session::{CacheReport, Workplace, constant, tensor};
 use crate::shapes::{Dims, Shapes, show};
+use crate::sight::{Sight, SightOptions};
+use crate::times::median;
 use crate::warnings;
 
 /// Run a model and report each run
@@ -43,7 +46,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIMS")]
     dims: Vec<Dims>,
     /// How often to run
-    #[arg(long, alias = "runs", value_name = "K", default_value_t = 10,
+    #[arg(long, alias = "runs", value_name = "K", default_value_t = 10, conflicts_with = "shape_trace",
           value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
     /// Seed of the random inputs
@@ -52,11 +55,25 @@ pub(crate) struct Arguments {
     /// Write inputs and outputs there, as .npy and as .pb (the layout of ONNX test data)
     #[arg(long, alias = "saveOutput", value_name = "DIR")]
     output: Option<PathBuf>,
-    /// After the first run, wait until its specialised kernels are in service
+    /// After the first run of each shape, wait until its specialised kernels are in service
     #[arg(long)]
     wait_specialized: bool,
+    /// Run the shapes of this trace, in its order
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "output"])]
+    shape_trace: Option<PathBuf>,
+    /// With --shape-trace: whether to keep the times at which its requests came
+    #[arg(long, value_enum, default_value = "asap", requires = "shape_trace")]
+    pace: Pace,
+    /// Write the shapes of the runs there, as a trace for --shape-trace
+    #[arg(long, value_name = "FILE.jsonl")]
+    record_trace: Option<PathBuf>,
+    /// Fail if a run that is not the first of its shape makes anything compile
+    #[arg(long)]
+    fail_on_recompile: bool,
     #[command(flatten)]
     session: SessionOptions,
+    #[command(flatten)]
+    sight: SightOptions,
 }
 
 /// The longest that `--wait-specialized` waits.
@@ -69,6 +86,7 @@ struct Run {
     generic_kernels: usize,
     specialized_kernels: usize,
     graph: &'static str,
+    graph_reason: &'static str,
     bind_us: u64,
     record_us: u64,
     new_shape: bool,
@@ -107,12 +125,20 @@ struct Document<'a> {
     device: &'a str,
     strategy: &'a str,
     runs: Vec<Run>,
+    /// With --shape-trace: each shape, those that came most often first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shapes: Option<Vec<replay::Row>>,
+    /// With --pace recorded: by how much runs began later than their requests had come, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late_us: Option<u64>,
     summary: Summary,
     outputs: Vec<Output>,
     /// Classes of shapes that have no program of their own, each with its reason.
     refused: Vec<warnings::Refusal>,
     /// The warnings of standard error.
     warnings: Vec<String>,
+    /// Whether the device still works.
+    healthy: bool,
     session: bespoke::runtime::Stats,
     compile: bespoke::runtime::CompileStats,
     cache: CacheReport,
@@ -139,6 +165,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         shapes: Shapes(arguments.shapes.iter().flat_map(|s| s.0.clone()).collect()),
         dims: Dims(arguments.dims.iter().flat_map(|d| d.0.clone()).collect()),
         seed: arguments.seed,
+        shapes_by: None,
     };
     // A wrong command line is said before a device is opened or anything is compiled.
     let graph = &model.graph;
@@ -151,7 +178,14 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         })
         .collect();
     let names: Vec<String> = ports.iter().map(|p| p.name.to_owned()).collect();
-    let inputs = resolve(&ports, &graph.symbols, &wanted)?;
+    let requests = match &arguments.shape_trace {
+        None => None,
+        Some(path) => Some(Requests::read(path, &ports, &graph.symbols, &wanted)?),
+    };
+    let inputs = match requests {
+        None => resolve(&ports, &graph.symbols, &wanted)?,
+        Some(_) => Vec::new(),
+    };
     let tensors: Vec<Tensor> = inputs.iter().map(|c| tensor(c)).collect::<Result<_, _>>()?;
     let folder = arguments.output.as_deref();
     if let Some(folder) = folder {
@@ -159,20 +193,53 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
             .map_err(|error| Failure::file(folder, "make the folder", &error))?;
     }
 
+    let record = arguments.record_trace.as_deref();
+    let sight = Sight::open(&arguments.sight, record, arguments.fail_on_recompile)?;
+
     let place = Workplace::open(&arguments.session, console)?;
     console.note(format_args!("device: {}", place.words));
-    let session = place.session(model.graph)?;
-    let given: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&tensors).collect();
-    let ended = repeat(&session, &given, arguments, console);
+    let types: Vec<TensorType> = ports.iter().map(|p| p.ty.clone()).collect();
+    let symbols = model.graph.symbols.clone();
+    let session = place.session(model.graph, sight.feeds(), console)?;
+    let mut runs = Runs {
+        place: &place,
+        session: &session,
+        names: &names,
+        arguments,
+        reports: Vec::new(),
+        outputs: Vec::new(),
+        late_us: None,
+    };
+    let ended = match &requests {
+        None => runs.repeat(&tensors, console),
+        Some(requests) => {
+            let ports = names.iter().zip(&types);
+            let ports: Vec<Port<'_>> = ports.map(|(name, ty)| Port { name, ty }).collect();
+            runs.replay(requests, &ports, &symbols, console)
+        }
+    };
+    let Runs {
+        reports,
+        outputs,
+        late_us,
+        ..
+    } = runs;
     // What befell the session is told before the error that it may have led to.
-    let (events, stats) = (session.events(), session.stats());
+    let (events, stats, healthy) = (session.events(), session.stats(), session.is_healthy());
+    drop(session);
+    let sighted = sight.finish();
     let mut told = warnings::of_session(&events, stats.events_dropped);
+    told.extend(sighted.told);
     for line in &told {
         console.warn(line);
     }
     told.extend(place.tell_cache(console));
-    let (reports, outputs) = ended?;
-    let refused = refused(&events);
+    ended?;
+    let late = arguments
+        .fail_on_recompile
+        .then(|| sighted.recompiles.failure());
+    let refused = refused(&events).or(late.flatten());
+    let shapes = requests.map(|_| replay::rows(&reports));
 
     let shown = outputs
         .iter()
@@ -192,9 +259,12 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         strategy: &arguments.session.specialize.word,
         summary: summary(&reports),
         runs: reports.iter().map(describe).collect(),
+        shapes,
+        late_us,
         outputs: shown,
         refused: warnings::refusals(&events),
         warnings: told,
+        healthy,
         session: stats,
         compile: place.service.stats(),
         cache: CacheReport::of(place.service.cache()),
@@ -211,35 +281,90 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     refused.map_or(Ok(0), Err)
 }
 
-/// A report for each run, and the outputs of the last.
-type Ran = (Vec<RunReport>, Vec<(String, Tensor)>);
+/// The runs under way.
+struct Runs<'a> {
+    place: &'a Workplace,
+    session: &'a Session,
+    names: &'a [String],
+    arguments: &'a Arguments,
+    /// A report for each run.
+    reports: Vec<RunReport>,
+    /// The outputs of the last.
+    outputs: Vec<(String, Tensor)>,
+    late_us: Option<u64>,
+}
 
-/// The runs themselves, a line each.
-fn repeat(
-    session: &Session,
-    given: &[(&str, &Tensor)],
-    arguments: &Arguments,
-    console: &mut Console,
-) -> Result<Ran, Failure> {
-    let mut reports = Vec::new();
-    let mut outputs = Vec::new();
-    let bar = console.progress(u64::from(arguments.iterations), "running");
-    for index in 0..arguments.iterations {
-        let result = session.run(given)?;
-        bar.suspend(|| console.line(line(index + 1, &result.report)))?;
-        bar.inc(1);
-        reports.push(result.report);
-        outputs = result.outputs;
-        if index == 0 && arguments.wait_specialized {
-            wait(session)?;
+impl Runs<'_> {
+    fn once(&mut self, tensors: &[Tensor], new: bool, console: &Console) -> Result<(), Failure> {
+        let names = self.names.iter().map(String::as_str);
+        let given: Vec<(&str, &Tensor)> = names.zip(tensors).collect();
+        let result = self.session.run(&given)?;
+        self.reports.push(result.report);
+        self.outputs = result.outputs;
+        if new && self.arguments.wait_specialized {
+            self.wait(console)?;
         }
+        Ok(())
     }
-    bar.finish_and_clear();
-    if arguments.session.place.target.is_some() {
-        // Compiling for the target is part of what was asked for, so the process does not end before it is done.
-        wait(session)?;
+
+    /// The same inputs again and again, a line each.
+    fn repeat(&mut self, tensors: &[Tensor], console: &mut Console) -> Result<(), Failure> {
+        let count = self.arguments.iterations;
+        let bar = console.progress(u64::from(count), "running");
+        for index in 0..count {
+            self.once(tensors, index == 0, console)?;
+            if let Some(report) = self.reports.last() {
+                bar.suspend(|| console.line(line(index + 1, report)))?;
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        self.settle(console)
     }
-    Ok((reports, outputs))
+
+    /// The requests of a trace.
+    fn replay(
+        &mut self,
+        requests: &Requests,
+        ports: &[Port<'_>],
+        symbols: &SymbolTable,
+        console: &Console,
+    ) -> Result<(), Failure> {
+        let pace = self.arguments.pace;
+        let bar = console.progress(requests.len() as u64, "replaying");
+        let late = requests.replay(ports, symbols, pace, |tensors, new| {
+            self.once(tensors, new, console)?;
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        self.late_us = (pace == Pace::Recorded).then_some(late);
+        self.settle(console)
+    }
+
+    /// Compiling for a target is part of what was asked for, and a verdict on compiles needs all of them, so the process
+    /// does not end before they are done.
+    fn settle(&self, console: &Console) -> Result<(), Failure> {
+        if self.arguments.session.place.target.is_some() || self.arguments.fail_on_recompile {
+            self.wait(console)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, console: &Console) -> Result<(), Failure> {
+        if self.place.wait(self.session, PATIENCE, console) {
+            return Ok(());
+        }
+        let message = format!(
+            "the specialised kernels were not ready after {} s",
+            PATIENCE.as_secs()
+        );
+        Err(Failure::new(
+            ErrorKind::Timeout,
+            message,
+            "leave --wait-specialized away, or use --specialize none",
+        ))
+    }
 }
 
 /// Kernels that were asked for and did not compile. The runs themselves went on with those that were there.
@@ -249,21 +374,6 @@ fn refused(events: &[Event]) -> Option<Failure> {
     Some(Failure::new(ErrorKind::Compile, message, help))
 }
 
-fn wait(session: &Session) -> Result<(), Failure> {
-    if session.wait_specialized(PATIENCE) {
-        return Ok(());
-    }
-    let message = format!(
-        "the specialised kernels were not ready after {} s",
-        PATIENCE.as_secs()
-    );
-    Err(Failure::new(
-        ErrorKind::Timeout,
-        message,
-        "leave --wait-specialized away, or use --specialize none",
-    ))
-}
-
 fn describe(report: &RunReport) -> Run {
     Run {
         shape: report.shape.clone(),
@@ -271,6 +381,7 @@ fn describe(report: &RunReport) -> Run {
         generic_kernels: report.generic_kernels,
         specialized_kernels: report.specialized_kernels,
         graph: graph_word(&report.graph),
+        graph_reason: report.graph_reason.code(),
         bind_us: report.bind_us,
         record_us: report.record_us,
         new_shape: report.new_shape,
@@ -284,7 +395,7 @@ fn line(number: u32, report: &RunReport) -> String {
         micros(report.latency_us),
         report.generic_kernels,
         report.specialized_kernels,
-        graph_word(&report.graph)
+        graph_word(&report.graph),
     );
     if report.record_us > 0 {
         text.push_str(&format!(" in {}", micros(report.record_us)));
@@ -293,13 +404,6 @@ fn line(number: u32, report: &RunReport) -> String {
         text.push_str(&format!("  new shape, bound in {}", micros(report.bind_us)));
     }
     text
-}
-
-/// The middle of the times, the lower one of two.
-fn median(times: impl Iterator<Item = u64>) -> Option<u64> {
-    let mut times: Vec<u64> = times.collect();
-    times.sort_unstable();
-    times.get(times.len().saturating_sub(1) / 2).copied()
 }
 
 /// The first run pays for what later ones have, so it has a row of its own.
@@ -373,6 +477,15 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
             show(&output.dims)
         ))?;
     }
+    if let Some(shapes) = &document.shapes {
+        replay::show(shapes, console)?;
+    }
+    if let Some(late) = document.late_us {
+        console.line(format_args!(
+            "pace: runs began {} late at most",
+            micros(late)
+        ))?;
+    }
     let s = &document.summary;
     let part = |word: &str, time: Option<u64>| {
         time.map_or_else(String::new, |time| format!(", {word} {}", micros(time)))
@@ -405,17 +518,4 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
         c.failed
     ))?;
     console.line(format_args!("cache: {}", document.cache.line()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_a_time_that_occurred() {
-        assert_eq!(median([].into_iter()), None);
-        assert_eq!(median([3].into_iter()), Some(3));
-        assert_eq!(median([9, 1].into_iter()), Some(1));
-        assert_eq!(median([9, 1, 5].into_iter()), Some(5));
-    }
 }

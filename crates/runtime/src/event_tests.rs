@@ -1,0 +1,221 @@
+//! The schema: one event of each kind, and the guide's page of them.
+
+use super::*;
+use crate::request::{GraphReason, GraphUse};
+use crate::service::Origin;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The kind that comes after this one in [`one_of_each`]. One more kind does not compile here before it has its place.
+fn next(kind: Option<&EventKind>) -> Option<EventKind> {
+    let class = || "N=2".to_owned();
+    Some(match kind {
+        None => EventKind::Started {
+            model: "small".into(),
+            device: "host".into(),
+            strategy: "lazy".into(),
+            inputs: vec!["x".into()],
+        },
+        Some(EventKind::Started { .. }) => EventKind::Loaded {
+            import_us: 100,
+            passes_us: 20,
+            plan_us: 30,
+            compile_us: 400,
+            setup_us: 50,
+            total_us: 600,
+            steps: 2,
+            generic_kernels: 1,
+            weight_bytes: 16,
+        },
+        Some(EventKind::Loaded { .. }) => EventKind::Run {
+            run: 0,
+            shape: "N=2".into(),
+            generic: 2,
+            specialized: 0,
+            graph: GraphUse::Replayed,
+            latency_us: 90,
+            bind_us: 7,
+            record_us: 0,
+            block_written: true,
+            new_shape: true,
+            graph_reason: GraphReason::MadeAtLoad,
+            dims: vec![vec![2, 4]],
+            lane: 0,
+            begin_us: 2905,
+            wait_us: 3,
+        },
+        Some(EventKind::Run { .. }) => EventKind::Decision {
+            shape: "N=3".into(),
+            action: "nothing",
+            reason: "too-few",
+        },
+        Some(EventKind::Decision { .. }) => EventKind::Enqueue {
+            class: class(),
+            kernels: 2,
+            priority: 5,
+            cause: Cause::Run,
+            run: Some(0),
+        },
+        Some(EventKind::Enqueue { .. }) => EventKind::Cancel {
+            class: class(),
+            kernels: 1,
+            reason: "stale",
+        },
+        Some(EventKind::Cancel { .. }) => EventKind::Compile {
+            kernel: "0123456789ab".into(),
+            origin: Origin::Compiled,
+            miss: Some("absent"),
+            micros: 40,
+            spec: "map<f32>".into(),
+            class: Some(class()),
+            thread: "bespoke-jit-0".into(),
+            begin_us: 1500,
+            wall_us: 60,
+        },
+        Some(EventKind::Compile { .. }) => EventKind::CompileFailed {
+            kernel: "map<f16>".into(),
+            reason: "no compiler".into(),
+            class: None,
+        },
+        Some(EventKind::CompileFailed { .. }) => EventKind::Install {
+            class: class(),
+            kernels: 2,
+            compile_us: 300,
+            install_us: 25,
+        },
+        Some(EventKind::Install { .. }) => EventKind::Trial {
+            class: class(),
+            passed: true,
+            max_abs: 0.5,
+            served_us: 12.5,
+            candidate_us: 8.0,
+        },
+        Some(EventKind::Trial { .. }) => EventKind::Reject {
+            class: class(),
+            reason: "too many registers".into(),
+        },
+        Some(EventKind::Reject { .. }) => EventKind::Evict {
+            class: class(),
+            reason: "policy",
+        },
+        Some(EventKind::Evict { .. }) => EventKind::Relieve {
+            reason: "out of memory".into(),
+            programs: 1,
+            bytes: 4096,
+        },
+        Some(EventKind::Relieve { .. }) => EventKind::Record {
+            class: class(),
+            nodes: 2,
+            updated: true,
+            micros: 12,
+            on_path: false,
+            lane: 0,
+        },
+        Some(EventKind::Record { .. }) => EventKind::Lane { lanes: 2 },
+        Some(EventKind::Lane { .. }) => EventKind::Grow {
+            bytes: 8192,
+            micros: 9,
+            lane: 1,
+        },
+        Some(EventKind::Grow { .. }) => return None,
+    })
+}
+
+/// One event of each kind, a millisecond apart.
+pub(crate) fn one_of_each() -> Vec<Event> {
+    let kinds = std::iter::successors(next(None), |kind| next(Some(kind)));
+    (0..)
+        .zip(kinds)
+        .map(|(seq, kind)| Event {
+            v: VERSION,
+            seq,
+            at_us: 1000 * (seq + 1),
+            kind,
+        })
+        .collect()
+}
+
+/// What a page says: the fields of each event, from a heading with the event's name and a table of fields below it.
+fn described(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut events: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut event = None;
+    for line in page.lines() {
+        let quoted = |prefix: &str| {
+            let rest = line.strip_prefix(prefix)?;
+            Some(rest.split_once('`')?.0.to_owned())
+        };
+        if line.starts_with('#') {
+            event = quoted("### `");
+            events.extend(event.clone().map(|name| (name, BTreeSet::new())));
+        } else if let (Some(event), Some(field)) = (&event, quoted("| `")) {
+            events.entry(event.clone()).or_default().insert(field);
+        }
+    }
+    events
+}
+
+#[test]
+fn the_guide_has_every_event_with_every_field() {
+    let page = include_str!("../../../docs/guide/events.md");
+    let mut schema = BTreeMap::new();
+    for event in one_of_each() {
+        let value = serde_json::to_value(&event).unwrap();
+        let mut keys: BTreeSet<String> = value.as_object().unwrap().keys().cloned().collect();
+        for common in ["v", "seq", "at_us", "event"] {
+            assert!(keys.remove(common), "{value}");
+            assert!(page.contains(&format!("| `{common}` |")), "{common}");
+        }
+        schema.insert(value["event"].as_str().unwrap().to_owned(), keys);
+    }
+    assert_eq!(described(page), schema);
+    assert!(
+        page.contains(&format!("is {VERSION}")),
+        "the schema's version"
+    );
+}
+
+#[test]
+fn the_guide_has_every_code() {
+    let page = include_str!("../../../docs/guide/events.md");
+    for reason in [
+        GraphReason::Asked,
+        GraphReason::FirstOnLane,
+        GraphReason::MadeAtLoad,
+        GraphReason::MadeAtInstall,
+        GraphReason::MadeByRun,
+    ] {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
+        assert!(page.contains(&quoted(&reason)), "{reason:?}");
+    }
+    for cause in [Cause::Load, Cause::Run, Cause::Wish, Cause::Turn] {
+        assert!(page.contains(&quoted(&cause)), "{cause:?}");
+    }
+    for origin in [Origin::Memory, Origin::Cache, Origin::Compiled] {
+        assert!(page.contains(&quoted(&origin)), "{origin:?}");
+    }
+}
+
+/// A code as the page shows it.
+fn quoted(code: &impl Serialize) -> String {
+    let value = serde_json::to_value(code).unwrap();
+    format!("`{}`", value.as_str().unwrap())
+}
+
+#[test]
+fn feeds_hear_what_the_log_keeps() {
+    let (to, from) = crate::feed::feed(8);
+    let log = Log::new(Instant::now(), vec![to]);
+    log.push(EventKind::Lane { lanes: 1 });
+    let (later, from_later) = crate::feed::feed(8);
+    log.subscribe(later);
+    log.push(EventKind::Lane { lanes: 2 });
+    let heard = |from: &crate::feed::Subscription| {
+        let mut seqs = Vec::new();
+        while let crate::feed::Heard::Event(e) = from.next(std::time::Duration::ZERO) {
+            seqs.push(e.seq);
+        }
+        seqs
+    };
+    assert_eq!(heard(&from), [0, 1]);
+    assert_eq!(heard(&from_later), [1]);
+    assert_eq!(log.events().len(), 2);
+}
