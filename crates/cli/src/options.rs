@@ -225,6 +225,9 @@ pub(crate) struct SessionOptions {
         required_if_eq("specialize", "static")
     )]
     pub(crate) opt_shapes: Option<Shapes>,
+    /// Neither remember the shapes that occur nor begin with the programs of those that occurred before
+    #[arg(long)]
+    pub(crate) no_learn: bool,
     /// Try a specialised program on a live run beside the one in service, and drop it if it is wrong or slower
     #[arg(long)]
     pub(crate) verify_swap: bool,

@@ -121,6 +121,7 @@ impl Workplace {
         }
         let options = runtime::SessionOptions {
             strategy: flags.specialize.strategy.clone(),
+            learn: !flags.no_learn,
             verify_swap: flags.verify_swap,
             bit_stable: flags.bit_stable,
             require_graph: flags.require_graph,

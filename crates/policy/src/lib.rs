@@ -208,6 +208,11 @@ pub trait Policy: Send {
     /// The name by which users ask for it.
     fn name(&self) -> &str;
 
+    /// Whether it specialises at all: one that never does need not be told what earlier sessions saw.
+    fn specialises(&self) -> bool {
+        true
+    }
+
     /// Whether it may ask runs to wait. A strategy that may is told of a run before the run begins.
     fn may_block(&self) -> bool;
 

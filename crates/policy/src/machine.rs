@@ -302,6 +302,10 @@ impl Policy for Machine {
         &self.name
     }
 
+    fn specialises(&self) -> bool {
+        !matches!(self.axes.trigger, Trigger::Never | Trigger::Load)
+    }
+
     fn may_block(&self) -> bool {
         self.axes.blocking && matches!(self.axes.trigger, Trigger::Sightings(_))
     }

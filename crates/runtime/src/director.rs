@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bespoke_device::Stream;
 use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, What};
@@ -16,10 +16,16 @@ use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, W
 use crate::error::Error;
 use crate::event::{Cause, EventKind};
 use crate::kernels::{Answer, Distinct, report};
+use crate::lessons::Lessons;
 use crate::program::{Blueprint, Program};
 use crate::service::Ticket;
 use crate::shared::Core;
 use crate::trial::Verdict;
+
+/// Shapes of earlier sessions that a session begins with, at most.
+const RECALLED: usize = 16;
+/// What was learned is written at the end, and in between not more often than this.
+const BETWEEN_LESSONS: Duration = Duration::from_secs(10);
 
 /// Dropped when the sender may go on.
 pub(crate) type Reply = SyncSender<()>;
@@ -45,6 +51,8 @@ pub(crate) enum Message {
     },
     /// Somebody wants programs for shapes before they occur.
     Wished(Vec<Signature>),
+    /// The session begins: programs of shapes that earlier ones saw are to be made, if that takes no compiling.
+    Recall(Reply),
     /// Programs were dropped because memory ran out.
     Dropped(Vec<ClassId>),
     /// A program was tried on live data.
@@ -93,6 +101,8 @@ pub(crate) struct Director {
     /// Kernels compiled for a target that this device does not need to run.
     background: usize,
     settle: Vec<Reply>,
+    lessons: Option<Lessons>,
+    told: Instant,
     next_program: u64,
     next_request: u64,
 }
@@ -103,6 +113,7 @@ impl Director {
         policy: Box<dyn Policy>,
         stream: Box<dyn Stream>,
         sender: Sender<Message>,
+        lessons: Option<Lessons>,
     ) -> Director {
         Director {
             core,
@@ -114,6 +125,8 @@ impl Director {
             trials: BTreeMap::new(),
             background: 0,
             settle: Vec::new(),
+            lessons,
+            told: Instant::now(),
             next_program: 1,
             next_request: 0,
         }
@@ -136,7 +149,7 @@ impl Director {
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
         while let Ok(message) = receiver.recv() {
             match message {
-                Message::Stop => return,
+                Message::Stop => return self.tell(),
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
                 Message::Observed {
                     signature,
@@ -145,6 +158,9 @@ impl Director {
                     reply,
                 } => {
                     let class = self.policy.class_of(&signature);
+                    if let Some(lessons) = &mut self.lessons {
+                        lessons.saw(&signature);
+                    }
                     self.event(
                         What::Observed {
                             class,
@@ -160,6 +176,10 @@ impl Director {
                         let class = self.policy.class_of(&signature);
                         self.event(What::Wished { class, signature }, None);
                     }
+                }
+                Message::Recall(reply) => {
+                    self.recall();
+                    self.settle.push(reply);
                 }
                 Message::Answer {
                     class,
@@ -180,8 +200,60 @@ impl Director {
                 Message::Settle(reply) => self.settle.push(reply),
             }
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
+                if self.told.elapsed() > BETWEEN_LESSONS {
+                    self.tell();
+                }
                 self.settle.clear();
             }
+        }
+    }
+
+    /// Asks for the programs of shapes that earlier sessions saw and whose kernels are all there.
+    fn recall(&mut self) {
+        let core = self.core.clone();
+        let Some(lessons) = self.lessons.as_ref().filter(|_| self.policy.specialises()) else {
+            return;
+        };
+        let known = lessons.known(&core.loader.service);
+        let (mut wished, mut classes) = (0, Vec::new());
+        for signature in known.iter().take(RECALLED) {
+            let class = self.policy.class_of(signature);
+            // a model that changed since may not take the shape any more
+            let Ok(binding) = core.plan.bind_symbols(signature.dims().to_vec()) else {
+                continue;
+            };
+            if classes.contains(&class) {
+                continue;
+            }
+            let props = core.loader.device.props();
+            let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
+            let requests = core.loader.requests(&Distinct::of(&blueprint).specs);
+            if requests.iter().all(|r| core.loader.service.has(r)) {
+                wished += 1;
+                let signature = signature.clone();
+                self.event(
+                    What::Wished {
+                        class: class.clone(),
+                        signature,
+                    },
+                    None,
+                );
+            }
+            classes.push(class);
+        }
+        if !known.is_empty() {
+            let known = known.len();
+            core.log.push(EventKind::Recall { known, wished });
+        }
+    }
+
+    /// Adds what was learned to what is known about the model.
+    fn tell(&mut self) {
+        self.told = Instant::now();
+        let service = &self.core.loader.service;
+        if let Some(Err(e)) = self.lessons.as_mut().map(|l| l.tell(service)) {
+            let reason = e.to_string();
+            self.core.log.push(EventKind::LearnFailed { reason });
         }
     }
 

@@ -101,6 +101,11 @@ pub enum EventKind {
         action: &'static str,
         reason: &'static str,
     },
+    /// The session began with what earlier ones saw: so many shapes are known, and so many programs were asked for since
+    /// all of their kernels were there.
+    Recall { known: usize, wished: usize },
+    /// The shapes that occurred could not be written down for the next session.
+    LearnFailed { reason: String },
     /// A class's kernels were asked for; `run` is the run that caused it, if one did.
     Enqueue {
         class: String,
@@ -334,6 +339,8 @@ impl Stats {
             EventKind::Relieve { .. } => self.reliefs += 1,
             EventKind::Trial { .. } => self.trials += 1,
             EventKind::Started { .. }
+            | EventKind::Recall { .. }
+            | EventKind::LearnFailed { .. }
             | EventKind::Decision { .. }
             | EventKind::Enqueue { .. }
             | EventKind::Record { .. } => {}

@@ -116,7 +116,14 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             micros: 9,
             lane: 1,
         },
-        Some(EventKind::Grow { .. }) => return None,
+        Some(EventKind::Grow { .. }) => EventKind::Recall {
+            known: 3,
+            wished: 2,
+        },
+        Some(EventKind::Recall { .. }) => EventKind::LearnFailed {
+            reason: "no room".into(),
+        },
+        Some(EventKind::LearnFailed { .. }) => return None,
     })
 }
 

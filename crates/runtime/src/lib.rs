@@ -11,7 +11,7 @@
 //!  lane: stream, arena, extent block, executable graphs
 //! ```
 //!
-//! - [`session`]: loading, running, binding shapes.
+//! - [`session`]: running and binding shapes. `load`: how a session comes to be.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`profile`]: the time of every step.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
@@ -19,6 +19,7 @@
 //!   graph serves all shapes of a program and any pointers.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
+//! - `lessons`: the shapes that occurred, for the next session of the model.
 //! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
@@ -35,6 +36,8 @@ pub mod feed;
 mod kernels;
 pub mod lane;
 mod ledger;
+mod lessons;
+mod load;
 pub mod patience;
 pub mod prebuild;
 pub mod profile;

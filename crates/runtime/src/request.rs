@@ -84,6 +84,9 @@ pub struct SessionOptions {
     /// Device memory that the session may hold, in bytes; `None` is what the device has. Kernels and graphs are not
     /// counted: the driver does not say what they take.
     pub memory_limit: Option<u64>,
+    /// Whether to remember the shapes that occur, in the cache, and to begin with the programs of those that occurred
+    /// before, as far as their kernels are in the cache.
+    pub learn: bool,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
     /// Refuse runs that are no recorded graph, with [`Error::NoGraph`](crate::Error::NoGraph).
@@ -102,6 +105,7 @@ impl Default for SessionOptions {
             bit_stable: false,
             max_lanes: 4,
             memory_limit: None,
+            learn: true,
             max_variants: 32,
             require_graph: false,
             feeds: Vec::new(),

@@ -381,6 +381,26 @@ impl CompileService {
         self.shop.nvrtc().clone()
     }
 
+    /// Whether a kernel is there without compiling it; if it is, it is in memory from now on.
+    pub(crate) fn has(&self, request: &Request) -> bool {
+        let shop = &self.shop;
+        {
+            let memory = shop.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            if memory.contains_key(&request.key) {
+                return true;
+            }
+        }
+        let build = shop.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
+        match shop.cache.get(&request.key, build.as_deref()) {
+            Lookup::Hit(entry) => {
+                Shop::count(&shop.counters.cache_hits, 1);
+                shop.remember(request.key, &Bytes::from(entry.payload));
+                true
+            }
+            Lookup::Miss(_) => false,
+        }
+    }
+
     /// Counters.
     pub fn stats(&self) -> CompileStats {
         let c = &self.shop.counters;

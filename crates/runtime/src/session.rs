@@ -1,49 +1,39 @@
-//! Sessions: one model on one device.
+//! Sessions: one model on one device, running. How a session comes to be is `load`'s business.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bespoke_device::{Device, DevicePtr};
-use bespoke_ir::{DType, Graph};
-use bespoke_onnx::ImportOptions;
+use bespoke_ir::DType;
 use bespoke_plan::{Binding, Plan, Port};
-use bespoke_policy::{Limits, Signature};
+use bespoke_policy::Signature;
 
-use crate::director::{Director, Message};
+use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
-use crate::event::{Event, EventKind, Log, Stats};
+use crate::event::{Event, EventKind, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
-use crate::kernels::{Loader, load_generic};
 use crate::lane::{Lane, Pointers, Ran};
-use crate::ledger::Ledger;
 use crate::patience::Patience;
-use crate::program::{Blueprint, Program};
-use crate::request::{
-    Bindings, GraphMode, GraphReason, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
-    in_order,
-};
-use crate::service::CompileService;
+use crate::program::Program;
+use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
 use crate::shared::Core;
 use crate::tensor::{Tensor, TensorView, byte_length};
 use crate::trial;
-use crate::weights::{Loading, Weights};
 
 /// One model on one device; see the crate.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) core: Arc<Core>,
-    director: Option<JoinHandle<()>>,
-    sender: Mutex<Sender<Message>>,
-    may_block: bool,
-    inputs: Vec<PortInfo>,
-    outputs: Vec<PortInfo>,
-    metadata: BTreeMap<String, String>,
+    pub(crate) director: Option<JoinHandle<()>>,
+    pub(crate) sender: Mutex<Sender<Message>>,
+    pub(crate) may_block: bool,
+    pub(crate) inputs: Vec<PortInfo>,
+    pub(crate) outputs: Vec<PortInfo>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// Inputs and outputs in device memory.
@@ -56,146 +46,6 @@ enum Source<'a> {
 }
 
 impl Session {
-    /// Imports a model and makes it ready to run on a device.
-    pub fn load(
-        path: &Path,
-        device: Arc<dyn Device>,
-        service: Arc<CompileService>,
-        options: SessionOptions,
-    ) -> Result<Session, Error> {
-        let start = Instant::now();
-        let model = bespoke_onnx::import(path, &ImportOptions::default())?;
-        Self::build(model.graph, device, service, options, start)
-    }
-
-    /// Makes a graph ready to run on a device. The graph need not be canonical.
-    pub fn from_graph(
-        graph: Graph,
-        device: Arc<dyn Device>,
-        service: Arc<CompileService>,
-        options: SessionOptions,
-    ) -> Result<Session, Error> {
-        Self::build(graph, device, service, options, Instant::now())
-    }
-
-    fn build(
-        mut graph: Graph,
-        device: Arc<dyn Device>,
-        service: Arc<CompileService>,
-        options: SessionOptions,
-        start: Instant,
-    ) -> Result<Session, Error> {
-        let log = Log::new(start, options.feeds.clone());
-        let mut lap = Instant::now();
-        let mut lap_us = || {
-            let us = lap.elapsed().as_micros() as u64;
-            lap = Instant::now();
-            us
-        };
-        let import_us = start.elapsed().as_micros() as u64;
-        bespoke_passes::canonicalize(&mut graph)?;
-        let passes_us = lap_us();
-        let plan = bespoke_plan::plan(&graph)?;
-        let plan_us = lap_us();
-        // before anything is compiled: a strategy that makes no sense is told at once
-        let opt = opt_signature(&plan, &options)?;
-        let limits = Limits {
-            max_variants: NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN),
-            ..Limits::default()
-        };
-        let policy = options.strategy.policy(opt, limits)?;
-        let may_block = policy.may_block();
-        log.push(EventKind::Started {
-            model: graph.name.clone(),
-            device: device.props().name.clone(),
-            strategy: policy.name().to_owned(),
-            inputs: plan.inputs.iter().map(|p| p.name.clone()).collect(),
-        });
-
-        let loader = Loader::new(device.clone(), service);
-        let generic = Blueprint::generic(&plan.steps, device.props());
-        let setup = Blueprint::generic(&plan.setup, device.props());
-        let (generic_program, setup_program, generic_kernels) =
-            load_generic(&loader, &generic, &setup, &log)?;
-        let compile_us = lap_us();
-        let ledger = Ledger::new(options.memory_limit);
-        let out_of_memory = |e: Error| e.with_memory(&ledger);
-        let first = Lane::new(0, &plan, &*device, &ledger).map_err(out_of_memory)?;
-        let loading = Loading {
-            plan: &plan,
-            device: &device,
-            stream: &*first.stream,
-            shelf: loader.service.shelf(),
-            ledger: &ledger,
-        };
-        let weights = Weights::load(&loading, &setup_program).map_err(out_of_memory)?;
-        drop(setup_program);
-        let whole_graph = options.cuda_graph == GraphMode::Whole;
-        if whole_graph {
-            let executables = first.executables.clone();
-            executables.prepare(
-                &generic_program,
-                &plan,
-                &*device,
-                &*first.stream,
-                &log,
-                false,
-            )?;
-            if policy.name() != "none" {
-                executables.add_spare(&generic_program, &plan, &*device)?;
-            }
-        }
-        first.stream.synchronize()?;
-        let setup_us = lap_us();
-        log.push(EventKind::Lane { lanes: 1 });
-        log.push(EventKind::Loaded {
-            import_us,
-            passes_us,
-            plan_us,
-            compile_us,
-            setup_us,
-            total_us: start.elapsed().as_micros() as u64,
-            steps: plan.steps.len(),
-            generic_kernels,
-            weight_bytes: weights.bytes(),
-        });
-
-        let info = |ports: &[Port]| ports.iter().map(|p| PortInfo::of(&plan, p)).collect();
-        let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
-        let director_stream = device.stream()?;
-        let core = Arc::new(Core::new(
-            plan,
-            loader,
-            log,
-            weights,
-            generic_program,
-            first,
-            &options,
-        ));
-        let (sender, receiver) = mpsc::channel();
-        let mut director = Director::new(core.clone(), policy, director_stream, sender.clone());
-        if !device.needs_cubin() {
-            director.compile_in_background(&generic);
-        }
-        let thread = std::thread::Builder::new()
-            .name("bespoke-director".into())
-            .spawn(move || director.run(&receiver))
-            .map_err(|e| {
-                bespoke_device::DeviceError::Unavailable(format!("no thread for the director: {e}"))
-            })?;
-        let session = Session {
-            core,
-            director: Some(thread),
-            sender: Mutex::new(sender),
-            may_block,
-            inputs,
-            outputs,
-            metadata: graph.metadata,
-        };
-        session.ask(Message::Loaded, Patience::default())?;
-        Ok(session)
-    }
-
     /// Inputs in the model's order.
     pub fn inputs(&self) -> &[PortInfo] {
         &self.inputs
@@ -450,7 +300,7 @@ impl Session {
     }
 
     /// Sends a message and waits until the director drops its reply.
-    fn ask(
+    pub(crate) fn ask(
         &self,
         message: impl FnOnce(mpsc::SyncSender<()>) -> Message,
         patience: Patience<'_>,
@@ -663,15 +513,6 @@ fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
         want *= d;
     }
     Ok(())
-}
-
-/// The signature that `static` tunes for.
-fn opt_signature(plan: &Plan, options: &SessionOptions) -> Result<Option<Signature>, Error> {
-    if options.opt_shapes.is_empty() {
-        return Ok(None);
-    }
-    let dims = in_order(plan, &options.opt_shapes)?;
-    Ok(Some(Signature::new(&plan.signature(&dims)?)))
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
 //! Waiting, cancelling, the caller's stream, shared weights and what happens when memory runs out.
 
 use super::*;
+use std::time::Instant;
+
 use crate::patience::CancelToken;
+use crate::request::{GraphMode, SessionOptions};
+use crate::service::CompileService;
 use crate::service::ServiceOptions;
 use bespoke_cache::{CacheConfig, Mode};
+use bespoke_device::Device;
 use bespoke_host::{HostDevice, HostOptions};
+use bespoke_ir::Graph;
 use bespoke_ir::op::{Map, MatMul};
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{Constant, DType, Expr, SymInt, TensorType, UnaryOp};

@@ -278,6 +278,13 @@ impl Process {
                 let begin = at.saturating_sub(*micros);
                 self.slice(track, &format!("graph {class}"), begin, *micros, &args);
             }
+            EventKind::Recall { known, wished } => {
+                let args = json!({"known": known, "wished": wished});
+                self.moment(at, "recall", &args);
+            }
+            EventKind::LearnFailed { reason } => {
+                self.moment(at, "not learned", &json!({"reason": reason}));
+            }
             EventKind::Lane { lanes } => self.moment(at, "new lane", &json!({"lanes": lanes})),
             EventKind::Grow {
                 bytes,

@@ -247,6 +247,38 @@ fn a_shape_can_be_asked_for_before_it_occurs() {
 }
 
 #[test]
+fn what_one_session_saw_the_next_begins_with() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = session(&dir, SessionOptions::default());
+    for (n, w) in [(2, 7), (2, 7), (1, 4)] {
+        first.run(&[("x", &input(n, w))]).expect("a run");
+    }
+    drop(first);
+
+    let second = session(&dir, SessionOptions::default());
+    let recalled = second.events().into_iter().find_map(|e| match e.kind {
+        EventKind::Recall { known, wished } => Some((known, wished)),
+        _ => None,
+    });
+    assert_eq!(recalled, Some((2, 2)));
+    for (n, w) in [(2, 7), (1, 4)] {
+        let result = second.run(&[("x", &input(n, w))]).expect("a run");
+        assert_eq!(result.report.generic_kernels, 0, "{n}x{w}, its first run");
+    }
+    drop(second);
+
+    for (strategy, learn) in [("none", true), ("lazy", false)] {
+        let options = SessionOptions {
+            strategy: strategy.into(),
+            learn,
+            ..SessionOptions::default()
+        };
+        let session = session(&dir, options);
+        assert_eq!(session.stats().programs, 0, "{strategy}, learning {learn}");
+    }
+}
+
+#[test]
 fn the_extent_block_is_written_only_when_something_changed() {
     let dir = tempfile::tempdir().expect("a folder");
     let options = SessionOptions {

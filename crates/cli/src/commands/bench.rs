@@ -74,6 +74,9 @@ pub(crate) struct Arguments {
         help_heading = "Device and strategy"
     )]
     specialize: Vec<Strategy>,
+    /// Neither remember the shapes that occur nor begin with the programs of those that occurred before
+    #[arg(long, help_heading = "Device and strategy")]
+    no_learn: bool,
     /// Specialise without changing the order of any sum, so that a swap changes no bit of a result
     #[arg(long, help_heading = "Device and strategy")]
     bit_stable: bool,
@@ -242,6 +245,7 @@ impl Arguments {
         SessionOptions {
             place: self.place.clone(),
             specialize: strategy.clone(),
+            no_learn: self.no_learn,
             verify_swap: false,
             bit_stable: self.bit_stable,
             memory_limit: self.memory_limit,
