@@ -23,6 +23,7 @@
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
+//! - [`stretch`]: compiles that take longer, or less long, than they do, for experiments.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
 //! - [`prebuild`]: which kernels a session on some card would ask for, without either.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`feed`]: the same as it happens.
@@ -44,6 +45,7 @@ pub mod service;
 pub mod session;
 mod shared;
 pub mod strategy;
+pub mod stretch;
 pub mod tensor;
 pub mod timeline;
 pub mod trace;
@@ -63,4 +65,5 @@ pub use request::{
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;
 pub use strategy::Strategy;
+pub use stretch::CompileCost;
 pub use tensor::{Tensor, TensorError, TensorView};
