@@ -13,7 +13,7 @@
 //!
 //! - [`session`]: loading, running, binding shapes.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
-//! - [`profile`]: the time of every step.
+//! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
@@ -29,6 +29,7 @@
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
+pub mod costs;
 pub mod director;
 pub mod error;
 pub mod event;
@@ -52,6 +53,7 @@ pub mod trace;
 mod trial;
 mod weights;
 
+pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};

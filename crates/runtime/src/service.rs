@@ -115,6 +115,8 @@ pub struct Ready {
     pub stretched: Option<CompileCost>,
     /// What NVRTC took when it made the cubin, in microseconds, whenever and in which process that was.
     pub made_in: u64,
+    /// Whether this process made it; otherwise `made_in` is what the cache remembers.
+    pub made_here: bool,
     /// Key in the cache.
     pub key: Key,
     /// The kernel's specification as text.
@@ -180,6 +182,7 @@ struct Counters {
 struct Held {
     cubin: Bytes,
     made_in: u64,
+    made_here: bool,
 }
 
 /// What the jobs share.
@@ -298,6 +301,7 @@ impl Shop {
                 Origin::Memory | Origin::Cache => None,
             },
             made_in: held.made_in,
+            made_here: held.made_here,
             key,
             name: request.name.clone(),
             began,
@@ -318,6 +322,7 @@ impl Shop {
                 let held = Held {
                     cubin: Bytes::from(entry.payload),
                     made_in: entry.metadata.compile_micros,
+                    made_here: false,
                 };
                 if !self.cost.replays() {
                     Self::count(&self.counters.cache_hits, 1);
@@ -409,6 +414,7 @@ impl Shop {
         let held = Held {
             cubin: Bytes::from(compiled.cubin),
             made_in,
+            made_here: true,
         };
         self.remember(key, &held);
         Ok(ready(held, Origin::Compiled, Some(miss), micros))

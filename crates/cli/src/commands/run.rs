@@ -511,11 +511,21 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
     ))?;
     let c = &document.compile;
     console.line(format_args!(
-        "compile: {} kernels compiled in {} of compiler time, {} from the cache, {} failed",
+        "compile: {} kernels compiled in {} of compiler time{}, {} from the cache{}, {} failed",
         c.compiled,
         micros(c.compile_micros),
+        many(c.stretched, "stretched", " (", ")"),
         c.cache_hits,
+        many(c.replayed, "replayed from it", " and ", ""),
         c.failed
     ))?;
     console.line(format_args!("cache: {}", document.cache.line()))
+}
+
+/// `(3 stretched)`, or nothing if there are none.
+fn many(count: u64, what: &str, before: &str, after: &str) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!("{before}{count} {what}{after}"),
+    }
 }
