@@ -245,10 +245,11 @@ pub(crate) struct SessionOptions {
     #[arg(long)]
     pub(crate) error_on_cache_miss: bool,
     #[command(flatten)]
-    pub(crate) cost: CostOptions,
-    #[command(flatten)]
     pub(crate) cache: CacheOptions,
-    /// Compile threads; as many as the service likes if there is no number. No flag of most commands.
+    /// From commands that have the flag.
+    #[arg(skip)]
+    pub(crate) cost: CostOptions,
+    /// Compile threads; as many as the service likes if there is no number. From commands that have the flag.
     #[arg(skip)]
     pub(crate) workers: Option<usize>,
 }

@@ -15,7 +15,7 @@ use clap::Args;
 
 use crate::bench::points::{self, Asked, Points};
 use crate::console::Console;
-use crate::costs::report::{Document, Exports, text};
+use crate::costs::report::{Document, Exports, text, totals};
 use crate::costs::table::Table;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
@@ -164,7 +164,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         device: place.words.clone(),
         arch: place.device.target().map(|arch| arch.to_string()),
         workers: arguments.workers as usize,
-        table: Table::default(),
+        table: Table::new(place.device.needs_cubin()),
         notes: Vec::new(),
         exit_code: 0,
     };
@@ -173,6 +173,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     if document.arch.is_none() {
         let note =
             "nothing is compiled: the host runs without machine code, and no --target was given";
+        document.notes.push(note.into());
+    }
+    if !document.table.timed_compiled {
+        let note = "times are those of the host's own code, which is the same for every kernel of a step: gains mean \
+                    nothing, and no compile pays; the floor is that of the card that is planned for";
         document.notes.push(note.into());
     }
     let session = place.session(model.graph)?;
@@ -185,6 +190,9 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         let table = &document.table;
         console.line(text(&table.points[at], &table.kernels))?;
         exports.write(&document)?;
+    }
+    if let Some(line) = totals(&document.table) {
+        console.line(line)?;
     }
     if document
         .table

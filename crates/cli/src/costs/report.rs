@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::table::{Kernel, Point, Row, Table};
+use super::table::{Kernel, Point, Row, Sums, Table};
 use crate::bench::report::{json, time};
 use crate::console::bytes;
 use crate::failure::Failure;
@@ -119,38 +119,59 @@ const HEADS: [&str; 10] = [
 /// The sums of a shape in three lines.
 fn sums(point: &Point) -> [String; 3] {
     let s = &point.sums;
-    let times = |ms: Option<f64>| or_dash(ms, time);
-    let gain = match s.gain_ms > 0.0 {
-        true => format!("{} gained", time(s.gain_ms)),
-        false => format!("{} lost", time(-s.gain_ms)),
-    };
+    let [times, compiles] = sum_lines(s);
     [
         format!(
-            "a run, launch by launch: generic {}, specialised {} ({gain}), floor {}; {} steps, {} launches each, a mark takes {}",
-            time(s.generic_ms),
-            time(s.specialized_ms),
-            time(s.floor_ms),
-            s.steps,
+            "a run, launch by launch: {times}; {} launches each, a mark takes {}",
             point.launches,
             time(point.mark_ms)
         ),
         format!(
-            "compile: {} generic kernels in {} ({}), {} specialised in {} ({}); {} of that for kernels that no shape above has",
-            s.generic_kernels,
-            times(s.generic_compile_ms),
-            or_dash(s.generic_bytes, bytes),
-            s.specialized_kernels,
-            times(s.specialized_compile_ms),
-            or_dash(s.specialized_bytes, bytes),
-            times(s.new_compile_ms)
+            "compile: {compiles}; {} of that for kernels that no shape above has",
+            or_dash(s.new_compile_ms, time)
         ),
-        match (s.break_even_runs, s.specialized_compile_ms) {
-            (Some(count), _) => {
-                format!("specialising pays after {} runs at this shape", runs(count))
-            }
-            (None, Some(_)) => "specialising does not pay at this shape".into(),
-            (None, None) => "specialising pays after – runs: nothing was compiled".into(),
-        },
+        format!(
+            "specialising pays after {} runs at this shape",
+            or_dash(s.break_even_runs, runs)
+        ),
+    ]
+}
+
+/// All shapes in sum, a line; none if there is only one.
+pub(crate) fn totals(table: &Table) -> Option<String> {
+    let s = &table.totals;
+    let [times, compiles] = sum_lines(s);
+    (table.points.len() > 1).then(|| {
+        format!(
+            "{} shapes, a run at each: {times}; compile: {compiles}; specialising pays after {} rounds",
+            table.points.len(),
+            or_dash(s.break_even_runs, runs)
+        )
+    })
+}
+
+/// What steps take, and what compiles take.
+fn sum_lines(s: &Sums) -> [String; 2] {
+    let gain = match s.gain_ms >= 0.0 {
+        true => format!("{} gained", time(s.gain_ms)),
+        false => format!("{} lost", time(-s.gain_ms)),
+    };
+    let known = |ms, size| format!("in {} ({})", or_dash(ms, time), or_dash(size, bytes));
+    [
+        format!(
+            "{} steps, generic {}, specialised {} ({gain}), floor {}",
+            s.steps,
+            time(s.generic_ms),
+            time(s.specialized_ms),
+            time(s.floor_ms)
+        ),
+        format!(
+            "{} generic kernels {}, {} specialised {}",
+            s.generic_kernels,
+            known(s.generic_compile_ms, s.generic_bytes),
+            s.specialized_kernels,
+            known(s.specialized_compile_ms, s.specialized_bytes)
+        ),
     ]
 }
 
@@ -211,7 +232,7 @@ pub(crate) fn markdown(document: &Document<'_>) -> String {
             let _ = writeln!(out, "| {} |", cells.join(" | "));
         }
     }
-    for note in &document.notes {
+    for note in totals(&document.table).iter().chain(&document.notes) {
         let _ = write!(out, "\n{note}\n");
     }
     out
@@ -271,7 +292,7 @@ mod tests {
     use crate::costs::table::tests::costs;
 
     fn table(compiled: bool) -> Table {
-        let mut table = Table::default();
+        let mut table = Table::new(true);
         table.add("x:4,y:4".into(), &costs(4, compiled));
         table
     }
@@ -294,7 +315,7 @@ mod tests {
         for words in [
             "2.67x",
             "40.0 ms, 3.9 KiB",
-            "generic 8.50 ms, specialised 3.50 ms (5.00 ms gained), floor 750 µs",
+            "3 steps, generic 8.50 ms, specialised 3.50 ms (5.00 ms gained), floor 750 µs",
             "2 generic kernels in 40.0 ms",
             "pays after 8 runs",
         ] {

@@ -53,11 +53,12 @@ pub(crate) struct Row {
     pub(crate) share: f64,
     /// What the specialised kernel saves in a run, over all these steps; negative if it is slower.
     pub(crate) gain_ms: f64,
-    /// After so many runs the compile of the specialised kernel is paid; unknown without a compile, none if it is never.
+    /// After so many runs the compile of the specialised kernel is paid; none if it is never, and where what was compiled
+    /// is not what was timed.
     pub(crate) break_even_runs: Option<f64>,
 }
 
-/// A shape's rows in sum.
+/// A shape's rows in sum, or those of all shapes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Sums {
     pub(crate) steps: usize,
@@ -102,14 +103,13 @@ pub(crate) struct Table {
     pub(crate) kernels: Vec<Kernel>,
     /// The shapes in the order in which they were asked for.
     pub(crate) points: Vec<Point>,
+    /// One run at each shape, every kernel paid once.
+    pub(crate) totals: Sums,
+    /// Whether what was compiled is what was timed: a GPU runs its kernels, the host its own code.
+    pub(crate) timed_compiled: bool,
     /// Specialised kernels of earlier points.
     #[serde(skip)]
     seen: BTreeSet<usize>,
-}
-
-/// After so many runs a cost is paid; `None` if nothing is gained or the cost is unknown.
-fn break_even(cost: Option<f64>, gain: f64) -> Option<f64> {
-    (gain > 0.0).then(|| Some(cost? / gain)).flatten()
 }
 
 fn median(times: &[f64]) -> f64 {
@@ -136,6 +136,14 @@ fn sum<T: std::iter::Sum>(
 }
 
 impl Table {
+    /// A table without shapes.
+    pub(crate) fn new(timed_compiled: bool) -> Table {
+        Table {
+            timed_compiled,
+            ..Table::default()
+        }
+    }
+
     /// Adds a shape; returns its place.
     pub(crate) fn add(&mut self, shape: String, costs: &Costs) -> usize {
         let ids = self.kernels(costs);
@@ -150,7 +158,10 @@ impl Table {
             .map(|(kernels, steps)| self.row(kernels, &steps, whole))
             .collect();
         rows.sort_by(|a, b| b.share.total_cmp(&a.share));
-        let sums = self.sums(&rows);
+        let seen = self.seen.clone();
+        let sums = self.sums(&rows, &seen);
+        let specialized = rows.iter().map(|r| r.specialized_kernel);
+        self.seen.extend(specialized);
         self.points.push(Point {
             shape,
             launches: costs.steps.first().map_or(0, |s| s.generic_ms.len()),
@@ -158,6 +169,8 @@ impl Table {
             rows,
             sums,
         });
+        let all: Vec<Row> = self.points.iter().flat_map(|p| p.rows.clone()).collect();
+        self.totals = self.sums(&all, &BTreeSet::new());
         self.points.len() - 1
     }
 
@@ -203,16 +216,21 @@ impl Table {
             floor_ms: sum(&|s| s.floor_ms) / count,
             share: if whole > 0.0 { slow / whole } else { 0.0 },
             gain_ms,
-            break_even_runs: break_even(self.kernels[specialized].compile_ms, gain_ms),
+            break_even_runs: self.break_even(self.kernels[specialized].compile_ms, gain_ms),
         }
     }
 
-    fn sums(&mut self, rows: &[Row]) -> Sums {
+    /// After so many runs a cost is paid.
+    fn break_even(&self, cost: Option<f64>, gain: f64) -> Option<f64> {
+        let cost = cost.filter(|_| self.timed_compiled && gain > 0.0)?;
+        Some(cost / gain)
+    }
+
+    fn sums(&self, rows: &[Row], seen: &BTreeSet<usize>) -> Sums {
         let generic: BTreeSet<usize> = rows.iter().map(|r| r.generic_kernel).collect();
         let all = rows.iter().map(|r| r.specialized_kernel);
         let specialized: BTreeSet<usize> = all.filter(|id| !generic.contains(id)).collect();
-        let new: BTreeSet<usize> = specialized.difference(&self.seen).copied().collect();
-        self.seen.extend(&specialized);
+        let new: BTreeSet<usize> = specialized.difference(seen).copied().collect();
         let over = |of: &dyn Fn(&Row) -> f64| {
             let each = rows.iter().map(|r| of(r) * r.steps.len() as f64);
             each.sum::<f64>()
@@ -233,7 +251,7 @@ impl Table {
             new_compile_ms: sum(kernels, &new, |k| k.compile_ms),
             generic_bytes: sum(kernels, &generic, |k| k.cubin_bytes),
             specialized_bytes: sum(kernels, &specialized, |k| k.cubin_bytes),
-            break_even_runs: break_even(specialized_compile_ms, gain_ms),
+            break_even_runs: self.break_even(specialized_compile_ms, gain_ms),
         }
     }
 }
@@ -279,7 +297,7 @@ pub(crate) mod tests {
 
     #[test]
     fn steps_with_one_kernel_are_a_row_and_kernels_are_paid_once() {
-        let mut table = Table::default();
+        let mut table = Table::new(true);
         for (at, n) in [4, 5, 4].into_iter().enumerate() {
             assert_eq!(table.add(format!("x:{n}"), &costs(n, true)), at);
         }
@@ -321,11 +339,29 @@ pub(crate) mod tests {
             .map(|p| (p.sums.specialized_compile_ms, p.sums.new_compile_ms));
         let (paid, nothing) = ((Some(40.0), Some(40.0)), (Some(40.0), Some(0.0)));
         assert_eq!(compiles.collect::<Vec<_>>(), [paid, paid, nothing]);
+        let all = &table.totals;
+        assert_eq!((all.generic_kernels, all.specialized_kernels), (2, 2));
+        assert_eq!(
+            (all.specialized_compile_ms, all.gain_ms),
+            (Some(80.0), 15.0)
+        );
+        assert_eq!(all.break_even_runs, Some(80.0 / 15.0));
+    }
+
+    #[test]
+    fn only_what_brings_something_is_ever_paid() {
+        let mut table = Table::new(true);
+        assert_eq!(table.break_even(Some(40.0), 2.0), Some(20.0));
+        assert_eq!(table.break_even(Some(40.0), 0.0), None);
+        assert_eq!(table.break_even(Some(40.0), -1.0), None);
+        assert_eq!(table.break_even(None, 2.0), None);
+        table.timed_compiled = false;
+        assert_eq!(table.break_even(Some(40.0), 2.0), None);
     }
 
     #[test]
     fn what_was_not_compiled_is_unknown_and_not_free() {
-        let mut table = Table::default();
+        let mut table = Table::new(true);
         table.add("x:4".into(), &costs(4, false));
         let sums = &table.points[0].sums;
         assert_eq!(
@@ -340,8 +376,5 @@ pub(crate) mod tests {
             (None, None)
         );
         assert_eq!(sums.gain_ms, 5.0);
-        // a compile that brings nothing is never paid
-        assert_eq!(break_even(Some(40.0), 0.0), None);
-        assert_eq!(break_even(Some(40.0), -1.0), None);
     }
 }

@@ -63,7 +63,8 @@ fn without_a_compiler_times_are_measured_and_compiles_are_unknown() {
     let document = ended.json();
     assert_eq!(document["arch"], Value::Null);
     let notes = document["notes"].as_array().unwrap();
-    assert!(notes.len() == 1 && notes[0].as_str().unwrap().contains("--target"));
+    let told = |words: &str| notes.iter().any(|n| n.as_str().unwrap().contains(words));
+    assert!(told("--target") && told("the host's own code"), "{notes:?}");
     let points = document["points"].as_array().unwrap();
     let shapes: Vec<&Value> = points.iter().map(|p| &p["shape"]).collect();
     assert_eq!(shapes, ["x:64x4", "x:128x4"]);
@@ -75,6 +76,11 @@ fn without_a_compiler_times_are_measured_and_compiles_are_unknown() {
         }
         assert_eq!(point["sums"]["specialized_compile_ms"], Value::Null);
     }
+    let one_each: f64 = points
+        .iter()
+        .map(|p| number(&p["sums"], "generic_ms"))
+        .sum();
+    assert!(near(number(&document["totals"], "generic_ms"), one_each));
     // both shapes have the generic kernel, and a specialised one each
     let kernels = document["kernels"].as_array().unwrap();
     let generic = kernels.iter().filter(|k| k["generic"] == true).count();
@@ -108,13 +114,12 @@ fn people_see_a_table_a_shape() {
         "\nx:64x4\n",
         "pays after",
         "100.0 %",
-        "N=64",
-        "a run, launch by launch: generic ",
+        " | d0=64 d1=4 ",
+        "a run, launch by launch: 1 steps, generic ",
         "3 launches each",
         "1 generic kernels in – (–), 1 specialised in – (–)",
     ] {
-        let known = ended.out.contains(words) || words == "N=64";
-        assert!(known, "`{words}` is missing: {ended:?}");
+        assert!(ended.out.contains(words), "`{words}` is missing: {ended:?}");
     }
 }
 
@@ -162,11 +167,9 @@ fn for_a_target_compiles_are_measured_even_if_the_cache_has_them() {
         near(number(sums, "specialized_compile_ms"), of(false)),
         "{first}"
     );
-    let (gain, runs) = (number(sums, "gain_ms"), sums["break_even_runs"].as_f64());
-    match runs {
-        Some(runs) => assert!(near(runs * gain, of(false)), "{first}"),
-        None => assert!(gain <= 0.0, "{first}"),
-    }
+    // what was compiled for a card is not what the host ran: to set one against the other would mean nothing
+    let paid = (&first["timed_compiled"], &sums["break_even_runs"]);
+    assert_eq!(paid, (&false.into(), &Value::Null));
 
     measured(&with(&["--cache", "rw", "--workers", "2"]), true);
     let remembered = with(&["--cache", "ro"]);
