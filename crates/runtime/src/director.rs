@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::Instant;
 
@@ -135,6 +136,9 @@ impl Director {
 
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
         while let Ok(message) = receiver.recv() {
+            if self.stopping() {
+                return;
+            }
             match message {
                 Message::Stop => return,
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
@@ -157,6 +161,9 @@ impl Director {
                 }
                 Message::Wished(signatures) => {
                     for signature in signatures {
+                        if self.stopping() {
+                            return;
+                        }
                         let class = self.policy.class_of(&signature);
                         self.event(What::Wished { class, signature }, None);
                     }
@@ -183,6 +190,11 @@ impl Director {
                 self.settle.clear();
             }
         }
+    }
+
+    /// Whether the session is being dropped: nobody wants what is not begun yet.
+    fn stopping(&self) -> bool {
+        self.core.stopping.load(Ordering::Relaxed)
     }
 
     fn submit(
