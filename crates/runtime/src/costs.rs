@@ -43,6 +43,9 @@ pub struct Made {
     pub cubin_bytes: u64,
 }
 
+/// Times of every step, by pass.
+type Passes = Vec<Vec<f64>>;
+
 /// A kernel that steps may share.
 #[derive(Clone, Debug)]
 pub struct KernelCost {
@@ -149,7 +152,7 @@ impl Session {
         binding: &Binding,
         pointers: &Pointers,
         passes: usize,
-    ) -> Result<(Vec<Vec<Vec<f64>>>, f64), Error> {
+    ) -> Result<(Vec<Passes>, f64), Error> {
         let core = &*self.core;
         lane.make_ready(&core.plan, binding, pointers, &core.weights, &core.log)?;
         let mut all = vec![Vec::with_capacity(passes); programs.len()];

@@ -1,3 +1,5 @@
+//! Cost tables on the host: every step with either kernel, and compiles where there is NVRTC.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -42,9 +42,9 @@ fn leave(folder: &Path, request: &Request, micros: u64) {
     let service = service(folder, 1.0);
     let build = service.nvrtc().map_or(String::new(), |n| n.build().into());
     let metadata = Metadata {
-        kernels: Vec::new(),
         compile_micros: micros,
         provenance: build,
+        ..Metadata::default()
     };
     let put = service.cache().put(&request.preimage, &metadata, b"cubin");
     assert!(

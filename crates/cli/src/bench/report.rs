@@ -121,7 +121,8 @@ pub(crate) fn time(ms: f64) -> String {
     let (value, unit) = match ms {
         _ if ms >= 1e3 => (ms / 1e3, "s"),
         _ if ms >= 1.0 => (ms, "ms"),
-        _ => (ms * 1e3, "µs"),
+        _ if ms >= 1e-3 || ms <= 0.0 => (ms * 1e3, "µs"),
+        _ => (ms * 1e6, "ns"),
     };
     format!("{} {unit}", digits(value))
 }
@@ -385,11 +386,11 @@ mod tests {
 
     #[test]
     fn times_have_three_digits_and_a_unit() {
-        let shown = [0.0, 0.0123, 0.3456, 1.0, 12.34, 345.6, 2300.0].map(time);
+        let shown = [0.0, 0.000_045_6, 0.0123, 0.3456, 1.0, 12.34, 345.6, 2300.0].map(time);
         assert_eq!(
             shown,
             [
-                "0 µs", "12.3 µs", "346 µs", "1.00 ms", "12.3 ms", "346 ms", "2.30 s"
+                "0 µs", "45.6 ns", "12.3 µs", "346 µs", "1.00 ms", "12.3 ms", "346 ms", "2.30 s"
             ]
         );
     }

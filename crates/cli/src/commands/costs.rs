@@ -96,6 +96,10 @@ pub(crate) struct Arguments {
         help_heading = "Kernel cache"
     )]
     cache_dir: Option<PathBuf>,
+    /// Folder of kernels to read besides the cache, never written; may be given several times
+    /// [default: $BESPOKE_CACHE_LAYERS, separated as in $PATH]
+    #[arg(long, value_name = "DIR", help_heading = "Kernel cache")]
+    cache_layer: Vec<PathBuf>,
 }
 
 impl Arguments {
@@ -114,6 +118,7 @@ impl Arguments {
             cache: CacheOptions {
                 cache: self.cache,
                 cache_dir: self.cache_dir.clone(),
+                cache_layer: self.cache_layer.clone(),
                 cache_max_size: None,
             },
             workers: Some(self.workers as usize),
