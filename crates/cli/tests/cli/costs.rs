@@ -250,6 +250,34 @@ fn compile_times_are_stretched_or_replayed() {
         (&replayed["compiled"], &replayed["replayed"]),
         (&0.into(), &2.into())
     );
+    let bench = [
+        "bench",
+        &model,
+        "--device",
+        "host",
+        "--target",
+        "sm_89",
+        "--shapes",
+        "x:64x4",
+        "--iterations",
+        "10",
+        "--duration",
+        "0",
+        "--warm-up",
+        "0",
+        "--cache-state",
+        "warm",
+        "--compile-cost",
+        "0.5",
+        "--json",
+    ];
+    let measured = world.bespoke(&bench);
+    assert_eq!(measured.code, 0, "{measured:?}");
+    let row = &measured.json()["measurements"][0];
+    assert_eq!((&row["replayed"], &row["compiled"]), (&1.into(), &0.into()));
+    assert_eq!(row["compile_cost"], 0.5);
+    assert!(number(row, "compile_ms") > 0.0);
+
     // the cache remembers what the compiler took: a third of the stretched time; each is rounded to a microsecond
     let short = number(replayed, "compile_micros");
     assert!((short * 6.0 - long).abs() <= 12.0, "{short} {long}");
