@@ -108,7 +108,7 @@ impl Session {
         for (blueprint, class) in blueprints.iter().zip([None, Some(class)]) {
             let distinct = Distinct::of(blueprint);
             let requests = core.loader.requests(&distinct.specs);
-            let (answers, _) = core.loader.service.get_all(requests, 0);
+            let (answers, _) = core.loader.service.get_all(requests, 0, |_| {});
             let at = kernels.add(&distinct, &answers);
             of_step.push(distinct.of_step.iter().map(|&i| at[i]).collect::<Vec<_>>());
             let made = core

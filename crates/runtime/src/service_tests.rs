@@ -83,7 +83,7 @@ fn wait_running(service: &CompileService, jobs: usize) {
 
 fn one(service: &CompileService, request: Request) -> (Answer, Duration) {
     let start = Instant::now();
-    let (answers, _) = service.get_all(vec![request], 0);
+    let (answers, _) = service.get_all(vec![request], 0, |_| {});
     (answers.into_iter().next().unwrap(), start.elapsed())
 }
 

@@ -114,6 +114,8 @@ impl Arguments {
             bit_stable: self.bit_stable,
             memory_limit: self.memory_limit,
             cuda_graph: Graphs::Off,
+            require_graph: false,
+            error_on_cache_miss: false,
             cost: CostOptions::default(),
             cache: CacheOptions {
                 cache: self.cache,
@@ -185,7 +187,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
                     nothing, and no compile pays; the floor is that of the card that is planned for";
         document.notes.push(note.into());
     }
-    let session = place.session(model.graph)?;
+    let session = place.session(model.graph, Vec::new(), console)?;
     let mut failure = None;
     for inputs in &points.inputs {
         let (bindings, _memory) = on_device(&session, inputs)?;

@@ -274,8 +274,12 @@ fn compile_times_are_stretched_or_replayed() {
     let measured = world.bespoke(&bench);
     assert_eq!(measured.code, 0, "{measured:?}");
     let row = &measured.json()["measurements"][0];
-    assert_eq!((&row["replayed"], &row["compiled"]), (&1.into(), &0.into()));
-    assert_eq!(row["compile_cost"], 0.5);
+    // the generic kernel is compiled beside the load, which may be over when the point begins
+    assert!((1.0..=2.0).contains(&number(row, "replayed")), "{row}");
+    assert_eq!(
+        (&row["compiled"], &row["compile_cost"]),
+        (&0.into(), &0.5.into())
+    );
     assert!(number(row, "compile_ms") > 0.0);
 
     // the cache remembers what the compiler took: a third of the stretched time; each is rounded to a microsecond
