@@ -36,9 +36,9 @@ pub use bespoke_runtime as runtime;
 pub use bespoke_templates as templates;
 
 pub use bespoke_runtime::{
-    Bindings, CompileService, CompileStats, Error, ErrorKind, Event, EventKind, GraphMode,
-    GraphUse, PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions,
-    Stats, StepTime, Tensor, TensorError, TensorView,
+    Bindings, CompileCost, CompileService, CompileStats, Error, ErrorKind, Event, EventKind,
+    GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session,
+    SessionOptions, Stats, StepTime, Tensor, TensorError, TensorView,
 };
 
 use device::{Arch, Device};

@@ -16,6 +16,8 @@
 //! | `bench` | timing: what is measured, statistics, warnings, reports |
 //! | `sight`, `recompile` | what is written down of sessions as they run |
 //! | `replay`, `times` | shapes in the order of a trace, and what came of each |
+//! | `costs` | what specialising costs and brings: rows, sums, reports |
+//! | `placed` | a run's tensors on the device |
 //! | `compare`, `elements` | what comes out, and whether it is right |
 //! | `warnings` | what went less well than was asked for |
 //! | `console`, `failure`, `exit`, `environment` | talking to people and to scripts |
@@ -25,6 +27,7 @@ mod commands;
 mod compare;
 mod console;
 mod content;
+mod costs;
 mod dataset;
 mod elements;
 mod environment;
@@ -35,6 +38,7 @@ mod guide;
 mod inputs;
 mod npy;
 mod options;
+mod placed;
 mod recompile;
 mod replay;
 mod session;

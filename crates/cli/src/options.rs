@@ -9,9 +9,10 @@ use std::str::FromStr;
 use bespoke::cache::{CacheConfig, Mode};
 use bespoke::device::Arch;
 use bespoke::policy::PRESETS;
-use bespoke::runtime;
+use bespoke::runtime::{self, CompileCost};
 use clap::{Args, ValueEnum};
 
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::shapes::Shapes;
 
@@ -248,6 +249,38 @@ pub(crate) struct SessionOptions {
     pub(crate) error_on_cache_miss: bool,
     #[command(flatten)]
     pub(crate) cache: CacheOptions,
+    /// From commands that have the flag.
+    #[arg(skip)]
+    pub(crate) cost: CostOptions,
+    /// Compile threads; as many as the service likes if there is no number. From commands that have the flag.
+    #[arg(skip)]
+    pub(crate) workers: Option<usize>,
+}
+
+/// What compiles cost, in experiments.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Device and strategy")]
+pub(crate) struct CostOptions {
+    /// For experiments: multiply the time of every compile by FACTOR, 0.1 to 100; below 1 compiles are replayed from the
+    /// kernel cache, which must hold them
+    #[arg(long, value_name = "FACTOR", default_value = "1")]
+    pub(crate) compile_cost: CompileCost,
+}
+
+impl CostOptions {
+    /// Says on the console that compile times are not what they are.
+    pub(crate) fn tell(&self, console: &mut Console) {
+        let cost = self.compile_cost;
+        if cost.replays() {
+            console.note(format_args!(
+                "compiles are replayed from the kernel cache in {cost} of their time (--compile-cost)"
+            ));
+        } else if !cost.is_real() {
+            console.note(format_args!(
+                "compile times are stretched {cost} (--compile-cost)"
+            ));
+        }
+    }
 }
 
 impl SessionOptions {
@@ -261,6 +294,12 @@ impl SessionOptions {
             return Err(Failure::usage(
                 "--target is for the host device; a GPU's kernels are compiled for the GPU at hand",
                 "leave --target away, or use --device host",
+            ));
+        }
+        if self.cost.compile_cost.replays() && self.cache.cache == CacheMode::Off {
+            return Err(Failure::usage(
+                "--compile-cost below 1 replays compiles from the kernel cache, and --cache off has none",
+                "leave --cache off away, and run the same once without --compile-cost before",
             ));
         }
         if self.opt_shapes.is_some() && !self.specialize.takes_opt_shapes() {

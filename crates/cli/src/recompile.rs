@@ -47,7 +47,7 @@ impl Recompiles {
                 }
             },
             EventKind::Compile {
-                origin: Origin::Compiled,
+                origin: Origin::Compiled | Origin::Replayed,
                 class: Some(class),
                 spec,
                 ..
@@ -122,6 +122,7 @@ mod tests {
             thread: String::new(),
             begin_us: 0,
             wall_us: 1,
+            stretched: None,
         }
     }
 

@@ -101,7 +101,8 @@ impl Workplace {
             cache: flags.cache.config(),
             nvrtc_dirs: Vec::<PathBuf>::new(),
             max_nvrtc_major: newest,
-            workers: None,
+            workers: flags.workers,
+            compile_cost: flags.cost.compile_cost,
             error_on_cache_miss: flags.error_on_cache_miss,
         })
         .map_err(|error| {
@@ -112,6 +113,7 @@ impl Workplace {
                 "raise the limit of processes",
             )
         })?;
+        flags.cost.tell(console);
         let opened = service.cache().reason();
         if let Some(reason) = opened.as_ref().filter(|r| **r != OffReason::Asked) {
             console.warn(format_args!("kernel cache: {reason}"));

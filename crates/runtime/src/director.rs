@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -148,8 +149,20 @@ impl Director {
 
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
         while let Ok(message) = receiver.recv() {
-            match message {
+            // of what is left when the session is dropped, only the shapes matter
+            let message = match message {
+                Message::Observed { signature, .. } if self.stopping() => {
+                    if let Some(lessons) = &mut self.lessons {
+                        lessons.saw(&signature);
+                    }
+                    continue;
+                }
                 Message::Stop => return self.tell(),
+                _ if self.stopping() => continue,
+                message => message,
+            };
+            match message {
+                Message::Stop => return,
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
                 Message::Observed {
                     signature,
@@ -173,6 +186,9 @@ impl Director {
                 }
                 Message::Wished(signatures) => {
                     for signature in signatures {
+                        if self.stopping() {
+                            return;
+                        }
                         let class = self.policy.class_of(&signature);
                         self.event(What::Wished { class, signature }, None);
                     }
@@ -255,6 +271,11 @@ impl Director {
             let reason = e.to_string();
             self.core.log.push(EventKind::LearnFailed { reason });
         }
+    }
+
+    /// Whether the session is being dropped: nobody wants what is not begun yet.
+    fn stopping(&self) -> bool {
+        self.core.stopping.load(Ordering::Relaxed)
     }
 
     fn submit(

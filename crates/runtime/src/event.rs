@@ -132,6 +132,9 @@ pub enum EventKind {
         thread: String,
         begin_us: u64,
         wall_us: u64,
+        /// The factor in `micros`, where compile times are stretched; see [`crate::stretch`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stretched: Option<crate::stretch::CompileCost>,
     },
     /// A kernel is not.
     CompileFailed {
@@ -201,6 +204,9 @@ pub struct Stats {
     pub kernels_from_cache: u64,
     pub kernels_from_memory: u64,
     pub kernels_failed: u64,
+    pub kernels_replayed: u64,
+    /// Kernels whose part in `compile_us` was stretched; see [`crate::stretch`].
+    pub kernels_stretched: u64,
     pub compile_us: u64,
     pub lanes: u64,
     pub arena_bytes: u64,
@@ -315,12 +321,19 @@ impl Stats {
                 }
                 self.block_writes += u64::from(*block_written);
             }
-            EventKind::Compile { origin, micros, .. } => {
+            EventKind::Compile {
+                origin,
+                micros,
+                stretched,
+                ..
+            } => {
                 match origin {
                     Origin::Memory => self.kernels_from_memory += 1,
                     Origin::Cache => self.kernels_from_cache += 1,
                     Origin::Compiled => self.kernels_compiled += 1,
+                    Origin::Replayed => self.kernels_replayed += 1,
                 }
+                self.kernels_stretched += u64::from(stretched.is_some());
                 self.compile_us += micros;
             }
             EventKind::CompileFailed { .. } => self.kernels_failed += 1,

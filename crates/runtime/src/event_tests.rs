@@ -70,6 +70,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             thread: "bespoke-jit-0".into(),
             begin_us: 1500,
             wall_us: 60,
+            stretched: crate::stretch::CompileCost::new(2.0).ok(),
         },
         Some(EventKind::Compile { .. }) => EventKind::CompileFailed {
             kernel: "map<f16>".into(),

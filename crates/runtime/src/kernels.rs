@@ -177,19 +177,12 @@ pub(crate) fn report(log: &Log, answer: &Answer, class: Option<&str>) {
             thread: ready.thread.clone(),
             begin_us: log.micros_at(ready.began),
             wall_us: ready.wall_us,
+            stretched: ready.stretched,
         },
-        Err(e) => {
-            let kernel = match e {
-                CompileError::NoCompiler { kernel, .. }
-                | CompileError::Failed { kernel, .. }
-                | CompileError::NotCached { kernel, .. }
-                | CompileError::Cancelled(kernel) => kernel.clone(),
-            };
-            EventKind::CompileFailed {
-                kernel,
-                reason: e.to_string(),
-                class,
-            }
-        }
+        Err(e) => EventKind::CompileFailed {
+            kernel: e.kernel().to_owned(),
+            reason: e.to_string(),
+            class,
+        },
     });
 }

@@ -13,7 +13,7 @@
 //!
 //! - [`session`]: running and binding shapes. `load`: how a session comes to be.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
-//! - [`profile`]: the time of every step.
+//! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
@@ -24,11 +24,13 @@
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
+//! - [`stretch`]: compiles that take longer, or less long, than they do, for experiments.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
 //! - [`prebuild`]: which kernels a session on some card would ask for, without either.
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
+pub mod costs;
 pub mod director;
 pub mod error;
 pub mod event;
@@ -47,12 +49,14 @@ pub mod service;
 pub mod session;
 mod shared;
 pub mod strategy;
+pub mod stretch;
 pub mod tensor;
 pub mod timeline;
 pub mod trace;
 mod trial;
 mod weights;
 
+pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Stats};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
@@ -66,4 +70,5 @@ pub use request::{
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;
 pub use strategy::Strategy;
+pub use stretch::CompileCost;
 pub use tensor::{Tensor, TensorError, TensorView};

@@ -6,6 +6,9 @@
 //!
 //! A profile runs the program that a run at that shape would get, and tells the policy nothing.
 
+use std::sync::Arc;
+
+use bespoke_plan::Binding;
 use bespoke_policy::Signature;
 use serde::Serialize;
 
@@ -33,28 +36,8 @@ impl Session {
     /// ran. The outputs are those of a run.
     pub fn profile(&self, bindings: &Bindings) -> Result<Vec<StepTime>, Error> {
         let core = &*self.core;
-        if let Some(lost) = core.loader.device.lost() {
-            return Err(lost.into());
-        }
-        let (inputs, outputs) = self.views(bindings)?;
-        let mut dims = Vec::with_capacity(inputs.len());
-        for (view, port) in inputs.iter().zip(&core.plan.inputs) {
-            check_type(port, view.dtype)?;
-            dims.push(&view.dims[..]);
-        }
-        let (binding, ..) = core.bind(&dims)?;
+        let (binding, pointers) = self.place(bindings)?;
         let program = core.pick(&Signature::new(&binding.symbols));
-        let mut pointers = Pointers::default();
-        for (list, views, ports) in [
-            (&mut pointers.inputs, inputs, &core.plan.inputs),
-            (&mut pointers.outputs, outputs, &core.plan.outputs),
-        ] {
-            for (view, port) in views.iter().zip(ports) {
-                let bytes = binding.sizes[port.buffer.0 as usize];
-                list.push(check_capacity(&port.name, view, bytes)?);
-            }
-        }
-
         let mut lane = core.lane(Patience::default())?;
         let ready = lane.make_ready(&core.plan, &binding, &pointers, &core.weights, &core.log);
         let times = ready.and_then(|_| {
@@ -76,10 +59,36 @@ impl Session {
             })
             .collect())
     }
+
+    /// The shape of the caller's device memory, bound, and the addresses; all checks of a run are made.
+    pub(crate) fn place(&self, bindings: &Bindings) -> Result<(Arc<Binding>, Pointers), Error> {
+        let core = &*self.core;
+        if let Some(lost) = core.loader.device.lost() {
+            return Err(lost.into());
+        }
+        let (inputs, outputs) = self.views(bindings)?;
+        let mut dims = Vec::with_capacity(inputs.len());
+        for (view, port) in inputs.iter().zip(&core.plan.inputs) {
+            check_type(port, view.dtype)?;
+            dims.push(&view.dims[..]);
+        }
+        let (binding, ..) = core.bind(&dims)?;
+        let mut pointers = Pointers::default();
+        for (list, views, ports) in [
+            (&mut pointers.inputs, inputs, &core.plan.inputs),
+            (&mut pointers.outputs, outputs, &core.plan.outputs),
+        ] {
+            for (view, port) in views.iter().zip(ports) {
+                let bytes = binding.sizes[port.buffer.0 as usize];
+                list.push(check_capacity(&port.name, view, bytes)?);
+            }
+        }
+        Ok((binding, pointers))
+    }
 }
 
 /// Time of each launch on a lane's stream, in milliseconds.
-fn times(lane: &Lane, launches: &[bespoke_device::Launch]) -> Result<Vec<f64>, Error> {
+pub(crate) fn times(lane: &Lane, launches: &[bespoke_device::Launch]) -> Result<Vec<f64>, Error> {
     let mut marks = Vec::with_capacity(launches.len() + 1);
     marks.push(lane.stream.mark()?);
     for launch in launches {

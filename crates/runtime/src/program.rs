@@ -145,7 +145,7 @@ fn knowledge(plan: &Plan, fits: &[Fit]) -> Vec<Option<Baked>> {
 }
 
 /// The slots of a step without addresses: enough for tiles and geometry.
-fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<i64> {
+pub(crate) fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<i64> {
     let mut slots = Vec::with_capacity(step.slots);
     for (param, arg) in params.iter().zip(&step.args) {
         match arg {

@@ -16,6 +16,7 @@ use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolCon
 use bespoke_templates::{Baked, KernelSpec};
 use bytes::Bytes;
 
+use crate::stretch::CompileCost;
 use crate::weights::Shelf;
 
 /// Changes whenever the way in which a cubin is called changes.
@@ -58,6 +59,31 @@ pub enum CompileError {
     /// The job was cancelled.
     #[error("the compile of kernel `{0}` was cancelled")]
     Cancelled(String),
+    /// A compile is to be replayed that the cache knows nothing of.
+    #[error(
+        "kernel `{kernel}` is not in the cache ({miss}), and a compile cost of {cost} can only replay compiles that are: run the same once without a compile cost"
+    )]
+    NotRecorded {
+        /// The kernel.
+        kernel: String,
+        /// Why the cache does not have it: a stable code.
+        miss: &'static str,
+        /// The factor.
+        cost: String,
+    },
+}
+
+impl CompileError {
+    /// The kernel that is not there.
+    pub fn kernel(&self) -> &str {
+        match self {
+            CompileError::NoCompiler { kernel, .. }
+            | CompileError::Failed { kernel, .. }
+            | CompileError::Cancelled(kernel)
+            | CompileError::NotCached { kernel, .. }
+            | CompileError::NotRecorded { kernel, .. } => kernel,
+        }
+    }
 }
 
 /// Where a cubin came from.
@@ -70,6 +96,8 @@ pub enum Origin {
     Cache,
     /// NVRTC, now.
     Compiled,
+    /// The cache on disk, after a part of the time that its compile took; see [`crate::stretch`].
+    Replayed,
 }
 
 /// A compiled kernel.
@@ -81,8 +109,14 @@ pub struct Ready {
     pub origin: Origin,
     /// Why the cache did not have it: a stable code.
     pub miss: Option<&'static str>,
-    /// Time of NVRTC in microseconds; 0 unless it was compiled now.
+    /// Time of its compile in microseconds, stretched if compile times are; 0 unless it was compiled or replayed now.
     pub micros: u64,
+    /// The factor in `micros`, if compile times are stretched and `micros` is not 0 for want of a compile.
+    pub stretched: Option<CompileCost>,
+    /// What NVRTC took when it made the cubin, in microseconds, whenever and in which process that was.
+    pub made_in: u64,
+    /// Whether this process made it; otherwise `made_in` is what the cache remembers.
+    pub made_here: bool,
     /// Key in the cache.
     pub key: Key,
     /// The kernel's specification as text.
@@ -109,6 +143,8 @@ pub struct ServiceOptions {
     /// Compile nothing: a kernel that is neither in memory nor in the cache is a [`CompileError::NotCached`], for every
     /// session of the service.
     pub error_on_cache_miss: bool,
+    /// For experiments: by how much compile times are multiplied.
+    pub compile_cost: CompileCost,
 }
 
 /// Counters of a service since it began.
@@ -122,8 +158,12 @@ pub struct CompileStats {
     pub memory_hits: u64,
     /// Kernels that did not compile.
     pub failed: u64,
-    /// Time that NVRTC took, in microseconds of its threads.
+    /// Time that compiles took, in microseconds of their threads: what NVRTC took, or what that was stretched to.
     pub compile_micros: u64,
+    /// Kernels taken from the cache as if they were compiled; see [`crate::stretch`].
+    pub replayed: u64,
+    /// Compiles whose time was stretched, those that were replayed included.
+    pub stretched: u64,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +173,16 @@ struct Counters {
     memory_hits: AtomicU64,
     failed: AtomicU64,
     micros: AtomicU64,
+    replayed: AtomicU64,
+    stretched: AtomicU64,
+}
+
+/// A cubin in memory.
+#[derive(Clone)]
+struct Held {
+    cubin: Bytes,
+    made_in: u64,
+    made_here: bool,
 }
 
 /// What the jobs share.
@@ -140,9 +190,10 @@ struct Shop {
     cache: Cache,
     search: SearchPlan,
     nvrtc: OnceLock<Result<Arc<Nvrtc>, JitError>>,
-    memory: Mutex<HashMap<Key, Bytes>>,
+    memory: Mutex<HashMap<Key, Held>>,
     counters: Counters,
     error_on_cache_miss: bool,
+    cost: CompileCost,
 }
 
 type Answer = Result<Ready, CompileError>;
@@ -240,11 +291,17 @@ impl Shop {
     fn answer(&self, request: &Request, cancel: &AtomicBool) -> Answer {
         let key = request.key;
         let began = Instant::now();
-        let ready = |cubin: Bytes, origin, miss, micros| Ready {
-            cubin,
+        let ready = |held: Held, origin, miss, micros| Ready {
+            cubin: held.cubin,
             origin,
             miss,
             micros,
+            stretched: match origin {
+                Origin::Compiled | Origin::Replayed => self.cost.told(),
+                Origin::Memory | Origin::Cache => None,
+            },
+            made_in: held.made_in,
+            made_here: held.made_here,
             key,
             name: request.name.clone(),
             began,
@@ -253,18 +310,32 @@ impl Shop {
         };
         {
             let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(cubin) = memory.get(&key) {
+            if let Some(held) = memory.get(&key) {
                 Self::count(&self.counters.memory_hits, 1);
-                return Ok(ready(cubin.clone(), Origin::Memory, None, 0));
+                return Ok(ready(held.clone(), Origin::Memory, None, 0));
             }
         }
         let build = self.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
+        let start = Instant::now();
         let miss = match self.cache.get(&key, build.as_deref()) {
             Lookup::Hit(entry) => {
-                Self::count(&self.counters.cache_hits, 1);
-                let cubin = Bytes::from(entry.payload);
-                self.remember(key, &cubin);
-                return Ok(ready(cubin, Origin::Cache, None, 0));
+                let held = Held {
+                    cubin: Bytes::from(entry.payload),
+                    made_in: entry.metadata.compile_micros,
+                    made_here: false,
+                };
+                if !self.cost.replays() {
+                    Self::count(&self.counters.cache_hits, 1);
+                    self.remember(key, &held);
+                    return Ok(ready(held, Origin::Cache, None, 0));
+                }
+                if !self.cost.sleep(start, held.made_in, cancel) {
+                    return Err(CompileError::Cancelled(request.name.clone()));
+                }
+                Self::count(&self.counters.replayed, 1);
+                let micros = self.took(held.made_in);
+                self.remember(key, &held);
+                return Ok(ready(held, Origin::Replayed, None, micros));
             }
             Lookup::Miss(reason) => reason.code(),
         };
@@ -274,6 +345,14 @@ impl Shop {
                 kernel: request.name.clone(),
                 key: key.short(),
                 reason: miss,
+            });
+        }
+        if self.cost.replays() {
+            Self::count(&self.counters.failed, 1);
+            return Err(CompileError::NotRecorded {
+                kernel: request.name.clone(),
+                miss,
+                cost: self.cost.to_string(),
             });
         }
         let nvrtc = match self.nvrtc() {
@@ -287,6 +366,7 @@ impl Shop {
             }
         };
         let arch = request.arch.to_string();
+        let start = Instant::now();
         let compiled = nvrtc
             .compile(&compile_request(
                 "bespoke.cu",
@@ -305,9 +385,12 @@ impl Shop {
                     reason: e.to_string(),
                 }
             })?;
-        let micros = (compiled.seconds * 1e6) as u64;
+        let made_in = (compiled.seconds * 1e6) as u64;
+        if !self.cost.sleep(start, made_in, cancel) {
+            return Err(CompileError::Cancelled(request.name.clone()));
+        }
         Self::count(&self.counters.compiled, 1);
-        Self::count(&self.counters.micros, micros);
+        let micros = self.took(made_in);
         let metadata = Metadata {
             kernels: compiled
                 .resources
@@ -322,22 +405,34 @@ impl Shop {
                     barriers: r.barriers,
                 })
                 .collect(),
-            compile_micros: micros,
+            compile_micros: made_in,
             provenance: nvrtc.build().to_owned(),
             source: request.source.clone(),
         };
         self.cache
             .put(&request.preimage, &metadata, &compiled.cubin);
-        let cubin = Bytes::from(compiled.cubin);
-        self.remember(key, &cubin);
-        Ok(ready(cubin, Origin::Compiled, Some(miss), micros))
+        let held = Held {
+            cubin: Bytes::from(compiled.cubin),
+            made_in,
+            made_here: true,
+        };
+        self.remember(key, &held);
+        Ok(ready(held, Origin::Compiled, Some(miss), micros))
     }
 
-    fn remember(&self, key: Key, cubin: &Bytes) {
+    /// Counts a compile by what it took in truth; returns what it takes at this compile cost.
+    fn took(&self, made_in: u64) -> u64 {
+        let micros = self.cost.of(made_in);
+        Self::count(&self.counters.micros, micros);
+        Self::count(&self.counters.stretched, u64::from(!self.cost.is_real()));
+        micros
+    }
+
+    fn remember(&self, key: Key, held: &Held) {
         self.memory
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, cubin.clone());
+            .insert(key, held.clone());
     }
 }
 
@@ -360,6 +455,7 @@ impl CompileService {
                 memory: Mutex::default(),
                 counters: Counters::default(),
                 error_on_cache_miss: options.error_on_cache_miss,
+                cost: options.compile_cost,
             }),
             pool: CompilePool::new(pool)?,
             shelf: Shelf::default(),
@@ -381,7 +477,7 @@ impl CompileService {
         self.shop.nvrtc().clone()
     }
 
-    /// Whether a kernel is there without compiling it; if it is, it is in memory from now on.
+    /// Whether a kernel can be had without compiling it, or waiting as if it were compiled.
     pub(crate) fn has(&self, request: &Request) -> bool {
         let shop = &self.shop;
         {
@@ -391,14 +487,8 @@ impl CompileService {
             }
         }
         let build = shop.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
-        match shop.cache.get(&request.key, build.as_deref()) {
-            Lookup::Hit(entry) => {
-                Shop::count(&shop.counters.cache_hits, 1);
-                shop.remember(request.key, &Bytes::from(entry.payload));
-                true
-            }
-            Lookup::Miss(_) => false,
-        }
+        let found = shop.cache.get(&request.key, build.as_deref());
+        matches!(found, Lookup::Hit(_)) && !shop.cost.replays()
     }
 
     /// Counters.
@@ -411,6 +501,8 @@ impl CompileService {
             memory_hits: get(&c.memory_hits),
             failed: get(&c.failed),
             compile_micros: get(&c.micros),
+            replayed: get(&c.replayed),
+            stretched: get(&c.stretched),
         }
     }
 
@@ -483,3 +575,7 @@ impl CompileService {
         self.shop.cache.reject(key);
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

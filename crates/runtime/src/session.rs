@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -396,6 +397,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // ahead of all messages that wait; the one that is sent wakes a director that has none
+        self.core.stopping.store(true, Ordering::Relaxed);
         // a director that is gone already needs no word
         let _ = self.send(Message::Stop);
         if let Some(thread) = self.director.take() {

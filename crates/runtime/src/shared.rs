@@ -5,7 +5,7 @@
 //! keeps it alive to its end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -60,6 +60,8 @@ pub(crate) struct Core {
     max_lanes: usize,
     bindings: Mutex<HashMap<Vec<i64>, Arc<Binding>>>,
     runs: AtomicU64,
+    /// The session ends: what the director has not begun is not begun any more.
+    pub(crate) stopping: AtomicBool,
 }
 
 /// So many bound shapes are remembered; then all are forgotten and bound again on sight, which costs microseconds.
@@ -102,6 +104,7 @@ impl Core {
             max_lanes: options.max_lanes.max(1),
             bindings: Mutex::default(),
             runs: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
         }
     }
 

@@ -197,13 +197,17 @@ impl Process {
                 thread,
                 begin_us,
                 wall_us,
+                stretched,
             } => {
                 let known = (thread.clone(), *begin_us, kernel.clone());
                 if self.compiles.insert(known) {
                     let track = self.thread(thread);
-                    let args = json!({
+                    let mut args = json!({
                         "key": kernel, "origin": origin, "miss": miss, "compiler_us": micros, "class": class,
                     });
+                    if let Some(factor) = stretched {
+                        args["stretched"] = json!(factor);
+                    }
                     self.slice(track, spec, *begin_us, *wall_us, &args);
                 }
             }

@@ -14,7 +14,7 @@ use bespoke::device::Memory;
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import};
 use bespoke::runtime::{
-    self, Bindings, EventKind, RunOptions, RunReport, Session, Stats, Tensor, TensorView,
+    Bindings, CompileCost, EventKind, RunOptions, RunReport, Session, Stats, Tensor,
 };
 use serde::Serialize;
 
@@ -25,6 +25,7 @@ use super::warnings::{Disturbance, Evidence, Warning, find};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
+use crate::placed::on_device;
 use crate::session::{Workplace, tensor};
 use crate::warnings;
 
@@ -140,6 +141,10 @@ pub(crate) struct Measurement {
     pub(crate) compiled: u64,
     /// Kernels from the cache for this point.
     pub(crate) cached: u64,
+    /// Kernels replayed from the cache for this point, as `--compile-cost` asks.
+    pub(crate) replayed: u64,
+    /// By which the times of compiles were multiplied.
+    pub(crate) compile_cost: CompileCost,
     /// What the compiler took for them, summed over its threads.
     pub(crate) compile_ms: f64,
     /// Generic kernels in the timed runs.
@@ -409,6 +414,8 @@ impl Round<'_> {
             specialize_ms,
             compiled,
             cached: stats.cache_hits - compiles.cache_hits,
+            replayed: stats.replayed - compiles.replayed,
+            compile_cost: self.flags.cost.compile_cost,
             compile_ms: (stats.compile_micros - compiles.compile_micros) as f64 / 1e3,
             generic: last.generic_kernels,
             specialized: last.specialized_kernels,
@@ -482,40 +489,7 @@ impl<'a> Work<'a> {
             let inputs = named.collect::<Result<_, Failure>>()?;
             return Ok(Work::Host { session, inputs });
         }
-        let (device, plan) = (session.device(), session.plan());
-        let dims: Vec<&[i64]> = inputs.iter().map(|c| c.dims()).collect();
-        let binding = plan.bind(&dims).map_err(runtime::Error::from)?;
-        let stream = device.stream().map_err(runtime::Error::from)?;
-        let mut memory: Vec<Arc<dyn Memory>> = Vec::new();
-        let mut view = |port: &bespoke::plan::Port| -> Result<TensorView, Failure> {
-            let bytes = binding.sizes[port.buffer.0 as usize];
-            let place = device
-                .alloc(&port.name, bytes.max(1))
-                .map_err(runtime::Error::from)?;
-            let view = TensorView {
-                pointer: place.ptr(),
-                dtype: port.ty.dtype,
-                dims: port.dims.iter().map(|&d| binding.get(d)).collect(),
-                strides: None,
-                capacity: bytes,
-            };
-            memory.push(place);
-            Ok(view)
-        };
-        let mut bindings = Bindings::default();
-        for (port, content) in plan.inputs.iter().zip(inputs) {
-            let view = view(port)?;
-            if !content.data().is_empty() {
-                stream
-                    .write(view.pointer, content.data())
-                    .map_err(runtime::Error::from)?;
-            }
-            bindings.inputs.push((port.name.clone(), view));
-        }
-        for port in &plan.outputs {
-            bindings.outputs.push((port.name.clone(), view(port)?));
-        }
-        stream.synchronize().map_err(runtime::Error::from)?;
+        let (bindings, memory) = on_device(session, inputs)?;
         Ok(Work::Device {
             session,
             bindings,

@@ -105,7 +105,7 @@ fn steps(m: &Measurement) -> Option<Steps<'_>> {
     })
 }
 
-fn json(value: &impl Serialize) -> Result<String, Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
         Failure::new(
             ErrorKind::Internal,
@@ -121,7 +121,8 @@ pub(crate) fn time(ms: f64) -> String {
     let (value, unit) = match ms {
         _ if ms >= 1e3 => (ms / 1e3, "s"),
         _ if ms >= 1.0 => (ms, "ms"),
-        _ => (ms * 1e3, "µs"),
+        _ if ms >= 1e-3 || ms <= 0.0 => (ms * 1e3, "µs"),
+        _ => (ms * 1e6, "ns"),
     };
     format!("{} {unit}", digits(value))
 }
@@ -164,8 +165,16 @@ pub(crate) fn text(m: &Measurement) -> String {
         time(m.bind_us as f64 / 1e3),
         time(m.record_us as f64 / 1e3)
     ));
+    let stretched = match m.compile_cost.is_real() {
+        true => String::new(),
+        false => format!(" ({})", m.compile_cost),
+    };
+    let replayed = match m.replayed {
+        0 => String::new(),
+        count => format!(" and {count} replayed from it"),
+    };
     lines.push(format!(
-        "  specialise  {} of waiting; {} kernels compiled in {} of compiler time, {} from the cache; graphs recorded in {}",
+        "  specialise  {} of waiting; {} kernels compiled in {} of compiler time{stretched}, {} from the cache{replayed}; graphs recorded in {}",
         time(m.specialize_ms),
         m.compiled,
         time(m.compile_ms),
@@ -310,6 +319,7 @@ mod tests {
     use crate::bench::measure::Load;
     use crate::bench::statistics::Statistics;
     use crate::bench::warnings::Warning;
+    use bespoke::runtime::CompileCost;
 
     fn measurement() -> Measurement {
         let steady = Statistics::of(&[1.0, 3.0], &[90.0]).unwrap();
@@ -332,6 +342,8 @@ mod tests {
             specialize_ms: 1500.0,
             compiled: 3,
             cached: 0,
+            replayed: 0,
+            compile_cost: CompileCost::default(),
             compile_ms: 900.0,
             generic: 0,
             specialized: 1,
@@ -374,11 +386,11 @@ mod tests {
 
     #[test]
     fn times_have_three_digits_and_a_unit() {
-        let shown = [0.0, 0.0123, 0.3456, 1.0, 12.34, 345.6, 2300.0].map(time);
+        let shown = [0.0, 0.000_045_6, 0.0123, 0.3456, 1.0, 12.34, 345.6, 2300.0].map(time);
         assert_eq!(
             shown,
             [
-                "0 µs", "12.3 µs", "346 µs", "1.00 ms", "12.3 ms", "346 ms", "2.30 s"
+                "0 µs", "45.6 ns", "12.3 µs", "346 µs", "1.00 ms", "12.3 ms", "346 ms", "2.30 s"
             ]
         );
     }

@@ -45,7 +45,11 @@ impl Disturbance {
     pub(crate) fn between(before: &Stats, after: &Stats) -> Disturbance {
         let swaps = |s: &Stats| s.installs + s.rejects + s.evictions + s.reliefs;
         let kernels = |s: &Stats| {
-            s.kernels_compiled + s.kernels_from_cache + s.kernels_from_memory + s.kernels_failed
+            s.kernels_compiled
+                + s.kernels_from_cache
+                + s.kernels_from_memory
+                + s.kernels_replayed
+                + s.kernels_failed
         };
         Disturbance {
             swaps: swaps(after) - swaps(before),

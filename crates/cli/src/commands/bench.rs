@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, Graphs, PlaceOptions, SessionOptions, Size, Strategy,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, SessionOptions, Size, Strategy,
 };
 use crate::shapes::{Dims, Shapes};
 
@@ -97,6 +97,8 @@ pub(crate) struct Arguments {
     /// [default: whatever is in the user's folder]
     #[arg(long, value_enum, alias = "cacheState", help_heading = "Kernel cache")]
     cache_state: Option<States>,
+    #[command(flatten)]
+    cost: CostOptions,
     #[command(flatten)]
     cache: CacheOptions,
 }
@@ -227,6 +229,14 @@ impl Arguments {
                 "leave --cache away, or leave --cache-state away",
             ));
         }
+        if self.cost.compile_cost.replays()
+            && matches!(self.cache_state, Some(States::Cold | States::Both))
+        {
+            return Err(Failure::usage(
+                "--compile-cost below 1 replays compiles from the kernel cache, and --cache-state cold has none",
+                "measure with --cache-state warm, which fills the cache first",
+            ));
+        }
         for strategy in &self.specialize {
             self.flags(strategy, Graphs::Whole, &self.cache, &Shapes::default())
                 .check()?;
@@ -253,7 +263,9 @@ impl Arguments {
             cuda_graph: graph,
             require_graph: false,
             error_on_cache_miss: false,
+            cost: self.cost.clone(),
             cache: cache.clone(),
+            workers: None,
         }
     }
 
@@ -382,7 +394,11 @@ impl Bench<'_> {
             console.note(format_args!("filling the cache for {}", strategy.word));
             let round = Round {
                 model: &arguments.model,
-                flags: flags.clone(),
+                // what fills the cache takes the time that it takes
+                flags: SessionOptions {
+                    cost: CostOptions::default(),
+                    ..flags.clone()
+                },
                 cache: CacheState::Cold,
                 effort: self.effort,
             };

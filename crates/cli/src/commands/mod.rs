@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod check;
+mod costs;
 mod doctor;
 mod inspect;
 mod prebuild;
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Check(check::Arguments),
     Bench(Box<bench::Arguments>),
     Prebuild(prebuild::Arguments),
+    Costs(costs::Arguments),
     Doctor(doctor::Arguments),
     Cache(cache::Arguments),
     Trace(trace::Arguments),
@@ -33,6 +35,7 @@ pub(crate) fn run(command: &Command, console: &mut Console) -> Result<u8, Failur
         Command::Check(arguments) => check::run(arguments, console),
         Command::Bench(arguments) => bench::run(arguments, console),
         Command::Prebuild(arguments) => prebuild::run(arguments, console),
+        Command::Costs(arguments) => costs::run(arguments, console),
         Command::Doctor(arguments) => doctor::run(arguments, console),
         Command::Cache(arguments) => cache::run(arguments, console),
         Command::Trace(arguments) => trace::run(arguments, console),

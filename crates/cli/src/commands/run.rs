@@ -17,7 +17,7 @@ use crate::console::{Console, micros};
 use crate::failure::Failure;
 use crate::inputs::{Given, Port, Wanted, resolve};
 use crate::npy;
-use crate::options::SessionOptions;
+use crate::options::{CostOptions, SessionOptions};
 use crate::replay::{self, Pace, Requests};
 use crate::session::{CacheReport, Workplace, constant, tensor};
 use crate::shapes::{Dims, Shapes, show};
@@ -72,6 +72,8 @@ pub(crate) struct Arguments {
     fail_on_recompile: bool,
     #[command(flatten)]
     session: SessionOptions,
+    #[command(flatten)]
+    cost: CostOptions,
     #[command(flatten)]
     sight: SightOptions,
 }
@@ -155,7 +157,11 @@ fn graph_word(graph: &GraphUse) -> &'static str {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Failure> {
-    arguments.session.check()?;
+    let flags = SessionOptions {
+        cost: arguments.cost.clone(),
+        ..arguments.session.clone()
+    };
+    flags.check()?;
     let model = import(&arguments.model, &ImportOptions::default())?;
     for note in &model.notes {
         console.note(note);
@@ -196,7 +202,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     let record = arguments.record_trace.as_deref();
     let sight = Sight::open(&arguments.sight, record, arguments.fail_on_recompile)?;
 
-    let place = Workplace::open(&arguments.session, console)?;
+    let place = Workplace::open(&flags, console)?;
     console.note(format_args!("device: {}", place.words));
     let types: Vec<TensorType> = ports.iter().map(|p| p.ty.clone()).collect();
     let symbols = model.graph.symbols.clone();
@@ -511,11 +517,21 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
     ))?;
     let c = &document.compile;
     console.line(format_args!(
-        "compile: {} kernels compiled in {} of compiler time, {} from the cache, {} failed",
+        "compile: {} kernels compiled in {} of compiler time{}, {} from the cache{}, {} failed",
         c.compiled,
         micros(c.compile_micros),
+        many(c.stretched, "stretched", " (", ")"),
         c.cache_hits,
+        many(c.replayed, "replayed from it", " and ", ""),
         c.failed
     ))?;
     console.line(format_args!("cache: {}", document.cache.line()))
+}
+
+/// `(3 stretched)`, or nothing if there are none.
+fn many(count: u64, what: &str, before: &str, after: &str) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!("{before}{count} {what}{after}"),
+    }
 }

@@ -87,7 +87,7 @@ fn words(command: &str) -> Vec<String> {
 
 /// A line with one blank for each gap, and `#` for each time and each size.
 fn normal(line: &str) -> String {
-    const UNITS: [&str; 8] = ["B", "KiB", "MiB", "GiB", "TiB", "µs", "ms", "s"];
+    const UNITS: [&str; 9] = ["B", "KiB", "MiB", "GiB", "TiB", "ns", "µs", "ms", "s"];
     let mut out: Vec<String> = Vec::new();
     for word in line.split_whitespace() {
         let unit = word.trim_end_matches([',', ';', ')', ':']);

@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod cache_entries;
 mod check;
+mod costs;
 mod events;
 mod guide;
 mod layers;
