@@ -64,8 +64,6 @@ const STAGES: &[(&str, Run)] = &[
 const FUZZ_PACKAGE: &str = "bespoke-fuzz";
 /// The targets, each an input from outside that must never bring the process down.
 const FUZZ_TARGETS: [&str; 4] = ["model", "external-data", "shape-inference", "cache-entry"];
-/// How many targets run at a time.
-const FUZZ_LANES: usize = 2;
 
 /// The package and binary of the command line tool, which compares models with their reference data.
 const CLI: (&str, &str) = ("bespoke-cli", "bespoke");
@@ -220,32 +218,31 @@ fn fuzz(context: &Context<'_>) -> Result<Counts, Error> {
         });
     };
     let seconds = context.fuzz_seconds.to_string();
+    // all at once: a target runs for a time, not for a number of inputs
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let start = |target: &'static str| {
+            let mut command = Command::new(&binary);
+            command
+                .args([target, "--seconds", &seconds])
+                .current_dir(context.workspace.root());
+            scope.spawn(move || {
+                workspace::tee(&mut command, CARGO, |line| eprintln!("{target}: {line}"))
+            })
+        };
+        let started: Vec<_> = FUZZ_TARGETS.iter().map(|target| start(target)).collect();
+        started
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect()
+    });
     let mut counts = Counts::default();
-    for lanes in FUZZ_TARGETS.chunks(FUZZ_LANES) {
-        let ended: Vec<_> = std::thread::scope(|scope| {
-            let start = |target: &'static str| {
-                let mut command = Command::new(&binary);
-                command
-                    .args([target, "--seconds", &seconds])
-                    .current_dir(context.workspace.root());
-                scope.spawn(move || {
-                    workspace::tee(&mut command, CARGO, |line| eprintln!("{target}: {line}"))
-                })
-            };
-            let started: Vec<_> = lanes.iter().map(|target| start(target)).collect();
-            started
-                .into_iter()
-                .map(std::thread::ScopedJoinHandle::join)
-                .collect()
-        });
-        for (target, ended) in lanes.iter().zip(ended) {
-            let passed = matches!(&ended, Ok(Ok(ran)) if ran.status.success());
-            eprintln!(
-                "{}: fuzz {target}, {seconds} s",
-                if passed { "passed" } else { "failed" }
-            );
-            counts += Counts::of(passed);
-        }
+    for (target, ended) in FUZZ_TARGETS.iter().zip(ended) {
+        let passed = matches!(&ended, Ok(Ok(ran)) if ran.status.success());
+        eprintln!(
+            "{}: fuzz {target}, {seconds} s",
+            if passed { "passed" } else { "failed" }
+        );
+        counts += Counts::of(passed);
     }
     Ok(counts)
 }
