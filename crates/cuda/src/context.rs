@@ -77,11 +77,11 @@ impl Context {
         let mut before = std::ptr::null_mut();
         // SAFETY: writes one handle.
         let code = unsafe { (self.api.cuCtxGetCurrent)(&mut before) };
-        self.check("cuCtxGetCurrent", code)?;
+        self.check_with("cuCtxGetCurrent", code, || 0)?;
         if before != self.raw.0 {
             // SAFETY: the context is retained by `self`.
             let code = unsafe { (self.api.cuCtxSetCurrent)(self.raw.0) };
-            self.check("cuCtxSetCurrent", code)?;
+            self.check_with("cuCtxSetCurrent", code, || 0)?;
         }
         // a thread without a context keeps this one: the next call on it is then cheaper
         let restore = (!before.is_null() && before != self.raw.0).then_some(before);
@@ -92,21 +92,27 @@ impl Context {
         })
     }
 
-    /// For `drop`: runs calls whose results nobody can use, unless the device is lost.
+    /// For `drop`: runs calls whose failures nobody can be told of (see [`Entered::last`]), unless the device is lost.
     pub(crate) fn quietly(&self, calls: impl FnOnce(&Entered<'_>)) {
-        if let Ok(entered) = self.enter() {
+        // what is not given back now never is: a failure that may pass gets a second chance
+        if let Ok(entered) = self.enter().or_else(|_| self.enter()) {
             calls(&entered);
         }
     }
 
     /// The error of a call, remembered if it is sticky.
     pub(crate) fn check(&self, call: &'static str, code: Code) -> Result<()> {
+        self.check_with(call, code, || self.free())
+    }
+
+    /// As [`Context::check`]; how much memory is free is only known where the context is current.
+    fn check_with(&self, call: &'static str, code: Code, free: impl FnOnce() -> u64) -> Result<()> {
         match meaning(code) {
             Meaning::Success => Ok(()),
             Meaning::OutOfMemory => Err(DeviceError::OutOfMemory {
                 what: format!("the driver's own use in {call}"),
                 wanted: 0,
-                free: self.free(),
+                free: free(),
             }),
             _ => {
                 let error = of_call(call, code, words(self.api, code));
@@ -124,6 +130,10 @@ impl Context {
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two integers.
         let code = unsafe { (self.api.cuMemGetInfo_v2)(&mut free, &mut total) };
+        let error = of_call("cuMemGetInfo", code, words(self.api, code));
+        if error.is_sticky() {
+            self.lost.get_or_init(|| error);
+        }
         if code == 0 { free as u64 } else { 0 }
     }
 
@@ -182,6 +192,14 @@ impl Entered<'_> {
     /// The error of a call.
     pub(crate) fn check(&self, call: &'static str, code: Code) -> Result<()> {
         self.context.check(call, code)
+    }
+
+    /// For `drop`: makes a call whose failure nobody can be told of; none if the device is lost. That it was lost is
+    /// remembered: work that went wrong often shows first in a call that gives something back.
+    pub(crate) fn last(&self, call: &'static str, made: impl FnOnce(&Api) -> Code) {
+        if self.context.lost().is_none() {
+            let _ = self.check(call, made(self.api));
+        }
     }
 
     /// The error of a call that wanted memory for the caller.
@@ -262,5 +280,33 @@ mod tests {
         drop(entered);
         assert_eq!(fake::current(), 0x1000);
         fake::set_current(0);
+    }
+
+    #[test]
+    fn what_is_given_back_gets_a_second_chance() {
+        let context = Context::over(fake::driver());
+        fake::fail("cuCtxGetCurrent", 0, 1);
+        let mut reached = false;
+        context.quietly(|_| reached = true);
+        assert!(reached);
+    }
+
+    #[test]
+    fn a_device_that_is_lost_while_things_are_given_back_is_left_alone() {
+        let context = Context::over(fake::driver());
+        fake::fail("cuCtxSynchronize", 0, 700);
+        fake::notes();
+        context.quietly(|on| {
+            // SAFETY: a stand-in without arguments.
+            on.last("cuCtxSynchronize", |api| unsafe {
+                (api.cuCtxSynchronize)()
+            });
+            // SAFETY: as above.
+            on.last("cuModuleUnload", |api| unsafe {
+                (api.cuModuleUnload)(std::ptr::null_mut())
+            });
+        });
+        assert!(context.lost().is_some_and(DeviceError::is_sticky));
+        assert_eq!(fake::notes(), ["cuCtxSynchronize"]);
     }
 }

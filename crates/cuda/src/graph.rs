@@ -190,10 +190,14 @@ impl Drop for CudaGraph {
             for piece in &self.pieces {
                 if !piece.executable.0.is_null() {
                     // SAFETY: made in `record_piece` and destroyed once; a running one is kept by the driver until done.
-                    unsafe { (on.api.cuGraphExecDestroy)(piece.executable.0) };
+                    on.last("cuGraphExecDestroy", |api| unsafe {
+                        (api.cuGraphExecDestroy)(piece.executable.0)
+                    });
                 }
                 // SAFETY: as above.
-                unsafe { (on.api.cuGraphDestroy)(piece.graph.0) };
+                on.last("cuGraphDestroy", |api| unsafe {
+                    (api.cuGraphDestroy)(piece.graph.0)
+                });
             }
         });
     }

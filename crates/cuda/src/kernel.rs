@@ -137,9 +137,13 @@ impl Drop for CudaKernel {
     fn drop(&mut self) {
         self.context.quietly(|on| {
             // SAFETY: takes no arguments. A stream may still run the kernel: launches do not keep it alive.
-            unsafe { (on.api.cuCtxSynchronize)() };
+            on.last("cuCtxSynchronize", |api| unsafe {
+                (api.cuCtxSynchronize)()
+            });
             // SAFETY: loaded in `load` and unloaded once; graphs with the kernel hold it.
-            unsafe { (on.api.cuModuleUnload)(self.module.0) };
+            on.last("cuModuleUnload", |api| unsafe {
+                (api.cuModuleUnload)(self.module.0)
+            });
         });
     }
 }

@@ -45,9 +45,9 @@ impl Memory for CudaMemory {
 impl Drop for CudaMemory {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: allocated by `allocate` and freed once; the driver waits for work that uses it.
-            self.context.quietly(|on| unsafe {
-                (on.api.cuMemFree_v2)(self.at);
+            self.context.quietly(|on| {
+                // SAFETY: allocated by `allocate` and freed once; the driver waits for work that uses it.
+                on.last("cuMemFree", |api| unsafe { (api.cuMemFree_v2)(self.at) });
             });
         }
     }
@@ -141,18 +141,27 @@ impl CudaArena {
         // SAFETY: the handle was made above. A mapping keeps the memory alive without it, so that unmapping frees it.
         let released = unsafe { (on.api.cuMemRelease)(handle) };
         on.check_memory("cuMemMap", mapped, what, bytes)?;
-        on.check("cuMemRelease", released)?;
+        // SAFETY: the mapping made above, which nobody has used.
+        let undo = || {
+            on.last("cuMemUnmap", |api| unsafe {
+                (api.cuMemUnmap)(at, bytes as usize)
+            })
+        };
+        if let Err(error) = on.check("cuMemRelease", released) {
+            undo();
+            return Err(error);
+        }
         let access = sys::CUmemAccessDesc {
             location: location(device),
             flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         };
         // SAFETY: reads one structure; the range was mapped above.
         let code = unsafe { (on.api.cuMemSetAccess)(at, bytes as usize, &access, 1) };
-        if code != 0 {
-            // SAFETY: the mapping made above, which nobody has used.
-            unsafe { (on.api.cuMemUnmap)(at, bytes as usize) };
+        let done = on.check_memory("cuMemSetAccess", code, what, bytes);
+        if done.is_err() {
+            undo();
         }
-        on.check_memory("cuMemSetAccess", code, what, bytes)
+        done
     }
 }
 
@@ -200,12 +209,18 @@ impl Drop for CudaArena {
         self.context.quietly(|on| {
             if self.length > 0 {
                 // SAFETY: takes no arguments. Unlike freeing, unmapping does not wait for work that uses the memory.
-                unsafe { (on.api.cuCtxSynchronize)() };
+                on.last("cuCtxSynchronize", |api| unsafe {
+                    (api.cuCtxSynchronize)()
+                });
                 // SAFETY: exactly the mappings that were made, all of them idle now.
-                unsafe { (on.api.cuMemUnmap)(self.at, self.length as usize) };
+                on.last("cuMemUnmap", |api| unsafe {
+                    (api.cuMemUnmap)(self.at, self.length as usize)
+                });
             }
             // SAFETY: the reservation made in `reserve`, with nothing mapped in it any more.
-            unsafe { (on.api.cuMemAddressFree)(self.at, self.limit as usize) };
+            on.last("cuMemAddressFree", |api| unsafe {
+                (api.cuMemAddressFree)(self.at, self.limit as usize)
+            });
         });
     }
 }
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_failed_step_leaves_nothing_behind() {
-        for step in ["cuMemMap", "cuMemSetAccess"] {
+        for step in ["cuMemMap", "cuMemRelease", "cuMemSetAccess"] {
             let mut arena = arena();
             fake::fail(step, 0, 1);
             assert!(

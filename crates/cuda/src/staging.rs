@@ -156,10 +156,14 @@ impl Staging {
     pub(crate) fn release(&mut self, on: &Entered<'_>) {
         for fence in self.fences.iter().filter(|f| !f.0.is_null()) {
             // SAFETY: made in `new` and destroyed once.
-            unsafe { (on.api.cuEventDestroy_v2)(fence.0) };
+            on.last("cuEventDestroy", |api| unsafe {
+                (api.cuEventDestroy_v2)(fence.0)
+            });
         }
         // SAFETY: allocated in `new` and freed once; nothing reads it any more.
-        unsafe { (on.api.cuMemFreeHost)(self.base.0.cast()) };
+        on.last("cuMemFreeHost", |api| unsafe {
+            (api.cuMemFreeHost)(self.base.0.cast())
+        });
     }
 }
 

@@ -189,12 +189,16 @@ impl Drop for CudaStream {
         let staging = self.staging.get_mut().take();
         self.context.quietly(|on| {
             // SAFETY: the stream is alive. The device may still read the staging memory.
-            unsafe { (on.api.cuStreamSynchronize)(self.raw.0) };
+            on.last("cuStreamSynchronize", |api| unsafe {
+                (api.cuStreamSynchronize)(self.raw.0)
+            });
             if let Some(mut staging) = staging {
                 staging.release(on);
             }
             // SAFETY: made in `new` and destroyed once.
-            unsafe { (on.api.cuStreamDestroy_v2)(self.raw.0) };
+            on.last("cuStreamDestroy", |api| unsafe {
+                (api.cuStreamDestroy_v2)(self.raw.0)
+            });
         });
     }
 }
@@ -255,9 +259,11 @@ impl Mark for CudaMark {
 
 impl Drop for CudaMark {
     fn drop(&mut self) {
-        // SAFETY: made in `CudaStream::mark` and destroyed once; a pending one is kept by the driver until it happens.
-        self.context.quietly(|on| unsafe {
-            (on.api.cuEventDestroy_v2)(self.event.0);
+        self.context.quietly(|on| {
+            // SAFETY: made in `new` and destroyed once; a pending one is kept by the driver until it happens.
+            on.last("cuEventDestroy", |api| unsafe {
+                (api.cuEventDestroy_v2)(self.event.0)
+            });
         });
     }
 }

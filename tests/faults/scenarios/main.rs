@@ -36,6 +36,37 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         out_of_memory_at_any_call,
         a_lost_device_at_any_call,
     }
+    device::{
+        a_driver_that_does_not_start_says_why,
+        a_lost_device_says_why_and_stays_lost,
+        a_card_that_nobody_knows_is_named,
+        two_cards_have_kernels_of_their_own,
+        too_little_memory_for_a_large_shape_leaves_the_small_ones,
+        many_sessions_leave_nothing_behind,
+    }
+    compiler::{
+        without_a_compiler_the_search_is_told,
+        a_refused_kernel_is_told_once_and_the_generic_one_serves,
+        a_compile_without_end_stops_nobody,
+        a_variant_that_cannot_be_installed_is_dropped,
+        an_image_that_the_driver_refuses_is_compiled_again,
+        an_image_newer_than_the_driver_is_told,
+        many_shapes_keep_few_variants,
+        two_shapes_in_turn_compile_once,
+        the_process_ends_in_the_middle_of_a_compile,
+    }
+    lifetime::{
+        threads_share_a_session,
+        few_files_are_a_typed_error,
+    }
+    disk::{
+        any_file_call_may_fail,
+        a_short_write_is_completed,
+        the_folder_may_vanish,
+        a_cold_start,
+        a_writer,
+        a_tiny_limit,
+    }
 };
 
 fn main() -> ExitCode {

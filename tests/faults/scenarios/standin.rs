@@ -21,8 +21,12 @@ fn controls() -> (SetScript, GetReport) {
         // SAFETY: the library exports both with these signatures, and is never closed.
         unsafe {
             (
-                *library.get::<SetScript>(b"standin_script").expect("a control"),
-                *library.get::<GetReport>(b"standin_report").expect("a control"),
+                *library
+                    .get::<SetScript>(b"standin_script")
+                    .expect("a control"),
+                *library
+                    .get::<GetReport>(b"standin_report")
+                    .expect("a control"),
             )
         }
     })

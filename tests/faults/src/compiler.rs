@@ -107,11 +107,9 @@ pub unsafe extern "C" fn nvrtcDestroyProgram(program: *mut u64) -> c_int {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     flows.retain(|(p, ..)| *p != handle);
-    let code = books().get_or_insert_default().unmake(
-        "nvrtcDestroyProgram",
-        Kind::Program,
-        handle,
-    );
+    let code = books()
+        .get_or_insert_default()
+        .unmake("nvrtcDestroyProgram", Kind::Program, handle);
     c_int::from(code != 0) * INVALID_PROGRAM
 }
 

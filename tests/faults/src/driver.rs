@@ -80,9 +80,8 @@ fn give_back(function: &'static str, kind: Kind, handle: u64) -> u32 {
 /// Whether a range of device memory is there.
 fn there(b: &Books, at: u64, bytes: usize) -> bool {
     let end = at.checked_add(bytes as u64);
-    let inside = |from: u64, length: usize| {
-        at >= from && end.is_some_and(|end| end <= from + length as u64)
-    };
+    let inside =
+        |from: u64, length: usize| at >= from && end.is_some_and(|end| end <= from + length as u64);
     let pieces = b.alive.range((Kind::Memory, 0)..=(Kind::Memory, u64::MAX));
     if pieces
         .into_iter()
@@ -175,11 +174,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> u32 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetName(
-    name: *mut c_char,
-    length: c_int,
-    _device: c_int,
-) -> u32 {
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _device: c_int) -> u32 {
     play("cuDeviceGetName", |_| {
         let words = c"Stand-in".to_bytes_with_nul();
         let bytes = words.len().min(usize::try_from(length).unwrap_or(0));
@@ -416,7 +411,10 @@ pub extern "C" fn cuMemAddressFree(at: u64, bytes: usize) -> u32 {
         b.wrong("cuMemAddressFree: another length than reserved".to_owned());
     }
     let end = at + bytes as u64;
-    let mapped = b.alive.keys().any(|(kind, from)| *kind == Kind::Mapping && (at..end).contains(from));
+    let mapped = b
+        .alive
+        .keys()
+        .any(|(kind, from)| *kind == Kind::Mapping && (at..end).contains(from));
     if mapped && b.lost.is_none() {
         b.wrong("cuMemAddressFree: something is still mapped".to_owned());
     }

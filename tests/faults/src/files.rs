@@ -53,9 +53,7 @@ fn watch(file: c_int, value: bool) {
 fn fails(function: &'static str) -> bool {
     let code = {
         let mut guard = books();
-        guard
-            .as_mut()
-            .and_then(|b| b.count_file(function))
+        guard.as_mut().and_then(|b| b.count_file(function))
     };
     let Some(code) = code else { return false };
     // SAFETY: this thread's own number.
