@@ -1,5 +1,6 @@
 //! A scenario in a process of its own.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,22 @@ pub(crate) fn standin() -> PathBuf {
     let path = folder.join(name);
     assert!(path.exists(), "cargo built no {}", path.display());
     path
+}
+
+/// The real compiler: what `BESPOKE_NVRTC` names, or what `cargo xtask models` fetched. Where there is none, says that the
+/// test of this name is skipped.
+#[allow(dead_code, reason = "not every test of the package needs it")]
+pub(crate) fn nvrtc(test: &str) -> Option<PathBuf> {
+    let fetched = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/nvrtc");
+    let named = std::env::var_os("BESPOKE_NVRTC").map(PathBuf::from);
+    let found = named.unwrap_or(fetched);
+    if found.exists() {
+        return Some(found);
+    }
+    // past the harness, which swallows what tests print
+    let words = format!("skipped: {test}: no NVRTC; `cargo xtask models nvrtc` fetches it\n");
+    let _ = std::io::stderr().write_all(words.as_bytes());
+    None
 }
 
 /// What to run and how.
