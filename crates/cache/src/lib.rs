@@ -24,7 +24,7 @@
 //!
 //! ```text
 //! <dir>/kernels-v2/ab/ab34…   one entry, 64 hexadecimal digits; 256 shards by the first two
-//! <dir>/kernels-v2/tmp/       entries being written; swept after an hour
+//! <dir>/kernels-v2/tmp/       entries being written, and claims; swept after an hour
 //! <dir>/kernels-v2/bad/       the last 16 entries found damaged or refused by the driver
 //! <dir>/learned-v1/<digest>.json   what was learned about a model, see [`learned`]
 //! ```
@@ -37,10 +37,11 @@
 //! learned from one machine to another in one file.
 //!
 //! [`key`] builds keys, [`entry`] is the file format, [`config`] says where and how, `store` is
-//! [`Cache`] itself, `upkeep` lists, verifies and evicts, [`learned`] keeps small merged documents, and
-//! `os` holds every call that differs between operating systems.
+//! [`Cache`] itself, [`claim`] lets one of several processes make what all miss, `upkeep` lists, verifies and evicts,
+//! [`learned`] keeps small merged documents, and `os` holds every call that differs between operating systems.
 
 pub mod archive;
+pub mod claim;
 pub mod config;
 pub mod entry;
 pub mod explain;
@@ -53,6 +54,7 @@ mod store;
 mod upkeep;
 
 pub use archive::{ArchiveError, ExportReport, ImportReport, MemberRefusal};
+pub use claim::Claim;
 pub use config::{CacheConfig, CacheError, LayerRefusal, Mode, OffReason};
 pub use entry::{
     DecodeError, Decoded, KernelInfo, MAX_HEADER, MAX_PAYLOAD, MAX_SOURCE, Metadata, decode_entry,

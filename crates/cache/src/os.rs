@@ -132,6 +132,15 @@ mod unix {
             .open(path)
     }
 
+    /// Whether an open file is still the one of this name.
+    pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+        let same = |a: Metadata, b: Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        match (file.metadata(), std::fs::symlink_metadata(path)) {
+            (Ok(open), Ok(named)) => same(open, named),
+            _ => false,
+        }
+    }
+
     /// Whether opening failed because the last component is a symbolic link.
     pub(crate) fn is_symlink_refusal(error: &io::Error) -> bool {
         matches!(error.raw_os_error(), Some(code) if code == libc::ELOOP || code == libc::EMLINK)
@@ -238,6 +247,11 @@ mod other {
         File::open(path)
     }
 
+    /// Nobody can put another file in the place of one that is open.
+    pub(crate) fn is_at(_: &File, _: &Path) -> bool {
+        true
+    }
+
     pub(crate) fn is_symlink_refusal(error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::InvalidInput
     }
@@ -258,8 +272,8 @@ use unix as system;
 
 use system::check_owner;
 pub(crate) use system::{
-    create_private_dir, create_private_file, is_symlink_refusal, open_lock_file, open_no_follow,
-    runs_elevated,
+    create_private_dir, create_private_file, is_at, is_symlink_refusal, open_lock_file,
+    open_no_follow, runs_elevated,
 };
 
 #[cfg(all(test, unix))]

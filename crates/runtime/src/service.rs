@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bespoke_cache::{Cache, CacheConfig, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage};
 use bespoke_device::{Arch, DeviceProps};
@@ -21,6 +21,10 @@ use crate::weights::Shelf;
 
 /// Changes whenever the way in which a cubin is called changes.
 const ABI: &str = "slots-1";
+
+/// How long to wait for another process that compiles the same kernel: longer than a compile takes, and not so long that
+/// one which is stopped stops this one.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why there is no cubin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -365,6 +369,18 @@ impl Shop {
                 });
             }
         };
+        // of several processes that start on one empty folder, one compiles each kernel
+        let claim = self.cache.claim(&key, |waited| {
+            waited < CLAIM_PATIENCE && !cancel.load(Ordering::Relaxed)
+        });
+        if claim.is_late()
+            && let Lookup::Hit(entry) = self.cache.get(&key, build.as_deref())
+        {
+            Self::count(&self.counters.cache_hits, 1);
+            let cubin = Bytes::from(entry.payload);
+            self.remember(key, &cubin);
+            return Ok(ready(cubin, Origin::Cache, None, 0));
+        }
         let arch = request.arch.to_string();
         let start = Instant::now();
         let compiled = nvrtc
