@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::ending::{self, Underway};
 use crate::error::JitError;
 use crate::ffi::{self, Api, Program};
 use crate::resources::{self, Resources};
@@ -90,6 +91,7 @@ impl Nvrtc {
     ///
     /// [`JitError::NotFound`] with every place tried.
     pub fn load(plan: &SearchPlan) -> Result<Arc<Nvrtc>, JitError> {
+        ending::guard();
         let mut tried = Vec::new();
         for place in &plan.places {
             let mut note = |what: String, found| {
@@ -130,6 +132,9 @@ impl Nvrtc {
     }
 
     fn load_file(file: &Path, newest_major: Option<u32>) -> Result<Nvrtc, Found> {
+        let Some(_underway) = Underway::begin() else {
+            return Err(Found::Unloadable("the process is ending".to_owned()));
+        };
         let named_by_path = file.components().count() > 1;
         if named_by_path {
             // NVRTC opens its built-ins by plain name on the first compile and finds them only if they are in memory
@@ -139,6 +144,7 @@ impl Nvrtc {
             }
         }
         let api = Api::load(file)?;
+        ending::register();
         let broken =
             |call: &str, code| Found::Unloadable(format!("{call} failed with code {code}"));
         let version = api.version().map_err(|code| broken("nvrtcVersion", code))?;
@@ -267,6 +273,10 @@ impl Nvrtc {
             log,
         };
 
+        // declared before the program, so that it ends after the program is destroyed
+        let Some(_underway) = Underway::begin() else {
+            return Err(JitError::Cancelled { kernel: kernel() });
+        };
         let start = Instant::now();
         let mut program = Program::new(&self.api, &source, &name)
             .map_err(|code| failed("nvrtcCreateProgram", code, String::new()))?;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libloading::Library;
 
+use crate::ending;
 use crate::search::Found;
 
 /// `nvrtcResult`.
@@ -143,7 +144,7 @@ pub(crate) struct Program<'a> {
 
 /// What the flow callback looks at.
 struct Watch<'a> {
-    cancel: &'a AtomicBool,
+    cancel: Option<&'a AtomicBool>,
     /// NVRTC wants the same answer once it was "cancel", even if the caller takes the wish back.
     latched: AtomicBool,
 }
@@ -153,7 +154,8 @@ unsafe extern "C" fn on_flow(watch: *mut c_void, _reserved: *mut c_void) -> c_in
     // SAFETY: NVRTC passes the pointer given to `nvrtcSetFlowCallback`, which `compile` keeps alive until the
     // compile has returned.
     let watch = unsafe { &*watch.cast::<Watch<'_>>() };
-    if watch.cancel.load(Ordering::Relaxed) {
+    let wished = watch.cancel.is_some_and(|c| c.load(Ordering::Relaxed));
+    if wished || ending::is_ending() {
         watch.latched.store(true, Ordering::Relaxed);
     }
     c_int::from(watch.latched.load(Ordering::Relaxed))
@@ -185,13 +187,19 @@ impl<'a> Program<'a> {
     ) -> Result<(), Code> {
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let count = c_int::try_from(pointers.len()).unwrap_or(c_int::MAX);
-        let watch = cancel.map(|cancel| Watch {
+        let watch = Watch {
             cancel,
             latched: AtomicBool::new(false),
-        });
-        if let (Some(watch), Some(set)) = (&watch, self.api.set_flow_callback) {
+        };
+        if let Some(set) = self.api.set_flow_callback {
             // SAFETY: `watch` lives until the end of this function, after the only call that uses it.
-            check(unsafe { set(self.handle, on_flow, ptr::from_ref(watch).cast_mut().cast()) })?;
+            check(unsafe {
+                set(
+                    self.handle,
+                    on_flow,
+                    ptr::from_ref(&watch).cast_mut().cast(),
+                )
+            })?;
         }
         // SAFETY: the handle is live, and `pointers` holds `count` zero-terminated strings that outlive the call.
         check(unsafe { (self.api.compile)(self.handle, count, pointers.as_ptr()) })

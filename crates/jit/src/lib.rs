@@ -15,15 +15,17 @@
 //! - Options are explicit and few ([`CompileRequest::canonical_options`]); they belong in the cache key. No
 //!   environment variable and no file adds to them, and sources include nothing.
 //! - The assembler's report of registers, shared memory and spills ([`Resources`]) comes with every kernel.
-//! - A compile can be cancelled while it runs ([`CompileRequest::cancel`]).
+//! - A compile can be cancelled while it runs ([`CompileRequest::cancel`]). A process may end while one runs.
 //!
 //! # Map of the crate
 //!
-//! [`search`] decides where the library may be, `ffi` binds it (the only `unsafe` code beside one call in
-//! [`pool`]), [`compiler`] is [`Nvrtc`], [`resources`] reads the assembler's report, and [`pool`] runs compiles
+//! [`search`] decides where the library may be, `ffi` binds it (the only `unsafe` code beside one call each in
+//! [`pool`] and `ending`), `ending` holds up the end of the process until compiles have stopped, [`compiler`] is
+//! [`Nvrtc`], [`resources`] reads the assembler's report, and [`pool`] runs compiles
 //! (or any other job) on low-priority threads, each distinct one once.
 
 pub mod compiler;
+mod ending;
 pub mod error;
 mod ffi;
 pub mod pool;

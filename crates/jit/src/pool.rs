@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::ending;
+
 /// Stack of a worker: compilers recurse deeply. Only touched pages cost memory.
 const STACK: usize = 16 << 20;
 
@@ -194,6 +196,7 @@ where
     ///
     /// The system's error if not a single thread can be started.
     pub fn new(config: PoolConfig) -> std::io::Result<Self> {
+        ending::guard();
         let state = State {
             jobs: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -247,6 +250,7 @@ where
         run: impl FnOnce(&AtomicBool) -> T + Send + 'static,
         done: impl FnOnce(Outcome<T>) + Send + 'static,
     ) -> Ticket<K, T> {
+        ending::guard();
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         let request = state.next;
