@@ -35,7 +35,7 @@ fn installs(session: &Session) -> usize {
 
 /// The environment names no usable compiler: the error lists where was looked, and the text given as argument.
 pub(crate) fn without_a_compiler_the_search_is_told(arguments: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));
@@ -52,7 +52,7 @@ pub(crate) fn without_a_compiler_the_search_is_told(arguments: &[String]) {
 
 /// A specialised kernel does not compile: one event, no second attempt, and runs go on.
 pub(crate) fn a_refused_kernel_is_told_once_and_the_generic_one_serves(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
     for name in ["lazy", "eager"] {
         let session = load(&device, &service, strategy(name)).expect("a session");
@@ -70,7 +70,7 @@ pub(crate) fn a_refused_kernel_is_told_once_and_the_generic_one_serves(_: &[Stri
 
 /// A compile that never ends: lazy runs do not wait for it, a deadline ends an eager one, and dropping takes no second.
 pub(crate) fn a_compile_without_end_stops_nobody(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
     script("endless");
     let session = load(&device, &service, strategy("lazy")).expect("a session");
@@ -111,7 +111,7 @@ fn end(device: Arc<dyn Device>, service: Arc<CompileService>) {
 
 /// Kernels that compile and then do not load, do not fit into the graph, or find no memory: the generic ones serve.
 pub(crate) fn a_variant_that_cannot_be_installed_is_dropped(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
     for failure in [
         "fail=cuModuleLoadData@*:2",
@@ -136,7 +136,7 @@ pub(crate) fn a_variant_that_cannot_be_installed_is_dropped(_: &[String]) {
 
 /// The driver refuses a cached image: it is put aside, compiled again, and the session loads.
 pub(crate) fn an_image_that_the_driver_refuses_is_compiled_again(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     for code in [200, 209] {
         drop(prepared(&cache));
         script(&format!("fail=cuModuleLoadData@1:{code}"));
@@ -151,7 +151,7 @@ pub(crate) fn an_image_that_the_driver_refuses_is_compiled_again(_: &[String]) {
 
 /// Every image is newer than the driver: no endless attempts, and the remedy is in the error.
 pub(crate) fn an_image_newer_than_the_driver_is_told(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     drop(prepared(&cache));
     script("fail=cuModuleLoadData@*:222");
     let device = card(0).expect("a card");
@@ -167,7 +167,7 @@ pub(crate) fn an_image_newer_than_the_driver_is_told(_: &[String]) {
 /// Hundreds of shapes: variants, modules and graphs stay as few as the session may keep.
 pub(crate) fn many_shapes_keep_few_variants(_: &[String]) {
     const KEPT: usize = 4;
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
     let options = SessionOptions {
         max_variants: KEPT,
@@ -200,7 +200,7 @@ pub(crate) fn many_shapes_keep_few_variants(_: &[String]) {
 
 /// Two shapes in turn: each is compiled once.
 pub(crate) fn two_shapes_in_turn_compile_once(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
     let session = load(&device, &service, strategy("lazy")).expect("a session");
     let round = || {
@@ -222,7 +222,7 @@ pub(crate) fn two_shapes_in_turn_compile_once(_: &[String]) {
 /// The process ends while kernels compile: with its own status, at once. With an argument the compiler is the real one,
 /// which that many milliseconds are given to begin.
 pub(crate) fn the_process_ends_in_the_middle_of_a_compile(arguments: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("endless");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));

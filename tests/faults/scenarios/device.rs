@@ -39,7 +39,7 @@ pub(crate) fn a_driver_that_does_not_start_says_why(_: &[String]) {
 
 /// Each fault of a kernel, of memory and of a server: the run fails with its remedy, and nothing works afterwards.
 pub(crate) fn a_lost_device_says_why_and_stays_lost(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     for (code, says) in [
         (214, "ECC"),
         (700, "compute-sanitizer"),
@@ -76,7 +76,7 @@ pub(crate) fn a_lost_device_says_why_and_stays_lost(_: &[String]) {
 
 /// The compiler cannot know what it is older than: the error names the architecture.
 pub(crate) fn a_card_that_nobody_knows_is_named(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("arch=137");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));
@@ -89,7 +89,7 @@ pub(crate) fn a_card_that_nobody_knows_is_named(_: &[String]) {
 
 /// Kernels of two architectures never meet: each card's are compiled, and found again, by themselves.
 pub(crate) fn two_cards_have_kernels_of_their_own(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     let service = service(CacheConfig::at(cache.path()));
     let mut compiled = Vec::new();
     for arch in [90, 80, 90] {
@@ -105,7 +105,7 @@ pub(crate) fn two_cards_have_kernels_of_their_own(_: &[String]) {
 
 /// Memory that runs out for a large shape: an error that lists what is held, and the session goes on.
 pub(crate) fn too_little_memory_for_a_large_shape_leaves_the_small_ones(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));
@@ -134,7 +134,7 @@ fn holds(what: &str) -> usize {
 
 /// Two hundred sessions, loaded, run and dropped: as many files, threads and handles as before, and no more memory.
 pub(crate) fn many_sessions_leave_nothing_behind(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));

@@ -35,7 +35,7 @@ fn is_clean(folder: &Path) -> usize {
 
 /// A session on an empty folder and one on what it left, while calls on their files fail as the words say.
 fn check(words: &str) -> (Report, Stats) {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = crate::rig::folder();
     let folder = temp.path().join("cache");
     script(&format!("folder={} {words}", folder.display()));
     let stats = session(&folder);
@@ -105,7 +105,7 @@ pub(crate) fn any_file_call_may_fail(_: &[String]) {
 
 /// Writes that take half of what they are given.
 pub(crate) fn a_short_write_is_completed(_: &[String]) {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = crate::rig::folder();
     let folder = temp.path().join("cache");
     script(&format!(
         "folder={} file=write@1:0 file=write@4:0",
@@ -119,7 +119,7 @@ pub(crate) fn a_short_write_is_completed(_: &[String]) {
 
 /// Somebody removes the folder between two runs.
 pub(crate) fn the_folder_may_vanish(_: &[String]) {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = crate::rig::folder();
     let folder = temp.path().join("cache");
     script("");
     let device = card(0).expect("a card");

@@ -10,7 +10,7 @@ use crate::standin::{report, script};
 
 /// Sixteen threads and one session, each with shapes of its own, while variants come and go.
 pub(crate) fn threads_share_a_session(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));
@@ -44,7 +44,7 @@ pub(crate) fn threads_share_a_session(_: &[String]) {
 
 /// No file can be opened: what needs one says so; what does not goes on.
 pub(crate) fn few_files_are_a_typed_error(_: &[String]) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     script("");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));

@@ -61,6 +61,14 @@ fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/small/bert/model.onnx")
 }
 
+/// A new folder, in memory where the system has a place for that: what is tested is which calls fail, and a disk that has
+/// to flush tens of thousands of small files takes minutes.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder")
+}
+
 /// The card.
 pub(crate) fn card(ordinal: u32) -> Result<Arc<dyn Device>, Error> {
     Ok(bespoke::open_device(DeviceChoice::Cuda { ordinal })?.0)

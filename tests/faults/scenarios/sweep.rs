@@ -119,7 +119,7 @@ fn check(cache: &Path, words: &str) -> Report {
 
 /// Lets calls fail with a code, each in a session of its own.
 fn sweep(code: u32) {
-    let cache = tempfile::tempdir().expect("a folder");
+    let cache = crate::rig::folder();
     check(cache.path(), "");
     // the cache is filled now, so that all sessions are the same
     let whole = check(cache.path(), "");

@@ -41,7 +41,7 @@ scenarios! {
 /// A folder without a library, a library of no bytes, a library that is something else.
 #[test]
 fn without_a_compiler_the_search_is_told() {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = process::folder();
     let empty = temp.path().join("libnvrtc.so.13");
     std::fs::write(&empty, b"").expect("an empty file");
     let missing = temp.path().join("missing");

@@ -49,7 +49,7 @@ fn a_short_write_is_completed() {
 /// Eight processes start on one empty folder: all right, and next to nothing compiled twice.
 #[test]
 fn eight_processes_share_a_cold_start() {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = process::folder();
     let folder = temp.path().join("cache");
     let start = |_| Scenario::new("a_cold_start").arg(&folder).start();
     let said = succeeded((0..8).map(start).collect());
@@ -71,7 +71,7 @@ fn eight_processes_share_a_cold_start() {
 /// Two hundred times a process that writes is killed at a moment of chance; what it left is whole or absent.
 #[test]
 fn a_killed_writer_leaves_whole_entries() {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = process::folder();
     let folder = temp.path().join("cache");
     // a sequence that looks like chance and is the same in every run
     let mut state = 1_u64;
@@ -99,7 +99,7 @@ fn a_killed_writer_leaves_whole_entries() {
 /// Eight processes on a folder that may hold two entries: nobody sees an error.
 #[test]
 fn a_tiny_limit_disturbs_nobody() {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = process::folder();
     let folder = temp.path().join("cache");
     let start = |_| Scenario::new("a_tiny_limit").arg(&folder).start();
     succeeded((0..8).map(start).collect());

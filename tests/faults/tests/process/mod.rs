@@ -35,6 +35,14 @@ pub(crate) fn nvrtc(test: &str) -> Option<PathBuf> {
     None
 }
 
+/// A new folder, in memory where the system has a place for that: what is tested is which calls fail, and a disk that has
+/// to flush tens of thousands of small files takes minutes.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder")
+}
+
 /// What to run and how.
 pub(crate) struct Scenario {
     name: &'static str,
