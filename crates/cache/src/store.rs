@@ -503,12 +503,9 @@ pub(crate) fn read_entry_file(
 /// Marks an entry as used now, if its mark is old.
 fn renew_use(path: &Path) -> std::io::Result<()> {
     let file = os::open_no_follow(path)?;
-    if file
-        .metadata()?
-        .modified()?
-        .elapsed()
-        .is_ok_and(|age| age > RENEW_AFTER)
-    {
+    let age = file.metadata()?.modified()?.elapsed();
+    // A mark in the future is one of a clock that was wrong.
+    if age.map_or_else(|ahead| ahead.duration(), |age| age) > RENEW_AFTER {
         file.set_modified(SystemTime::now())?;
     }
     Ok(())

@@ -516,6 +516,32 @@ fn eviction_takes_the_least_recently_used_and_spares_the_young() {
     assert_eq!(cache.stats().evicted, 3);
 }
 
+/// Marks of a clock that was wrong: far in the future, and long ago.
+#[test]
+fn eviction_stays_bounded_whatever_the_clock_said() {
+    let fixture = Fixture::new();
+    let cache = Cache::open(CacheConfig {
+        max_entries: 10,
+        ..CacheConfig::at(fixture.dir())
+    });
+    let keys: Vec<Key> = (0..20)
+        .map(|index| put(&cache, &format!("k{index}")))
+        .collect();
+    let years = Duration::from_secs(20 * 365 * 86_400);
+    for (index, key) in keys.iter().enumerate() {
+        let then = match index % 2 {
+            0 => SystemTime::now() + years,
+            _ => SystemTime::UNIX_EPOCH,
+        };
+        let file = std::fs::File::open(fixture.path(key)).unwrap();
+        file.set_modified(then).unwrap();
+    }
+    // A hit puts the clock right.
+    assert!(cache.get(&keys[0], None).hit().is_some());
+    assert_eq!(cache.gc().unwrap().after.entries, 9);
+    assert!(fixture.path(&keys[0]).exists());
+}
+
 #[test]
 fn a_store_over_the_byte_limit_evicts_by_itself() {
     let fixture = Fixture::new();

@@ -177,6 +177,17 @@ impl Cache {
                 self.max_bytes - self.max_bytes / 10,
                 self.max_entries - self.max_entries / 10,
             );
+            // A mark far in the future was made by a clock that was wrong and says nothing: such an entry is as good as
+            // never used.
+            for entry in &mut found {
+                if entry
+                    .used
+                    .duration_since(now)
+                    .is_ok_and(|ahead| ahead > MIN_AGE)
+                {
+                    entry.used = SystemTime::UNIX_EPOCH;
+                }
+            }
             found.sort_by_key(|found| (found.used, found.key));
             for old in &found {
                 let young = now
