@@ -11,7 +11,7 @@ use crate::standin::{report, script};
 /// Sixteen threads and one session, each with shapes of its own, while variants come and go.
 pub(crate) fn threads_share_a_session(_: &[String]) {
     let cache = crate::rig::folder();
-    script("");
+    script("slow=cuGraphLaunch:300 slow=cuGraphExecKernelNodeSetParams_v2:20");
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(cache.path()));
     let options = bespoke::SessionOptions {
@@ -40,6 +40,28 @@ pub(crate) fn threads_share_a_session(_: &[String]) {
         report.alive.is_empty() && report.misuse.is_empty(),
         "{report:?}"
     );
+}
+
+/// A forked child has none of its parent's threads and may not use its driver: it is told so, and the parent goes on.
+pub(crate) fn a_forked_child_is_refused_the_driver(_: &[String]) {
+    let cache = crate::rig::folder();
+    script("");
+    let device = card(0).expect("a card");
+    let service = service(CacheConfig::at(cache.path()));
+    let session = load(&device, &service, strategy("none")).expect("a session");
+    // SAFETY: the child opens a card, which is refused before anything else, and ends without destructors.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let text = card(0).map(|_| ()).map_err(|e| e.to_string());
+        let told = text.is_err_and(|text| text.contains("after the fork"));
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(if told { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child and writes one number.
+    let ended = unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!((ended, status), (child, 0));
+    run(&session, 8).expect("a run");
 }
 
 /// No file can be opened: what needs one says so; what does not goes on.

@@ -58,6 +58,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     lifetime::{
         threads_share_a_session,
         few_files_are_a_typed_error,
+        a_forked_child_is_refused_the_driver,
     }
     disk::{
         any_file_call_may_fail,

@@ -59,6 +59,10 @@ pub struct Books {
     pub after_lost: u64,
     /// Compiles begun.
     pub compiles: u64,
+    /// The modules of graphs and executables, by node.
+    pub nodes: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// Executables that a call works on now: they are not for two threads at once.
+    pub busy: BTreeSet<u64>,
     /// Watched file operations by function, and in all.
     pub files: BTreeMap<&'static str, u64>,
     /// See `files`.
@@ -87,6 +91,8 @@ pub fn begin(script: Script) {
     *books = Some(Books {
         script,
         alive,
+        nodes: old.nodes,
+        busy: old.busy,
         next: old.next,
         ..Books::default()
     });

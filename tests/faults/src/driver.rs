@@ -757,6 +757,7 @@ pub unsafe extern "C" fn cuGraphCreate(graph: *mut u64, _flags: c_uint) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphDestroy(graph: u64) -> u32 {
+    books().get_or_insert_default().nodes.remove(&graph);
     give_back("cuGraphDestroy", Kind::Graph, graph)
 }
 
@@ -779,7 +780,10 @@ pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
     let things = [(Kind::Graph, graph), (Kind::Module, function)];
     let code = on("cuGraphAddKernelNode_v2", &things);
     if code == 0 {
-        let handle = books().get_or_insert_default().handle();
+        let mut guard = books();
+        let b = guard.get_or_insert_default();
+        let handle = b.handle();
+        b.nodes.entry(graph).or_default().insert(handle, function);
         // SAFETY: the caller's pointer to one handle.
         unsafe { *node = handle };
     }
@@ -797,6 +801,8 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
             return 400;
         }
         let made = b.make(Kind::Executable);
+        let nodes = b.nodes.get(&graph).cloned().unwrap_or_default();
+        b.nodes.insert(made, nodes);
         // SAFETY: the caller's pointer to one handle.
         unsafe { *executable = made };
         0
@@ -805,29 +811,73 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphExecDestroy(executable: u64) -> u32 {
+    books().get_or_insert_default().nodes.remove(&executable);
     give_back("cuGraphExecDestroy", Kind::Executable, executable)
+}
+
+/// A call that only one thread may make on an executable at a time.
+fn alone(function: &'static str, executable: u64, call: impl FnOnce() -> u32) -> u32 {
+    let free = books().get_or_insert_default().busy.insert(executable);
+    let code = call();
+    let mut guard = books();
+    let b = guard.get_or_insert_default();
+    match free {
+        true => {
+            b.busy.remove(&executable);
+        }
+        false => {
+            b.wrong(format!("{function}: two threads at once"));
+        }
+    }
+    code
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
     executable: u64,
-    _node: u64,
+    node: u64,
     parameters: *const u64,
 ) -> u32 {
+    const NAME: &str = "cuGraphExecKernelNodeSetParams_v2";
     // SAFETY: the caller's structure.
     let function = unsafe { function_of(parameters) };
     let things = [(Kind::Executable, executable), (Kind::Module, function)];
-    on("cuGraphExecKernelNodeSetParams_v2", &things)
+    let code = alone(NAME, executable, || on(NAME, &things));
+    if code == 0 {
+        let mut guard = books();
+        let b = guard.get_or_insert_default();
+        match b.nodes.get_mut(&executable).and_then(|n| n.get_mut(&node)) {
+            Some(module) => *module = function,
+            None => {
+                b.wrong(format!("{NAME}: no such node"));
+            }
+        }
+    }
+    code
+}
+
+/// The kernels of an executable must be loaded when it goes to the card.
+fn launched(function: &'static str, executable: u64, stream: u64) -> u32 {
+    let things = [(Kind::Executable, executable), (Kind::Stream, stream)];
+    alone(function, executable, || {
+        let code = on(function, &things);
+        let mut guard = books();
+        let b = guard.get_or_insert_default();
+        let modules = b.nodes.get(&executable).into_iter().flatten();
+        let gone = |(_, module): (&u64, &u64)| !b.alive.contains_key(&(Kind::Module, *module));
+        if code == 0 && modules.map(|pair| gone(pair)).any(|g| g) {
+            b.wrong(format!("{function}: a kernel is unloaded"));
+        }
+        code
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphUpload(executable: u64, stream: u64) -> u32 {
-    let things = [(Kind::Executable, executable), (Kind::Stream, stream)];
-    on("cuGraphUpload", &things)
+    launched("cuGraphUpload", executable, stream)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphLaunch(executable: u64, stream: u64) -> u32 {
-    let things = [(Kind::Executable, executable), (Kind::Stream, stream)];
-    on("cuGraphLaunch", &things)
+    launched("cuGraphLaunch", executable, stream)
 }

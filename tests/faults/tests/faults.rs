@@ -35,6 +35,7 @@ scenarios! {
     two_shapes_in_turn_compile_once,
     threads_share_a_session,
     few_files_are_a_typed_error,
+    a_forked_child_is_refused_the_driver,
     the_folder_may_vanish,
 }
 
