@@ -505,7 +505,7 @@ fn renew_use(path: &Path) -> std::io::Result<()> {
     let file = os::open_no_follow(path)?;
     let age = file.metadata()?.modified()?.elapsed();
     // A mark in the future is one of a clock that was wrong.
-    if age.map_or_else(|ahead| ahead.duration(), |age| age) > RENEW_AFTER {
+    if age.unwrap_or_else(|ahead| ahead.duration()) > RENEW_AFTER {
         file.set_modified(SystemTime::now())?;
     }
     Ok(())

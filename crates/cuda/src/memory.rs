@@ -141,11 +141,11 @@ impl CudaArena {
         // SAFETY: the handle was made above. A mapping keeps the memory alive without it, so that unmapping frees it.
         let released = unsafe { (on.api.cuMemRelease)(handle) };
         on.check_memory("cuMemMap", mapped, what, bytes)?;
-        // SAFETY: the mapping made above, which nobody has used.
         let undo = || {
+            // SAFETY: the mapping made above, which nobody has used.
             on.last("cuMemUnmap", |api| unsafe {
                 (api.cuMemUnmap)(at, bytes as usize)
-            })
+            });
         };
         if let Err(error) = on.check("cuMemRelease", released) {
             undo();

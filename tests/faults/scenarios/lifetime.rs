@@ -76,13 +76,11 @@ pub(crate) fn few_files_are_a_typed_error(_: &[String]) {
         rlim_max: 0,
     };
     // SAFETY: fills the structure.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) },
-        0
-    );
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     limit.rlim_cur = 0;
     // SAFETY: reads the structure.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!((asked, set), (0, 0));
     assert!(
         std::fs::File::open("/proc/self/stat").is_err(),
         "a file was opened"

@@ -58,6 +58,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     // Suites look at every part.
     ("bespoke-gpu-tests", ANY),
     ("bespoke-tests", ANY),
+    ("bespoke-faults", ANY),
     ("bespoke-fuzz", ANY),
 ];
 
