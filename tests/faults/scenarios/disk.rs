@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bespoke::SessionOptions;
 use bespoke::cache::{
     Cache, CacheConfig, KeyBuilder, Lookup, Metadata, MissReason, PutOutcome, Stats,
 };
@@ -14,7 +15,11 @@ use crate::standin::{Report, report, script};
 fn session(folder: &Path) -> Stats {
     let device = card(0).expect("a card");
     let service = service(CacheConfig::at(folder));
-    let session = load(&device, &service, strategy("lazy")).expect("a session");
+    let options = SessionOptions {
+        learn: true,
+        ..strategy("lazy")
+    };
+    let session = load(&device, &service, options).expect("a session");
     for _ in 0..2 {
         let result = run(&session, 8).expect("a run");
         assert_eq!(result.outputs[0].1.dims(), [1, 8, 64]);
@@ -64,7 +69,7 @@ pub(crate) fn any_file_call_may_fail(_: &[String]) {
         whole.number("files") > 50,
         "the file system is not watched: {whole:?}"
     );
-    for needed in ["open", "read", "write", "fsync", "rename", "mkdir"] {
+    for needed in ["open", "read", "write", "fsync", "rename", "mkdir", "flock"] {
         assert!(whole.files.contains_key(needed), "no {needed}: {whole:?}");
     }
     let mut sessions = 0;

@@ -84,10 +84,11 @@ pub(crate) fn service(cache: CacheConfig) -> Arc<CompileService> {
     .expect("threads for the service")
 }
 
-/// Options for a strategy.
+/// Options for a strategy, in a session that remembers nothing of earlier ones.
 pub(crate) fn strategy(name: &str) -> SessionOptions {
     SessionOptions {
         strategy: name.into(),
+        learn: false,
         ..SessionOptions::default()
     }
 }

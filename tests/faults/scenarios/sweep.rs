@@ -59,7 +59,8 @@ fn step<T>(what: &str, end: &mut End, mut work: impl FnMut() -> Result<T, Error>
     }
 }
 
-/// Opens the card; loads a model and runs it at two shapes: lazily, eagerly, and launch by launch with swaps on trial;
+/// Opens the card; loads a model and runs it at two shapes: lazily, eagerly with what was learned, and launch by launch with
+/// swaps on trial;
 /// drops everything.
 fn short_session(cache: &Path) -> End {
     let mut end = End::Well;
@@ -72,7 +73,11 @@ fn short_session(cache: &Path) -> End {
         verify_swap: true,
         ..strategy("lazy")
     };
-    for options in [strategy("lazy"), strategy("eager"), launched] {
+    let learning = SessionOptions {
+        learn: true,
+        ..strategy("eager")
+    };
+    for options in [strategy("lazy"), learning, launched] {
         let Some(session) = step("loading", &mut end, || {
             load(&device, &service, options.clone())
         }) else {

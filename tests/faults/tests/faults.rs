@@ -83,3 +83,40 @@ fn the_process_ends_in_the_middle_of_a_compile() {
         end(Scenario::new(name).env("BESPOKE_NVRTC", &nvrtc).arg(millis));
     }
 }
+
+/// All Rust files below a folder, as one text.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+/// The page of faults names tests; each exists.
+#[test]
+fn every_test_that_the_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut text = String::new();
+    sources(&root.join("crates"), &mut text);
+    sources(&root.join("tests"), &mut text);
+    let page = std::fs::read_to_string(root.join("docs/faults.md")).expect("the page");
+    let rows = page.lines().filter(|l| l.starts_with("| "));
+    let quoted = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let names = quoted
+        .filter_map(|words| words.rsplit([' ', ':']).next())
+        .filter(|name| {
+            name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+    let mut count = 0;
+    for name in names {
+        // a test of the fault suite is an item of a list, all others are functions
+        let known = text.contains(&format!("fn {name}(")) || text.contains(&format!(" {name},\n"));
+        assert!(known, "no test `{name}`");
+        count += 1;
+    }
+    assert!(count > 80, "{count}");
+}
