@@ -10,7 +10,7 @@
 //!
 //! - A call that breaks the rules of the driver (no current context, a handle that does not exist or is freed already,
 //!   memory out of bounds) is refused, and noted: a test sees it even if the caller shrugs.
-//! - What fails, and when, is a [script](script) that a test sets at any time through `standin_script`; `standin_report`
+//! - What fails, and when, is a [`script`] that a test sets at any time through `standin_script`; `standin_report`
 //!   tells what happened since. Nothing depends on clocks or chance.
 //! - After a code from which a real device does not recover every later call returns that code, and is counted.
 #![allow(
