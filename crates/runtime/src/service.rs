@@ -376,10 +376,14 @@ impl Shop {
         if claim.is_late()
             && let Lookup::Hit(entry) = self.cache.get(&key, build.as_deref())
         {
+            let held = Held {
+                cubin: Bytes::from(entry.payload),
+                made_in: entry.metadata.compile_micros,
+                made_here: false,
+            };
             Self::count(&self.counters.cache_hits, 1);
-            let cubin = Bytes::from(entry.payload);
-            self.remember(key, &cubin);
-            return Ok(ready(cubin, Origin::Cache, None, 0));
+            self.remember(key, &held);
+            return Ok(ready(held, Origin::Cache, None, 0));
         }
         let arch = request.arch.to_string();
         let start = Instant::now();
