@@ -2,7 +2,7 @@
 //!
 //! Run threads, compile threads and the director append to one [`Log`]; each event gets a number and a time. The schema
 //! carries a version; fields are only ever added within one. Statistics, command output and traces read this stream, and
-//! [`feed`](crate::feed)s carry it to listeners as it happens.
+//! [`feed`](mod@crate::feed)s carry it to listeners as it happens.
 //!
 //! Times are microseconds since the session began to load. An event is written when what it tells of is over; where that
 //! took time, the event says since when or how long.

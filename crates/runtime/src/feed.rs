@@ -1,6 +1,6 @@
 //! Feeds: a session's events as they happen, for whoever listens.
 //!
-//! [`feed`] makes the two ends. The [`Feed`] goes to a session, in [`SessionOptions::feeds`](crate::SessionOptions) to
+//! [`feed`] makes the two ends. The [`Feed`] goes to a session, in [`SessionOptions::feeds`](crate::SessionOptions::feeds)(crate::SessionOptions) to
 //! hear it load or by [`Session::subscribe`](crate::Session::subscribe) later; the [`Subscription`] stays with the
 //! listener and is read on a thread of its own.
 //!

@@ -27,7 +27,7 @@
 //! - [`stretch`]: compiles that take longer, or less long, than they do, for experiments.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
 //! - [`prebuild`]: which kernels a session on some card would ask for, without either.
-//! - [`event`]: what happened, in the director's order, with reasons and numbers. [`feed`]: the same as it happens.
+//! - [`event`]: what happened, in the director's order, with reasons and numbers. [`mod@feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
 pub mod costs;

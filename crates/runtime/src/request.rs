@@ -89,9 +89,9 @@ pub struct SessionOptions {
     pub learn: bool,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
-    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`](crate::Error::NoGraph).
+    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`].
     pub require_graph: bool,
-    /// Who hears of every event from the first on; see [`crate::feed`].
+    /// Who hears of every event from the first on; see [`mod@crate::feed`].
     pub feeds: Vec<Feed>,
 }
 

@@ -362,7 +362,7 @@ impl Session {
         self.core.log.events()
     }
 
-    /// The same as it happens, from now on; see [`crate::feed`]. [`SessionOptions::feeds`] hear the session load, too.
+    /// The same as it happens, from now on; see [`mod@crate::feed`]. [`SessionOptions::feeds`](crate::SessionOptions::feeds) hear the session load, too.
     pub fn subscribe(&self) -> Subscription {
         let (session, listener) = feed(CAPACITY);
         self.core.log.subscribe(session);
