@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bespoke::ir::{Constant, SymInt, SymbolOrigin, SymbolTable, TensorType};
+use bespoke::ir::{Constant, Graph, SymInt, SymbolOrigin, SymbolTable, TensorType, ValueId};
 use bespoke::onnx::error::nearest;
 
 use crate::content::{Content, fill};
@@ -60,6 +60,17 @@ pub(crate) struct Port<'a> {
     pub(crate) name: &'a str,
     /// Its type.
     pub(crate) ty: &'a TensorType,
+}
+
+impl Port<'_> {
+    /// The inputs of a graph, in its order.
+    pub(crate) fn of(graph: &Graph) -> Vec<Port<'_>> {
+        let port = |&v: &ValueId| Port {
+            name: &graph.value(v).name,
+            ty: graph.ty(v),
+        };
+        graph.inputs().iter().map(port).collect()
+    }
 }
 
 /// What the command line says about inputs.

@@ -32,6 +32,7 @@ mod dataset;
 mod elements;
 mod environment;
 mod exit;
+mod export;
 mod failure;
 #[cfg(test)]
 mod guide;

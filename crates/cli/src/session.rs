@@ -105,14 +105,7 @@ impl Workplace {
             compile_cost: flags.cost.compile_cost,
             error_on_cache_miss: flags.error_on_cache_miss,
         })
-        .map_err(|error| {
-            let message = format!("the compile threads cannot be started: {error}");
-            Failure::new(
-                ErrorKind::OutOfMemory,
-                message,
-                "raise the limit of processes",
-            )
-        })?;
+        .map_err(|error| no_threads(&error))?;
         flags.cost.tell(console);
         let opened = service.cache().reason();
         if let Some(reason) = opened.as_ref().filter(|r| **r != OffReason::Asked) {
@@ -335,4 +328,13 @@ impl CacheReport {
         }
         text
     }
+}
+/// A compile service whose threads cannot be started.
+pub(crate) fn no_threads(error: &std::io::Error) -> Failure {
+    let message = format!("the compile threads cannot be started: {error}");
+    Failure::new(
+        ErrorKind::OutOfMemory,
+        message,
+        "raise the limit of processes",
+    )
 }

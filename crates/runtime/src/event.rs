@@ -346,7 +346,8 @@ impl Stats {
                 self.evictions += 1;
                 self.programs = self.programs.saturating_sub(1);
             }
-            EventKind::Lane { lanes } => self.lanes = *lanes as u64,
+            // two threads may tell of their lanes in the other order; the most there were is what counts
+            EventKind::Lane { lanes } => self.lanes = self.lanes.max(*lanes as u64),
             EventKind::Grow { bytes, .. } => self.arena_bytes += bytes,
             EventKind::Cancel { .. } => self.cancels += 1,
             EventKind::Relieve { .. } => self.reliefs += 1,

@@ -227,3 +227,12 @@ fn feeds_hear_what_the_log_keeps() {
     assert_eq!(heard(&from_later), [1]);
     assert_eq!(log.events().len(), 2);
 }
+
+#[test]
+fn lanes_told_in_the_wrong_order_are_counted_right() {
+    let log = Log::new(Instant::now(), Vec::new());
+    for lanes in [1, 2, 4, 3] {
+        log.push(EventKind::Lane { lanes });
+    }
+    assert_eq!(log.stats().lanes, 4);
+}

@@ -3,6 +3,8 @@
 //! Memory is counted as the system counts it, in anonymous pages of this process, so the tests take turns. Where
 //! `/proc` does not say, there is nothing to count, and each test says that it is skipped.
 
+mod wrapped;
+
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -282,10 +284,8 @@ fn a_session_is_dropped_at_once_while_its_director_is_behind() {
 /// A host whose kernels wait for each other: the launches of several lanes must be under way at the same time.
 mod meeting {
     use super::*;
-    use bespoke_device::{
-        Arena, DeviceError, DeviceProps, Graph as DeviceGraph, Image, Kernel, Launch, LaunchConfig,
-        Memory, Result, Stream, Twin, TwinCall, TwinError,
-    };
+    use crate::wrapped::Wrapped;
+    use bespoke_device::{Twin, TwinCall, TwinError};
     use std::sync::Condvar;
 
     /// Where kernels meet.
@@ -324,7 +324,7 @@ mod meeting {
     }
 
     impl Twin for Attending {
-        fn run(&self, call: &mut TwinCall<'_>) -> std::result::Result<(), TwinError> {
+        fn run(&self, call: &mut TwinCall<'_>) -> Result<(), TwinError> {
             if !self.meeting.attend() {
                 return Err(TwinError("the other lanes did not come".into()));
             }
@@ -332,54 +332,14 @@ mod meeting {
         }
     }
 
-    /// The device.
-    #[derive(Debug)]
-    pub(super) struct MeetingDevice {
-        pub(super) host: Arc<dyn Device>,
-        pub(super) meeting: Arc<Meeting>,
-    }
-
-    impl Device for MeetingDevice {
-        fn load(&self, image: &Image) -> Result<Arc<dyn Kernel>> {
-            self.host.load(&Image {
-                twin: Arc::new(Attending {
-                    twin: image.twin.clone(),
-                    meeting: self.meeting.clone(),
-                }),
-                ..image.clone()
+    /// A host whose kernels attend.
+    pub(super) fn device(host: Arc<dyn Device>, meeting: Arc<Meeting>) -> Arc<dyn Device> {
+        Wrapped::new(host, move |image| {
+            Arc::new(Attending {
+                twin: image.twin.clone(),
+                meeting: meeting.clone(),
             })
-        }
-
-        fn props(&self) -> &DeviceProps {
-            self.host.props()
-        }
-        fn target(&self) -> Option<Arch> {
-            None
-        }
-        fn needs_cubin(&self) -> bool {
-            false
-        }
-        fn alloc(&self, what: &str, bytes: u64) -> Result<Arc<dyn Memory>> {
-            self.host.alloc(what, bytes)
-        }
-        fn reserve(&self, limit: u64) -> Result<Box<dyn Arena>> {
-            self.host.reserve(limit)
-        }
-        fn stream(&self) -> Result<Box<dyn Stream>> {
-            self.host.stream()
-        }
-        fn graph(&self, launches: &[Launch]) -> Result<Box<dyn DeviceGraph>> {
-            self.host.graph(launches)
-        }
-        fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32> {
-            self.host.occupancy(kernel, config)
-        }
-        fn memory(&self) -> Result<(u64, u64)> {
-            self.host.memory()
-        }
-        fn lost(&self) -> Option<DeviceError> {
-            None
-        }
+        })
     }
 }
 
@@ -395,14 +355,12 @@ fn threads_with_shapes_of_their_own_run_on_lanes_at_the_same_time() {
     let y = g.add1("y", add, &[x, x]).expect("a sum");
     g.add_output(y);
     let meeting = Arc::new(meeting::Meeting::default());
-    let device: Arc<dyn Device> = Arc::new(meeting::MeetingDevice {
-        host: HostDevice::new(HostOptions {
-            threads: THREADS,
-            target: None,
-            poison: true,
-        }),
-        meeting: meeting.clone(),
+    let host = HostDevice::new(HostOptions {
+        threads: THREADS,
+        target: None,
+        poison: true,
     });
+    let device = meeting::device(host, meeting.clone());
     for strategy in ["none", "lazy"] {
         let session = session(g.clone(), &device, &service(), strategy);
         assert_eq!((session.plan().steps.len(), session.stats().lanes), (1, 1));

@@ -1,19 +1,20 @@
 //! A candidate that computes something else, or takes longer, never serves.
 
+mod wrapped;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bespoke_cache::{CacheConfig, Mode};
-use bespoke_device::{
-    Arch, Arena, Device, DeviceError, DeviceProps, Graph as DeviceGraph, Image, Kernel, Launch,
-    LaunchConfig, Memory, Operand, Result, Stream, Twin, TwinCall, TwinError,
-};
+use bespoke_device::{Device, Operand, Twin, TwinCall, TwinError};
 use bespoke_host::{HostDevice, HostOptions};
 use bespoke_ir::op::Map;
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{DType, Expr, Graph, SymInt, TensorType, UnaryOp};
 use bespoke_runtime::{CompileService, EventKind, ServiceOptions, Session, SessionOptions, Tensor};
+
+use wrapped::Wrapped;
 
 /// What is wrong with kernels that are made for a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +22,6 @@ enum Fault {
     None,
     Wrong,
     Slow,
-}
-
-/// The host, with generic kernels that take 3 ms and specialised ones that have a fault.
-#[derive(Debug)]
-struct Faulty {
-    host: Arc<dyn Device>,
-    fault: Fault,
-    tampered: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -39,7 +32,7 @@ struct Tampered {
 }
 
 impl Twin for Tampered {
-    fn run(&self, call: &mut TwinCall<'_>) -> std::result::Result<(), TwinError> {
+    fn run(&self, call: &mut TwinCall<'_>) -> Result<(), TwinError> {
         std::thread::sleep(self.wait);
         self.twin.run(call)?;
         if self.wrong {
@@ -53,61 +46,31 @@ impl Twin for Tampered {
     }
 }
 
-impl Device for Faulty {
-    fn load(&self, image: &Image) -> Result<Arc<dyn Kernel>> {
+/// The host, with generic kernels that take 3 ms and specialised ones that have a fault. `made` counts the latter.
+fn faulty(fault: Fault, made: Arc<AtomicU64>) -> Arc<dyn Device> {
+    let host = HostDevice::new(HostOptions {
+        threads: 1,
+        target: None,
+        poison: true,
+    });
+    Wrapped::new(host, move |image| {
         let generic = image.name.matches('|').count() < 2;
-        let slow = if generic { 3 } else { 15 };
-        let wait = match (generic, self.fault) {
-            (true, _) | (false, Fault::Slow) => Duration::from_millis(slow),
-            (false, _) => Duration::ZERO,
-        };
         if !generic {
-            self.tampered.fetch_add(1, Ordering::Relaxed);
+            made.fetch_add(1, Ordering::Relaxed);
         }
-        let twin = Arc::new(Tampered {
+        Arc::new(Tampered {
             twin: image.twin.clone(),
-            wait,
-            wrong: !generic && self.fault == Fault::Wrong,
-        });
-        self.host.load(&Image {
-            twin,
-            ..image.clone()
+            wait: match (generic, fault) {
+                (true, _) => Duration::from_millis(3),
+                (false, Fault::Slow) => Duration::from_millis(15),
+                (false, Fault::None | Fault::Wrong) => Duration::ZERO,
+            },
+            wrong: !generic && fault == Fault::Wrong,
         })
-    }
-
-    fn props(&self) -> &DeviceProps {
-        self.host.props()
-    }
-    fn target(&self) -> Option<Arch> {
-        None
-    }
-    fn needs_cubin(&self) -> bool {
-        false
-    }
-    fn alloc(&self, what: &str, bytes: u64) -> Result<Arc<dyn Memory>> {
-        self.host.alloc(what, bytes)
-    }
-    fn reserve(&self, limit: u64) -> Result<Box<dyn Arena>> {
-        self.host.reserve(limit)
-    }
-    fn stream(&self) -> Result<Box<dyn Stream>> {
-        self.host.stream()
-    }
-    fn graph(&self, launches: &[Launch]) -> Result<Box<dyn DeviceGraph>> {
-        self.host.graph(launches)
-    }
-    fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32> {
-        self.host.occupancy(kernel, config)
-    }
-    fn memory(&self) -> Result<(u64, u64)> {
-        self.host.memory()
-    }
-    fn lost(&self) -> Option<DeviceError> {
-        None
-    }
+    })
 }
 
-fn session(fault: Fault, strategy: &str) -> (Session, Arc<Faulty>) {
+fn session(fault: Fault, strategy: &str) -> (Session, Arc<AtomicU64>) {
     let mut g = Graph::new("negate");
     let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
     let n = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
@@ -115,15 +78,8 @@ fn session(fault: Fault, strategy: &str) -> (Session, Arc<Faulty>) {
     let map = Map::new(Expr::unary(UnaryOp::Neg, DType::F32));
     let y = g.add1("y", map, &[x]).expect("negate");
     g.add_output(y);
-    let device = Arc::new(Faulty {
-        host: HostDevice::new(HostOptions {
-            threads: 1,
-            target: None,
-            poison: true,
-        }),
-        fault,
-        tampered: AtomicU64::new(0),
-    });
+    let made = Arc::new(AtomicU64::new(0));
+    let device = faulty(fault, made.clone());
     let service = CompileService::new(ServiceOptions {
         cache: CacheConfig {
             mode: Mode::Off,
@@ -136,8 +92,8 @@ fn session(fault: Fault, strategy: &str) -> (Session, Arc<Faulty>) {
         verify_swap: true,
         ..SessionOptions::default()
     };
-    let session = Session::from_graph(g, device.clone(), service.expect("a service"), options);
-    (session.expect("a session"), device)
+    let session = Session::from_graph(g, device, service.expect("a service"), options);
+    (session.expect("a session"), made)
 }
 
 /// Runs, and waits until nothing is left to do; whether the run was specialised.
@@ -174,7 +130,7 @@ fn a_candidate_that_agrees_and_is_faster_serves() {
 
 #[test]
 fn a_candidate_that_is_wrong_is_dropped_and_not_made_again() {
-    let (session, device) = session(Fault::Wrong, "lazy");
+    let (session, made) = session(Fault::Wrong, "lazy");
     assert!(
         (0..5).all(|_| !run(&session)),
         "results stay right throughout"
@@ -184,7 +140,7 @@ fn a_candidate_that_is_wrong_is_dropped_and_not_made_again() {
         reasons.len() == 1 && reasons[0].contains("output `y`") && reasons[0].contains("element 0"),
         "{reasons:?}"
     );
-    assert_eq!(device.tampered.load(Ordering::Relaxed), 1);
+    assert_eq!(made.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -6,12 +6,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use bespoke::ErrorKind;
 use serde::Serialize;
 
 use super::measure::{CacheState, Measurement, Sample};
 use super::profile::Profile;
 use crate::console::bytes;
+use crate::export::{json, save};
 use crate::failure::Failure;
 
 /// What `--json` and `--export-json` show.
@@ -63,25 +63,15 @@ impl Exports {
     ///
     /// A file that cannot be written.
     pub(crate) fn write(&self, document: &Document<'_>) -> Result<(), Failure> {
-        let write = |path: &Path, text: String| {
-            std::fs::write(path, text).map_err(|error| Failure::file(path, "write", &error))
-        };
-        if let Some(path) = &self.json {
-            write(path, json(document)?)?;
-        }
-        if let Some(path) = &self.markdown {
-            write(path, markdown(document))?;
-        }
-        if let Some(path) = &self.times {
-            let times: Vec<Times<'_>> = document.measurements.iter().map(times).collect();
-            write(path, json(&times)?)?;
-        }
-        if let Some(path) = &self.profile {
-            let list = document.measurements.iter();
-            let steps: Vec<Steps<'_>> = list.filter_map(steps).collect();
-            write(path, json(&steps)?)?;
-        }
-        Ok(())
+        let list = || document.measurements.iter();
+        save(self.json.as_ref(), || json(document))?;
+        save(self.markdown.as_ref(), || Ok(markdown(document)))?;
+        save(self.times.as_ref(), || {
+            json(&list().map(times).collect::<Vec<_>>())
+        })?;
+        save(self.profile.as_ref(), || {
+            json(&list().filter_map(steps).collect::<Vec<_>>())
+        })
     }
 }
 
@@ -103,17 +93,6 @@ fn steps(m: &Measurement) -> Option<Steps<'_>> {
         cache: m.cache,
         profile: m.profile.as_ref()?,
     })
-}
-
-pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| {
-        Failure::new(
-            ErrorKind::Internal,
-            format!("the JSON document cannot be made: {error}"),
-            "please report it",
-        )
-    })?;
-    Ok(text + "\n")
 }
 
 /// A time with three digits that mean something, in the unit that suits it.

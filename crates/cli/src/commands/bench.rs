@@ -276,14 +276,7 @@ impl Arguments {
             console.note(note);
         }
         let graph = &model.graph;
-        let ports: Vec<Port<'_>> = graph
-            .inputs()
-            .iter()
-            .map(|&v| Port {
-                name: &graph.value(v).name,
-                ty: graph.ty(v),
-            })
-            .collect();
+        let ports = Port::of(graph);
         let asked = Asked {
             files: self.input.clone(),
             shapes: self.shapes.clone(),

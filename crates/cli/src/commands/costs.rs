@@ -130,14 +130,7 @@ impl Arguments {
 
     /// The shapes, with their inputs.
     fn points(&self, graph: &bespoke::ir::Graph) -> Result<Points, Failure> {
-        let ports: Vec<Port<'_>> = graph
-            .inputs()
-            .iter()
-            .map(|&v| Port {
-                name: &graph.value(v).name,
-                ty: graph.ty(v),
-            })
-            .collect();
+        let ports = Port::of(graph);
         let asked = Asked {
             files: self.input.clone(),
             shapes: self.shapes.clone(),

@@ -23,6 +23,7 @@ use crate::console::{Console, bytes, micros};
 use crate::failure::Failure;
 use crate::inputs::{self, Port, Wanted};
 use crate::options::Strategy;
+use crate::session::no_threads;
 use crate::shapes::{Dims, Shapes, show};
 
 /// Compile a model's kernels for cards that are elsewhere, into a folder
@@ -258,14 +259,7 @@ fn sets(arguments: &Arguments, graph: &bespoke::ir::Graph) -> Result<Vec<Set>, F
         }
         return Ok(Vec::new());
     }
-    let ports: Vec<Port<'_>> = graph
-        .inputs()
-        .iter()
-        .map(|&v| Port {
-            name: &graph.value(v).name,
-            ty: graph.ty(v),
-        })
-        .collect();
+    let ports = Port::of(graph);
     let given = match arguments.shapes.as_slice() {
         [] => vec![Shapes::default()],
         given => given.to_vec(),
@@ -306,14 +300,7 @@ fn open(output: &Path) -> Result<Arc<CompileService>, Failure> {
         workers: std::thread::available_parallelism().ok().map(usize::from),
         ..ServiceOptions::default()
     })
-    .map_err(|error| {
-        let message = format!("the compile threads cannot be started: {error}");
-        Failure::new(
-            ErrorKind::OutOfMemory,
-            message,
-            "raise the limit of processes",
-        )
-    })?;
+    .map_err(|error| no_threads(&error))?;
     unwritable(&service).map_or(Ok(service), Err)
 }
 

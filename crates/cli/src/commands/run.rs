@@ -175,14 +175,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     };
     // A wrong command line is said before a device is opened or anything is compiled.
     let graph = &model.graph;
-    let ports: Vec<Port<'_>> = graph
-        .inputs()
-        .iter()
-        .map(|&v| Port {
-            name: &graph.value(v).name,
-            ty: graph.ty(v),
-        })
-        .collect();
+    let ports = Port::of(graph);
     let names: Vec<String> = ports.iter().map(|p| p.name.to_owned()).collect();
     let requests = match &arguments.shape_trace {
         None => None,

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::table::{Kernel, Point, Row, Sums, Table};
-use crate::bench::report::{json, time};
+use crate::bench::report::time;
 use crate::console::bytes;
+use crate::export::{json, save};
 use crate::failure::Failure;
 
 /// What `--json` and `--export-json` show.
@@ -46,19 +47,9 @@ impl Exports {
     ///
     /// A file that cannot be written.
     pub(crate) fn write(&self, document: &Document<'_>) -> Result<(), Failure> {
-        let write = |path: &Path, text: String| {
-            std::fs::write(path, text).map_err(|error| Failure::file(path, "write", &error))
-        };
-        if let Some(path) = &self.json {
-            write(path, json(document)?)?;
-        }
-        if let Some(path) = &self.csv {
-            write(path, csv(&document.table))?;
-        }
-        if let Some(path) = &self.markdown {
-            write(path, markdown(document))?;
-        }
-        Ok(())
+        save(self.json.as_ref(), || json(document))?;
+        save(self.csv.as_ref(), || Ok(csv(&document.table)))?;
+        save(self.markdown.as_ref(), || Ok(markdown(document)))
     }
 }
 
