@@ -13,6 +13,7 @@ use bespoke::ErrorKind;
 use bespoke::device::Memory;
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import};
+use bespoke::runtime::Feed;
 use bespoke::runtime::{
     Bindings, CompileCost, EventKind, RunOptions, RunReport, Session, Stats, Tensor,
 };
@@ -181,6 +182,8 @@ pub(crate) struct Round<'a> {
     pub(crate) flags: SessionOptions,
     pub(crate) cache: CacheState,
     pub(crate) effort: &'a Effort,
+    /// Who hears of what the session does.
+    pub(crate) feeds: Vec<Feed>,
 }
 
 /// A model on a device that was just opened.
@@ -225,7 +228,7 @@ impl Round<'_> {
         let start = Instant::now();
         let model = import(self.model, &ImportOptions::default())?;
         let import_ms = ms(start);
-        let session = place.session(model.graph, Vec::new(), console)?;
+        let session = place.session(model.graph, self.feeds.clone(), console)?;
         let load_ms = ms(start);
         let stats = place.service.stats();
         let mut load = Load {

@@ -23,6 +23,7 @@ use crate::options::{
     CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, SessionOptions, Size, Strategy,
 };
 use crate::shapes::{Dims, Shapes};
+use crate::sight::{Sight, SightOptions};
 
 /// Time a model: what happens once, and the steady state
 ///
@@ -62,6 +63,8 @@ pub(crate) struct Arguments {
     effort: EffortOptions,
     #[command(flatten)]
     exports: ExportOptions,
+    #[command(flatten)]
+    sight: SightOptions,
     #[command(flatten)]
     place: PlaceOptions,
     /// Strategies to measure
@@ -310,11 +313,13 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         times: arguments.exports.export_times.clone(),
         profile: arguments.exports.export_profile.clone(),
     };
+    let sight = Sight::open(&arguments.sight, None, false)?;
     let mut bench = Bench {
         arguments,
         effort: &effort,
         points: &points,
         exports,
+        sight: &sight,
         document: Document {
             schema_version: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -340,6 +345,9 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     if console.json {
         console.document(&bench.document)?;
     }
+    for line in sight.finish().told {
+        console.warn(line);
+    }
     failure.map_or(Ok(0), Err)
 }
 
@@ -360,6 +368,7 @@ struct Bench<'a> {
     effort: &'a Effort,
     points: &'a Points,
     exports: Exports,
+    sight: &'a Sight,
     document: Document<'a>,
     refused: Vec<String>,
 }
@@ -394,6 +403,7 @@ impl Bench<'_> {
                 },
                 cache: CacheState::Cold,
                 effort: self.effort,
+                feeds: self.sight.feeds(),
             };
             round.fill(self.points, console)?;
         } else {
@@ -421,6 +431,7 @@ impl Bench<'_> {
             flags,
             cache,
             effort: self.effort,
+            feeds: self.sight.feeds(),
         };
         let (document, exports) = (&mut self.document, &self.exports);
         let dump = self.arguments.exports.dump_profile;

@@ -440,3 +440,39 @@ fn a_profile_has_every_step() {
     let without = bench(&world, &model, &["--dims", "N=3", "--json"]).json();
     assert!(rows(&without)[0].get("profile").is_none());
 }
+
+#[test]
+fn what_the_sessions_do_is_written_down() {
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    let ended = bench(
+        &world,
+        &model,
+        &[
+            "--shapes",
+            "x:3x4",
+            "--specialize",
+            "none,lazy",
+            "--events",
+            "e.jsonl",
+            "--timeline",
+            "t.json",
+        ],
+    );
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let lines = std::fs::read_to_string(world.path("e.jsonl")).unwrap();
+    let strategies: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|event| event["event"] == "started")
+        .map(|event| event["strategy"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        strategies,
+        ["none", "lazy"],
+        "a session for each combination"
+    );
+    let timeline = std::fs::read_to_string(world.path("t.json")).unwrap();
+    let timeline: Value = serde_json::from_str(&timeline).unwrap();
+    assert!(timeline["traceEvents"].as_array().unwrap().len() > 20);
+}
