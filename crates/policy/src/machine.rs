@@ -303,7 +303,7 @@ impl Policy for Machine {
     }
 
     fn specialises(&self) -> bool {
-        !matches!(self.axes.trigger, Trigger::Never | Trigger::Load)
+        self.axes.trigger != Trigger::Never
     }
 
     fn may_block(&self) -> bool {

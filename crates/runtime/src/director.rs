@@ -149,20 +149,15 @@ impl Director {
 
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
         while let Ok(message) = receiver.recv() {
-            // of what is left when the session is dropped, only the shapes matter
-            let message = match message {
-                Message::Observed { signature, .. } if self.stopping() => {
-                    if let Some(lessons) = &mut self.lessons {
-                        lessons.saw(&signature);
-                    }
-                    continue;
-                }
-                Message::Stop => return self.tell(),
-                _ if self.stopping() => continue,
-                message => message,
-            };
+            if let (Message::Observed { signature, .. }, Some(lessons)) =
+                (&message, &mut self.lessons)
+            {
+                lessons.saw(signature);
+            }
             match message {
-                Message::Stop => return,
+                Message::Stop => return self.tell(),
+                // of what is left when the session is dropped, only the shapes matter
+                _ if self.stopping() => continue,
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
                 Message::Observed {
                     signature,
@@ -171,9 +166,6 @@ impl Director {
                     reply,
                 } => {
                     let class = self.policy.class_of(&signature);
-                    if let Some(lessons) = &mut self.lessons {
-                        lessons.saw(&signature);
-                    }
                     self.event(
                         What::Observed {
                             class,
@@ -187,7 +179,7 @@ impl Director {
                 Message::Wished(signatures) => {
                     for signature in signatures {
                         if self.stopping() {
-                            return;
+                            break;
                         }
                         let class = self.policy.class_of(&signature);
                         self.event(What::Wished { class, signature }, None);
@@ -231,7 +223,9 @@ impl Director {
             return;
         };
         let known = lessons.known(&core.loader.service);
-        let (mut wished, mut classes) = (0, Vec::new());
+        let mut wished = 0;
+        // what the strategy asked for already, as `static` does, it need not be asked
+        let mut classes: Vec<ClassId> = self.policy.classes().into_iter().map(|c| c.0).collect();
         for signature in known.iter().take(RECALLED) {
             let class = self.policy.class_of(signature);
             // a model that changed since may not take the shape any more

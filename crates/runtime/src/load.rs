@@ -119,7 +119,7 @@ impl Session {
                 &log,
                 false,
             )?;
-            if policy.name() != "none" {
+            if policy.specialises() {
                 executables.add_spare(&generic_program, &plan, &*device)?;
             }
         }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use bespoke_cache::{Cache, CacheConfig, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage};
+use bespoke_cache::{
+    Cache, CacheConfig, Entry, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage,
+};
 use bespoke_device::{Arch, DeviceProps};
 use bespoke_jit::{CompilePool, CompileRequest, JitError, Nvrtc, Outcome, PoolConfig, SearchPlan};
 use bespoke_templates::{Baked, KernelSpec};
@@ -187,6 +189,19 @@ struct Held {
     cubin: Bytes,
     made_in: u64,
     made_here: bool,
+    /// Read from disk by [`CompileService::has`], and asked for by nobody yet: who does counts as a hit of the cache.
+    unasked: bool,
+}
+
+impl From<Box<Entry>> for Held {
+    fn from(entry: Box<Entry>) -> Held {
+        Held {
+            cubin: Bytes::from(entry.payload),
+            made_in: entry.metadata.compile_micros,
+            made_here: false,
+            unasked: false,
+        }
+    }
 }
 
 /// What the jobs share.
@@ -313,21 +328,21 @@ impl Shop {
             thread: std::thread::current().name().unwrap_or("").to_owned(),
         };
         {
-            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(held) = memory.get(&key) {
-                Self::count(&self.counters.memory_hits, 1);
-                return Ok(ready(held.clone(), Origin::Memory, None, 0));
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(held) = memory.get_mut(&key) {
+                let (counter, origin) = match std::mem::take(&mut held.unasked) {
+                    true => (&self.counters.cache_hits, Origin::Cache),
+                    false => (&self.counters.memory_hits, Origin::Memory),
+                };
+                Self::count(counter, 1);
+                return Ok(ready(held.clone(), origin, None, 0));
             }
         }
         let build = self.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
         let start = Instant::now();
         let miss = match self.cache.get(&key, build.as_deref()) {
             Lookup::Hit(entry) => {
-                let held = Held {
-                    cubin: Bytes::from(entry.payload),
-                    made_in: entry.metadata.compile_micros,
-                    made_here: false,
-                };
+                let held = Held::from(entry);
                 if !self.cost.replays() {
                     Self::count(&self.counters.cache_hits, 1);
                     self.remember(key, &held);
@@ -376,11 +391,7 @@ impl Shop {
         if claim.is_late()
             && let Lookup::Hit(entry) = self.cache.get(&key, build.as_deref())
         {
-            let held = Held {
-                cubin: Bytes::from(entry.payload),
-                made_in: entry.metadata.compile_micros,
-                made_here: false,
-            };
+            let held = Held::from(entry);
             Self::count(&self.counters.cache_hits, 1);
             self.remember(key, &held);
             return Ok(ready(held, Origin::Cache, None, 0));
@@ -435,6 +446,7 @@ impl Shop {
             cubin: Bytes::from(compiled.cubin),
             made_in,
             made_here: true,
+            unasked: false,
         };
         self.remember(key, &held);
         Ok(ready(held, Origin::Compiled, Some(miss), micros))
@@ -497,18 +509,27 @@ impl CompileService {
         self.shop.nvrtc().clone()
     }
 
-    /// Whether a kernel can be had without compiling it, or waiting as if it were compiled.
+    /// Whether a kernel can be had without compiling it, or waiting as if it were compiled. If so it is in memory, and
+    /// need not be read again by the one who asks for it.
     pub(crate) fn has(&self, request: &Request) -> bool {
         let shop = &self.shop;
-        {
-            let memory = shop.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            if memory.contains_key(&request.key) {
-                return true;
-            }
+        let memory = || shop.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory().contains_key(&request.key) {
+            return true;
+        }
+        if shop.cost.replays() {
+            return false;
         }
         let build = shop.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
-        let found = shop.cache.get(&request.key, build.as_deref());
-        matches!(found, Lookup::Hit(_)) && !shop.cost.replays()
+        let Lookup::Hit(entry) = shop.cache.get(&request.key, build.as_deref()) else {
+            return false;
+        };
+        let held = Held {
+            unasked: true,
+            ..Held::from(entry)
+        };
+        memory().entry(request.key).or_insert(held);
+        true
     }
 
     /// Counters.

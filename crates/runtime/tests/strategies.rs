@@ -279,6 +279,30 @@ fn what_one_session_saw_the_next_begins_with() {
 }
 
 #[test]
+fn a_session_that_ends_among_wishes_has_learned_its_shapes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = session(&dir, SessionOptions::default());
+    first.run(&[("x", &input(2, 7))]).expect("a run");
+    let shapes: Vec<_> = (1..=2000)
+        .map(|w| vec![("x".to_owned(), vec![1, 3, 8, w])])
+        .collect();
+    assert!(first.wait_specialized(Duration::from_secs(60)));
+    first.prewarm(&shapes).expect("wishes");
+    // the director is in the middle of them once the first one is in service
+    while first.stats().installs < 2 {
+        std::thread::yield_now();
+    }
+    drop(first);
+
+    let second = session(&dir, SessionOptions::default());
+    let known = second.events().into_iter().find_map(|e| match e.kind {
+        EventKind::Recall { known, .. } => Some(known),
+        _ => None,
+    });
+    assert_eq!(known, Some(1), "wishes are no runs");
+}
+
+#[test]
 fn the_extent_block_is_written_only_when_something_changed() {
     let dir = tempfile::tempdir().expect("a folder");
     let options = SessionOptions {
