@@ -1,6 +1,6 @@
 //! What a session's device memory is for, and how much it may have.
 //!
-//! All of a session's memory passes through its [`Ledger`]: it refuses what is over the session's limit in the same words
+//! What a session holds for longer than its load passes through its [`Ledger`]: it refuses what is over the session's limit in the same words
 //! in which a device refuses what it does not have, and it knows at any time what the rest is held for. Weights shared
 //! with other sessions count in each.
 

@@ -42,11 +42,11 @@ impl Shelf {
 }
 
 /// Device memory of constants and persistent buffers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Weights {
     memory: HashMap<BufferId, Arc<dyn Memory>>,
-    entries: Vec<Entry>,
     bytes: u64,
+    _entry: Entry,
 }
 
 /// Where weights come from and go to.
@@ -64,8 +64,16 @@ impl Weights {
     pub(crate) fn load(loading: &Loading<'_>, setup: &Program) -> Result<Weights, Error> {
         let plan = loading.plan;
         let names = names(plan);
-        let mut weights = Weights::default();
         let needed = buffers(&plan.steps);
+        // before anything is uploaded: what is too much is refused at once
+        let bytes = size(plan, &needed, &names);
+        let mut weights = Weights {
+            memory: HashMap::new(),
+            bytes,
+            _entry: loading
+                .ledger
+                .entry(Purpose::Weights, "the weights", bytes)?,
+        };
         let missing = |b: &BufferId| {
             matches!(plan.buffers[b.0 as usize].place, Place::Persistent)
                 && loading.shelf.find(loading.device, names[b]).is_none()
@@ -87,26 +95,7 @@ impl Weights {
             }
         }
         weights.memory.retain(|b, _| needed.contains(b));
-        weights.enter(loading)?;
         Ok(weights)
-    }
-
-    /// Enters what is held, each piece once.
-    fn enter(&mut self, loading: &Loading<'_>) -> Result<(), Error> {
-        let mut pieces = HashMap::new();
-        #[allow(
-            clippy::iter_over_hash_type,
-            reason = "a sum does not depend on the order"
-        )]
-        for m in self.memory.values() {
-            pieces.insert(m.ptr(), m.len());
-        }
-        self.bytes = pieces.values().sum();
-        let entry = loading
-            .ledger
-            .entry(Purpose::Weights, "the weights", self.bytes)?;
-        self.entries.push(entry);
-        Ok(())
     }
 
     fn set_up(&self, loading: &Loading<'_>, setup: &Program) -> Result<(), Error> {
@@ -191,6 +180,21 @@ fn buffers(steps: &[Step]) -> BTreeSet<BufferId> {
         Arg::Int(_) => None,
     })
     .collect()
+}
+
+/// Bytes of buffers on the device, those of one name counted once.
+fn size(plan: &Plan, needed: &BTreeSet<BufferId>, names: &HashMap<BufferId, Name>) -> u64 {
+    let mut pieces = HashMap::new();
+    for b in needed {
+        let buffer = &plan.buffers[b.0 as usize];
+        let bytes = match &buffer.place {
+            Place::Constant(constant) => constant.data().len() as u64,
+            Place::Persistent => value(plan, buffer.bytes) as u64,
+            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => continue,
+        };
+        pieces.insert(names.get(b), bytes.max(1));
+    }
+    pieces.into_values().sum()
 }
 
 /// The names of constants and of what the setup writes.
