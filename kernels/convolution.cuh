@@ -8,7 +8,7 @@ template <int N> struct Int { static constexpr int value = N; };
 
 KERNEL {
     ARGUMENTS
-    extern __shared__ uint4 memory[];
+    SHARED(memory)
     const int ins[] = SPATIAL_LIST(in), outs[] = SPATIAL_LIST(out), kers[] = SPATIAL_LIST(ker);
     const int strs[] = SPATIAL_LIST(str), dils[] = SPATIAL_LIST(dil), pads[] = SPATIAL_LIST(pad);
     const long long x_along[] = SPATIAL_STRIDES(x), w_along[] = SPATIAL_STRIDES(w);
@@ -68,7 +68,7 @@ KERNEL {
                 }
                 ACC acc[P][V] = {};
                 Position p(0, 1, axes);
-                for (int t = 0; t < taps; ++t, p.advance(1, axes)) {
+                for (int t = 0; t < taps; ++t, p.advance(1, 1, axes)) {
                     bool there = true;
                     const X_TYPE* from = x_at;
                     const X_TYPE* weight = w_at;
@@ -119,7 +119,7 @@ KERNEL {
     const long long tiles = tiles_m * tiles_n * g * all_phases;
     const bool by_column = y_s1 != 1;
 
-    for (long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    FOR_EACH_TILE(tile, tiles) {
         // columns vary fastest: blocks that run together share pixels
         long long rest = tile;
         const int column = (int)(rest % tiles_n) * BN;
@@ -161,11 +161,14 @@ KERNEL {
             put_at(batch, o, group * k + f, k - f, v);
         };
 
-        const int steps = ceil_div(reduction, BK);
-        const Windows<X_TYPE> from_x(x + x_o + (long long)group * c * x_s1, axes, c, x_s0, x_s1, x_along);
-        const Filters<X_TYPE> from_w(w + w_o + GROUP_OF_FILTERS(group), axes, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
+        const Steps steps(ceil_div(reduction, BK));
+        constexpr int N = Chunk<X_TYPE>::N;
+        const bool aligned_x = IS_ALIGNED(N, x) && x_o % N == 0 && (g == 1 || c * x_s1 % N == 0);
+        const bool aligned_w = IS_ALIGNED(N, w) && w_o % N == 0 && (g == 1 || GROUP_OF_FILTERS(1) % N == 0);
+        Windows<X_TYPE> from_x(x + x_o + (long long)group * c * x_s1, aligned_x, axes, steps.first, c, x_s0, x_s1, x_along);
+        Filters<X_TYPE> from_w(w + w_o + GROUP_OF_FILTERS(group), aligned_w, axes, steps.first, column, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
 #if TENSOR_CORES
-        float acc[WARP_ROWS / 16][WARP_COLUMNS / 8][4] = {};
+        float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         accumulate<X_TYPE>(acc, memory, steps, from_x, from_w, 0, column);
         finish(acc, memory, 0, column, by_column, put);
 #else

@@ -3,42 +3,58 @@
 // Blocks walk over tiles of the result, a batch after the other and within a matrix in bands of eight tiles of rows, so
 // that the operands of blocks that run together stay in the L2 cache.
 
-// An operand in global memory: rows (of b: columns) and steps of the reduction.
-template <typename T> struct Matrix {
-    const T* base;
-    long long line_stride, stride;
-    int lines, length;
-    bool by_row, vector;
+// An operand in global memory: ROWS rows (of b: columns) from `origin` on, steps of the reduction from `step` on. `aligned` says that
+// its address and the distances between matrices are multiples of a chunk.
+template <int ROWS, typename T> struct Matrix {
     static constexpr bool spread = false;
+    static constexpr int N = Chunk<T>::N;
+    const T* base;
+    const T* cursor;
+    long long line_stride, stride, apart, advance;
+    int lines, length, line, at;
+    bool by_row, vector;
 
-    __device__ __forceinline__ Matrix(const T* base, int rows, int steps, long long row_stride, long long step_stride) : base(base) {
+    __device__ __forceinline__ Matrix(const T* base, bool aligned, int origin, int rows, int k, int step, long long row_stride,
+                                      long long step_stride)
+        : base(base) {
         by_row = step_stride == 1 || row_stride != 1;
         line_stride = by_row ? row_stride : step_stride;
         stride = by_row ? step_stride : row_stride;
-        lines = by_row ? rows : steps;
-        length = by_row ? steps : rows;
-        vector = stride == 1 && (line_stride % Chunk<T>::N == 0 || lines <= 1) && ((unsigned long long)base & 15) == 0;
+        lines = by_row ? rows : k;
+        length = by_row ? k : rows;
+        vector = aligned && stride == 1 && (line_stride % N == 0 || lines <= 1) && (ASYNC || length % N == 0);
+        const Share<ROWS, N> first(0, by_row, spread);
+        line = first.line_at(by_row, origin, step);
+        at = first.at(by_row, origin, step);
+        cursor = base + line * line_stride + at;
+        apart = first.apart(by_row) * line_stride;
+        advance = by_row ? BK : BK * line_stride;
     }
-    __device__ __forceinline__ const T* address(int, int line, int at, int& bytes) const {
+    __device__ __forceinline__ const T* address(int i, int& bytes) const {
         const int left = (length - at) * (int)sizeof(T);
-        bytes = line < lines && left > 0 ? (left < 16 ? left : 16) : 0;
-        return bytes > 0 ? base + line * line_stride + at : base;
+        bytes = line + i * Share<ROWS, N>::apart(by_row) < lines && left > 0 ? (left < 16 ? left : 16) : 0;
+        return cursor + i * apart;
     }
-    __device__ __forceinline__ void gather(Chunk<T>& chunk, int, int line, int at) const {
-        const T* p = base + line * line_stride + at * stride;
-#pragma unroll
-        for (int j = 0; j < Chunk<T>::N; ++j, p += stride) chunk.v[j] = line < lines && at + j < length ? *p : zero<T>();
+    __device__ __forceinline__ void next() {
+        cursor += advance;
+        (by_row ? at : line) += BK;
+    }
+    __device__ __forceinline__ T element(int line, int at) const {
+        return line < lines && at < length ? base[line * line_stride + at * stride] : zero<T>();
     }
 };
 
 KERNEL {
     ARGUMENTS
-    extern __shared__ uint4 memory[];
-    const int tiles_m = ceil_div(m, BM), tiles_n = ceil_div(n, BN), steps = ceil_div(k, BK);
+    SHARED(memory)
+    const bool aligned_a = IS_ALIGNED(Chunk<A_TYPE>::N, a) && BATCHES_ALIGNED(a, Chunk<A_TYPE>::N);
+    const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
+    const int tiles_m = ceil_div(m, BM), tiles_n = ceil_div(n, BN);
+    const Steps steps(ceil_div(k, BK));
     const long long tiles = (long long)tiles_m * tiles_n, all = BATCHES * tiles;
     const bool by_column = COLUMN_STRIDE(y) != 1 && ROW_STRIDE(y) == 1;
 
-    for (long long tile = blockIdx.x; tile < all; tile += gridDim.x) {
+    FOR_EACH_TILE(tile, all) {
         long long batch = tile / tiles;
         long long rest = tile - batch * tiles;
         DECODE_BATCH(batch)
@@ -63,10 +79,10 @@ KERNEL {
             write_run(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result, COLUMN_STRIDE(y), count);
         };
 
-        const Matrix<A_TYPE> from_a(a + BATCH_OFFSET(a), m, k, ROW_STRIDE(a), COLUMN_STRIDE(a));
-        const Matrix<B_TYPE> from_b(b + BATCH_OFFSET(b), n, k, COLUMN_STRIDE(b), ROW_STRIDE(b));
+        Matrix<BM, A_TYPE> from_a(a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));
+        Matrix<BN, B_TYPE> from_b(b + BATCH_OFFSET(b), aligned_b, column, n, k, steps.first, COLUMN_STRIDE(b), ROW_STRIDE(b));
 #if TENSOR_CORES
-        float acc[WARP_ROWS / 16][WARP_COLUMNS / 8][4] = {};
+        float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         accumulate<A_TYPE>(acc, memory, steps, from_a, from_b, row, column);
         finish(acc, memory, row, column, by_column, put);
 #else

@@ -26,15 +26,22 @@ struct Position {
         tap[0] = rest;
         there = rest < axes[0].taps;
     }
-    __device__ __forceinline__ void advance(int channels, const Axis (&axes)[SPATIAL]) {
-        if (++channel < channels) return;
-        channel = 0;
+    // moves on by `count` channels; returns whether that led to another tap
+    __device__ __forceinline__ bool advance(int count, int channels, const Axis (&axes)[SPATIAL]) {
+        channel += count;
+        if (channel < channels) return false;
+        while (there && channel >= channels) {
+            channel -= channels;
+            ++tap[SPATIAL - 1];
 #pragma unroll
-        for (int a = SPATIAL - 1; a >= 0; --a) {
-            if (++tap[a] < axes[a].taps) return;
-            if (a > 0) tap[a] = 0;
+            for (int a = SPATIAL - 1; a > 0; --a)
+                if (tap[a] >= axes[a].taps) {
+                    tap[a] = 0;
+                    ++tap[a - 1];
+                }
+            there = tap[0] < axes[0].taps;
         }
-        there = false;
+        return true;
     }
 };
 
@@ -43,19 +50,21 @@ __shared__ int pixels[BM][SPATIAL + 1];
 
 // The input windows of a tile's pixels.
 template <typename T> struct Windows {
-    static constexpr int COUNT = Share<BM, Chunk<T>::N>::COUNT;
+    static constexpr int N = Chunk<T>::N, COUNT = Share<BM, N>::COUNT;
     static constexpr bool by_row = true;
     const T* base;
     const Axis (&axes)[SPATIAL];
-    long long channel_stride, strides[SPATIAL], offset[COUNT];
-    int channels, corner[COUNT][SPATIAL];
+    long long batch_stride, channel_stride, strides[SPATIAL], offset[COUNT], ahead;
+    int channels;
+    unsigned int inside;
+    Position position;
     bool vector, spread;
 
-    __device__ __forceinline__ Windows(const T* base, const Axis (&axes)[SPATIAL], int channels, long long batch_stride,
+    __device__ __forceinline__ Windows(const T* base, bool aligned, const Axis (&axes)[SPATIAL], int step, int channels, long long batch_stride,
                                        long long channel_stride, const long long (&along)[SPATIAL])
-        : base(base), axes(axes), channel_stride(channel_stride), channels(channels) {
-        constexpr int N = Chunk<T>::N;
-        vector = channel_stride == 1 && channels % N == 0 && batch_stride % N == 0 && ((unsigned long long)base & 15) == 0;
+        : base(base), axes(axes), batch_stride(batch_stride), channel_stride(channel_stride), channels(channels),
+          position(Share<BM, N>(0, true, false).at(true, 0, step), channels, axes) {
+        vector = aligned && channel_stride == 1 && channels % N == 0 && batch_stride % N == 0;
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) {
             strides[a] = along[a];
@@ -64,85 +73,102 @@ template <typename T> struct Windows {
         spread = channel_stride != 1;
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            const Share<BM, N> p(i, true, spread, 0, 0);
-            const int line = p.there ? p.line : 0;
-            const int batch = pixels[line][0];
-            offset[i] = batch * batch_stride;
+            const int line = own(i);
+            offset[i] = pixels[line][0] * batch_stride;
 #pragma unroll
-            for (int a = 0; a < SPATIAL; ++a) {
-                // far outside for a row that is no pixel
-                corner[i][a] = batch < 0 ? -(1 << 30) : pixels[line][a + 1] * axes[a].mul + axes[a].base;
-                offset[i] += corner[i][a] * strides[a];
-            }
+            for (int a = 0; a < SPATIAL; ++a) offset[i] += pixel(line, a) * strides[a];
+        }
+        look();
+    }
+    // the line of this thread's i-th chunk
+    __device__ __forceinline__ static int own(int i) {
+        const Share<BM, N> p(i, true, false);
+        return p.there ? p.line : 0;
+    }
+    // where the window of a line begins on an axis: far outside for a row that is no pixel
+    __device__ __forceinline__ int pixel(int line, int a) const {
+        return pixels[line][0] < 0 ? -(1 << 30) : pixels[line][a + 1] * axes[a].mul + axes[a].base;
+    }
+    // finds out which windows have the position's tap inside the input
+    __device__ __forceinline__ void look() {
+        inside = 0;
+        ahead = 0;
+#pragma unroll
+        for (int a = 0; a < SPATIAL; ++a) ahead += position.tap[a] * axes[a].step * strides[a];
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            bool there = position.there;
+#pragma unroll
+            for (int a = 0; a < SPATIAL; ++a)
+                there = there && (unsigned int)(pixel(own(i), a) + position.tap[a] * axes[a].step) < (unsigned int)axes[a].in;
+            inside |= there ? 1u << i : 0u;
         }
     }
-    __device__ __forceinline__ const T* find(int i, const Position& p) const {
-        bool there = p.there;
-        const T* at = base + offset[i] + p.channel * channel_stride;
+    __device__ __forceinline__ const T* address(int i, int& bytes) const {
+        bytes = (inside >> i & 1) * 16;
+        return base + offset[i] + ahead + position.channel;
+    }
+    __device__ __forceinline__ void next() {
+        if (position.advance(BK, channels, axes)) look();
+    }
+    __device__ __forceinline__ T element(int line, int at) const {
+        const Position here(at, channels, axes);
+        bool there = here.there;
+        const T* p = base + pixels[line][0] * batch_stride + here.channel * channel_stride;
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) {
-            const int ahead = p.tap[a] * axes[a].step;
-            there = there && (unsigned int)(corner[i][a] + ahead) < (unsigned int)axes[a].in;
-            at += ahead * strides[a];
+            const int i = pixel(line, a) + here.tap[a] * axes[a].step;
+            there = there && (unsigned int)i < (unsigned int)axes[a].in;
+            p += i * strides[a];
         }
-        return there ? at : nullptr;
-    }
-    __device__ __forceinline__ const T* address(int i, int, int at, int& bytes) const {
-        const T* p = find(i, Position(at, channels, axes));
-        bytes = p ? 16 : 0;
-        return p ? p : base;
-    }
-    __device__ __forceinline__ void gather(Chunk<T>& chunk, int i, int, int at) const {
-        Position position(at, channels, axes);
-#pragma unroll
-        for (int j = 0; j < Chunk<T>::N; ++j) {
-            const T* p = find(i, position);
-            chunk.v[j] = p ? *p : zero<T>();
-            position.advance(channels, axes);
-        }
+        return there ? *p : zero<T>();
     }
 };
 
-// The weights of a group: a line a filter.
+// The weights of a group: a line a filter, from `origin` on.
 template <typename T> struct Filters {
+    static constexpr int N = Chunk<T>::N;
     static constexpr bool by_row = true, spread = false;
     const T* base;
+    const T* cursor;
     const Axis (&axes)[SPATIAL];
     long long filter_stride, channel_stride, strides[SPATIAL];
-    int filters, channels;
+    int line, filters, channels;
+    Position position;
     bool vector;
 
-    __device__ __forceinline__ Filters(const T* first, const Axis (&axes)[SPATIAL], int filters, int channels, long long filter_stride,
-                                       long long channel_stride, const long long (&along)[SPATIAL])
-        : base(first), axes(axes), filter_stride(filter_stride), channel_stride(channel_stride), filters(filters), channels(channels) {
-        constexpr int N = Chunk<T>::N;
-        vector = channel_stride == 1 && channels % N == 0 && (filter_stride % N == 0 || filters <= 1);
+    __device__ __forceinline__ Filters(const T* first, bool aligned, const Axis (&axes)[SPATIAL], int step, int origin, int filters, int channels,
+                                       long long filter_stride, long long channel_stride, const long long (&along)[SPATIAL])
+        : base(first), axes(axes), filter_stride(filter_stride), channel_stride(channel_stride), filters(filters), channels(channels),
+          position(Share<BN, N>(0, true, false).at(true, 0, step), channels, axes) {
+        vector = aligned && channel_stride == 1 && channels % N == 0 && (filter_stride % N == 0 || filters <= 1);
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) {
             strides[a] = along[a] * axes[a].tap_step;
             base += along[a] * axes[a].tap;
-            vector = vector && (along[a] % N == 0 || axes[a].taps <= 1);
+            vector = vector && (along[a] % N == 0 || (axes[a].taps <= 1 && axes[a].tap == 0));
         }
-        vector = vector && ((unsigned long long)base & 15) == 0;
+        line = origin + Share<BN, N>(0, true, false).line;
+        look();
     }
-    __device__ __forceinline__ const T* find(int line, const Position& p) const {
-        const T* at = base + line * filter_stride + p.channel * channel_stride;
+    __device__ __forceinline__ void look() {
+        cursor = base + line * filter_stride;
 #pragma unroll
-        for (int a = 0; a < SPATIAL; ++a) at += p.tap[a] * strides[a];
-        return p.there && line < filters ? at : nullptr;
+        for (int a = 0; a < SPATIAL; ++a) cursor += position.tap[a] * strides[a];
     }
-    __device__ __forceinline__ const T* address(int, int line, int at, int& bytes) const {
-        const T* p = find(line, Position(at, channels, axes));
-        bytes = p ? 16 : 0;
-        return p ? p : base;
+    __device__ __forceinline__ const T* address(int i, int& bytes) const {
+        constexpr int APART = THREADS * N / BK;
+        bytes = position.there && line + i * APART < filters ? 16 : 0;
+        return cursor + position.channel + i * APART * filter_stride;
     }
-    __device__ __forceinline__ void gather(Chunk<T>& chunk, int, int line, int at) const {
-        Position position(at, channels, axes);
+    __device__ __forceinline__ void next() {
+        if (position.advance(BK, channels, axes)) look();
+    }
+    __device__ __forceinline__ T element(int line, int at) const {
+        const Position here(at, channels, axes);
+        const T* p = base + line * filter_stride + here.channel * channel_stride;
 #pragma unroll
-        for (int j = 0; j < Chunk<T>::N; ++j) {
-            const T* p = find(line, position);
-            chunk.v[j] = p ? *p : zero<T>();
-            position.advance(channels, axes);
-        }
+        for (int a = 0; a < SPATIAL; ++a) p += here.tap[a] * strides[a];
+        return here.there && line < filters ? *p : zero<T>();
     }
 };

@@ -46,6 +46,16 @@ impl Arch {
         self.number >= 80
     }
 
+    /// `wgmma`, the matrix instructions of Hopper alone.
+    pub fn has_wgmma(self) -> bool {
+        self.number == 90 && self.specific
+    }
+
+    /// Blocks in clusters, which read each other's shared memory.
+    pub fn has_clusters(self) -> bool {
+        self.number >= 90
+    }
+
     /// Programmatic dependent launch (`griddepcontrol`).
     pub fn has_dependent_launch(self) -> bool {
         self.number >= 90

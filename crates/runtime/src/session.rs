@@ -160,7 +160,19 @@ impl Session {
         let signature = Signature::new(&binding.symbols);
         let generic = core.pick(&signature).generic > 0;
         self.observe(&signature, run, generic, patience)?;
-        let program = core.pick(&signature);
+        let aligned = aligned(sources, targets);
+        if !aligned {
+            core.log.push(EventKind::Decision {
+                shape: signature.to_string(),
+                action: "generic",
+                reason: "unaligned-address",
+            });
+        }
+        let pick = || match aligned {
+            true => core.pick(&signature),
+            false => core.generic(),
+        };
+        let program = pick();
 
         let mut wait_us = 0;
         let mut attempt = |program: &Program| {
@@ -189,7 +201,7 @@ impl Session {
             Err(e) if e.kind() == ErrorKind::OutOfMemory => {
                 drop(program);
                 self.relieve(&e)?;
-                let program = core.pick(&signature);
+                let program = pick();
                 let result = attempt(&program).map_err(|e| e.with_memory(&core.ledger));
                 (program, result)
             }
@@ -405,6 +417,19 @@ impl Drop for Session {
             let _ = thread.join();
         }
     }
+}
+
+/// What specialised kernels take for granted of every address: that sixteen bytes can be moved at once.
+const ALIGNMENT: u64 = 16;
+
+/// Whether all memory of the caller is [aligned](ALIGNMENT); the session's own is.
+fn aligned(sources: &[Source<'_>], targets: Option<&[&TensorView]>) -> bool {
+    let inputs = sources.iter().filter_map(|source| match source {
+        Source::Host(_) => None,
+        Source::Device(view) => Some(view.pointer),
+    });
+    let outputs = targets.into_iter().flatten().map(|view| view.pointer);
+    inputs.chain(outputs).all(|p| p.0 % ALIGNMENT == 0)
 }
 
 fn run_on(

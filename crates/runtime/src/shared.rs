@@ -186,6 +186,12 @@ impl Core {
         exact.or_else(wide).unwrap_or(&programs.generic).clone()
     }
 
+    /// The program that serves every shape and every address.
+    pub(crate) fn generic(&self) -> Arc<Program> {
+        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
+        programs.generic.clone()
+    }
+
     /// A free lane; makes one if all are busy and there may be more, waits otherwise.
     pub(crate) fn lane(&self, patience: Patience<'_>) -> Result<Lane, Error> {
         patience.check("it had a lane")?;

@@ -14,7 +14,7 @@ use crate::arguments::{self, Arguments, tolerance};
 use crate::convolution_host;
 use crate::sample::{Rng, Sample};
 use crate::source::cuda_type;
-use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 use crate::tile::{self, Engine, Problem};
 use crate::view;
 
@@ -216,11 +216,31 @@ impl Convolution<'_> {
             m,
             n: s.k,
             k,
+            epilogue: self.epilogue.operations() as u64,
         }
     }
 
     fn is_depthwise(args: &Args<'_>) -> bool {
         args.int("c") == 1 && args.int("k") == 1
+    }
+
+    pub(crate) fn wants(&self, name: &str, args: &Args<'_>) -> Want {
+        // nothing to multiply as a matrix: every extent is a bound of a loop or part of an index
+        if Self::is_depthwise(args) {
+            return Want::Value;
+        }
+        match name {
+            "g" => Want::Unit(1),
+            // a step of the reduction that no tap shares
+            "c" if args.int("c") % 8 == 0 => Want::Unit(64),
+            // few of them, found one by one
+            "c" => Want::Value,
+            "k" => Want::Unit(8),
+            _ if name.contains('_') => tile::wants(name, self.dtype),
+            _ if ["ker", "str", "dil", "pad"].iter().any(|n| name.starts_with(n)) => Want::Value,
+            // how large images are
+            _ => Want::Nothing,
+        }
     }
 
     pub(crate) fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
@@ -230,7 +250,12 @@ impl Convolution<'_> {
         let problem = args
             .filter(|a| !Self::is_depthwise(a))
             .map(|a| self.problem(a));
-        tile::tiles(self.engine(props), problem, table, props)
+        let mut tiles = tile::tiles(self.engine(props), problem, table, props);
+        if problem.is_none() {
+            // windows take registers
+            tiles.sort_by_key(|t| t.get("BLOCKS") > 1);
+        }
+        tiles
     }
 
     pub(crate) fn geometry(
@@ -344,12 +369,17 @@ macro_rules! convolution_template {
 
             fn body(&self) -> &'static str {
                 $crate::source::kernel_text!(
-                    "\n"; "tile.cuh", "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
+                    "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
+                    "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
                 )
             }
 
             fn definitions(&self, props: &bespoke_device::DeviceProps) -> String {
                 self.common().definitions(props)
+            }
+
+            fn wants(&self, name: &str, args: &$crate::Args<'_>) -> $crate::Want {
+                self.common().wants(name, args)
             }
 
             fn tiles(

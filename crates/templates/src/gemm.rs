@@ -27,7 +27,7 @@ use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
 use crate::sample::{Rng, Sample};
 use crate::source::kernel_text;
-use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 use crate::tile::{self, Engine, Problem};
 use crate::view::{self, Strided};
 
@@ -55,6 +55,7 @@ impl Gemm {
             m: args.int("m"),
             n: args.int("n"),
             k: args.int("k"),
+            epilogue: self.epilogue.operations() as u64,
         }
     }
 
@@ -92,7 +93,9 @@ impl Template for Gemm {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!("\n"; "tile.cuh", "gemm.cu")
+        kernel_text!(
+            "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
+        )
     }
 
     fn definitions(&self, props: &DeviceProps) -> String {
@@ -113,6 +116,10 @@ impl Template for Gemm {
         for i in 0..batch {
             let _ = write!(out, " + i{i} * v##_s{i}");
         }
+        out.push_str(")\n#define BATCHES_ALIGNED(v, N) (v##_o % N == 0");
+        for i in 0..batch {
+            let _ = write!(out, " && v##_s{i} % N == 0");
+        }
         let _ = writeln!(
             out,
             ")\n#define ROW_STRIDE(v) v##_s{batch}\n#define COLUMN_STRIDE(v) v##_s{}",
@@ -129,6 +136,15 @@ impl Template for Gemm {
             },
         ));
         out
+    }
+
+    fn wants(&self, name: &str, _: &Args<'_>) -> Want {
+        match name {
+            "m" | "n" | "k" => Want::Divisor(8),
+            _ if name.contains('_') => tile::wants(name, self.a),
+            // extents of the batch
+            _ => Want::Nothing,
+        }
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {

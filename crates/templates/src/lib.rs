@@ -53,4 +53,4 @@ pub mod topk;
 pub mod view;
 mod walk;
 
-pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile};
+pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile, Want};

@@ -65,12 +65,24 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
     out.push_str(&t.definitions(props));
     out.push('\n');
     for (name, value) in &spec.tile.0 {
-        let _ = writeln!(out, "constexpr int {name} = {value};");
+        let _ = writeln!(out, "#define {name} {value}");
     }
+    let (aligned, together) = match spec.is_generic() {
+        true => ("is_aligned<N>(p)", 1),
+        // the runtime serves no other pointers with it, and what is known leaves room to do more at a time
+        false => ("true", 4),
+    };
+    let _ = writeln!(out, "#define IS_ALIGNED(N, p) {aligned}");
+    let _ = writeln!(out, "#define RESULTS_TOGETHER {together}");
+    let blocks = spec.tile.get("BLOCKS").max(1);
+    let cluster = match spec.tile.get("SPLIT") {
+        0 | 1 => String::new(),
+        split => format!("__cluster_dims__({split}, 1, 1) "),
+    };
     // with the second bound the assembler does not spill to reach an occupancy of its own choice
     let _ = writeln!(
         out,
-        "\n#define KERNEL extern \"C\" __global__ void __launch_bounds__(THREADS, 1) \\\n    {}(const long long* __restrict__ slots)",
+        "\n#define KERNEL extern \"C\" __global__ void {cluster}__launch_bounds__(THREADS, {blocks}) \\\n    {}(const long long* __restrict__ slots)",
         spec.entry()
     );
     out.push_str(&arguments(spec));

@@ -149,6 +149,39 @@ pub enum Baked {
     Multiple(i64),
 }
 
+/// What a template has to gain from knowing an integer argument at compile time. What it does not ask for stays an argument,
+/// so that one kernel serves many steps and many shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Its value.
+    Value,
+    /// Whether it is 0 or 1, as a stride or a number of groups may be, and otherwise how far this number divides it.
+    Unit(i64),
+    /// How far this number divides it.
+    Divisor(i64),
+    /// Nothing.
+    Nothing,
+}
+
+impl Want {
+    /// The part of what is known that is wanted.
+    fn of(self, known: Baked) -> Option<Baked> {
+        let common = |divisor: i64, value: i64| {
+            let (mut a, mut b) = (divisor.abs(), value.unsigned_abs() as i64);
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            (a > 1).then_some(Baked::Multiple(a))
+        };
+        match (self, known) {
+            (Want::Value, known) => Some(known),
+            (Want::Unit(_), Baked::Exact(0 | 1)) => Some(known),
+            (Want::Unit(d) | Want::Divisor(d), Baked::Exact(v) | Baked::Multiple(v)) => common(d, v),
+            (Want::Nothing, _) => None,
+        }
+    }
+}
+
 /// Work of one run, for cost models and floors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
@@ -189,6 +222,13 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
     /// Types, options and expressions that the body uses, as CUDA text.
     fn definitions(&self, props: &DeviceProps) -> String;
 
+    /// What is to be gained from knowing an integer argument of a call like this one; the value, unless a template knows
+    /// better.
+    fn wants(&self, name: &str, args: &Args<'_>) -> Want {
+        let _ = (name, args);
+        Want::Value
+    }
+
     /// Legal tiles for these arguments, the one with the least expected time first, never empty. Without arguments: the
     /// tiles of the generic kernel.
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile>;
@@ -221,8 +261,8 @@ impl KernelSpec {
     }
 
     /// The kernel with the best tile for these arguments by the template's cost model. `baked` says what may be taken for
-    /// granted of an integer argument, given its name and its value here; the kernel is right for all arguments of which
-    /// that holds.
+    /// granted of an integer argument, given its name and its value here; what the template wants to know of that is baked
+    /// in, and the kernel is right for all arguments of which it holds.
     pub fn specialised(
         template: Arc<dyn Template>,
         args: &Args<'_>,
@@ -232,9 +272,12 @@ impl KernelSpec {
         KernelSpec {
             baked: args
                 .iter_ints()
-                .filter_map(|(n, v)| Some((n.to_owned(), baked(n, v)?)))
+                .filter_map(|(n, v)| {
+                    let wanted = template.wants(n, args).of(baked(n, v)?)?;
+                    Some((n.to_owned(), wanted))
+                })
                 .collect(),
-            ..Self::with_tile_for(template, Some(args), props)
+            ..Self::with_tile_for(template.clone(), Some(args), props)
         }
     }
 

@@ -1,0 +1,107 @@
+// How the operands of a tile get into shared memory ahead of the tensor cores, step after step: what the engines of
+// mma.sync and of wgmma have in common.
+
+#if TENSOR_CORES
+
+// Where a chunk of an operand of ROWS rows lies: the engine's choice.
+template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, int chunk);
+
+// One operand's side of the pipeline. ROWS×BK elements a stage.
+template <typename T, int ROWS> struct Side {
+    using Part = Share<ROWS, 8>;
+    uint4 held[Part::COUNT];
+
+    // Fills a step element by element: rare, so the code is short.
+    template <typename L> __device__ __forceinline__ static void fill(uint4* to, const L& from, int origin, int step) {
+#pragma unroll 1
+        for (int i = 0; i < Part::COUNT; ++i) {
+            const Part p(i, from.by_row, from.spread);
+            if (!p.there) continue;
+            Chunk<T> c;
+#pragma unroll
+            for (int j = 0; j < 8; ++j)
+                c.v[j] = from.element(p.line_at(from.by_row, origin, step), p.at(from.by_row, origin, step) + j);
+            to[slot<ROWS>(from.by_row, p.line, p.chunk)] = c.bits;
+        }
+    }
+#if ASYNC
+    // Begins to copy a step.
+    template <typename L> __device__ __forceinline__ static void copy(uint4* to, const L& from, int origin, int step) {
+        if (!from.vector) return fill(to, from, origin, step);
+#pragma unroll
+        for (int i = 0; i < Part::COUNT; ++i) {
+            const Part p(i, from.by_row, false);
+            if (!p.there) continue;
+            int bytes;
+            const T* source = from.address(i, bytes);
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                             shared_address(to + slot<ROWS>(from.by_row, p.line, p.chunk))),
+                         "l"(source), "r"(bytes)
+                         : "memory");
+        }
+    }
+#else
+    // Copies a step in two halves.
+    template <typename L> __device__ __forceinline__ void take(const L& from) {
+#pragma unroll
+        for (int i = 0; i < Part::COUNT; ++i) {
+            int bytes;
+            const T* source = from.address(i, bytes);
+            held[i] = from.vector && bytes > 0 ? *(const uint4*)source : make_uint4(0, 0, 0, 0);
+        }
+    }
+    template <typename L> __device__ __forceinline__ void put(uint4* to, const L& from, int origin, int step) {
+        if (!from.vector) return fill(to, from, origin, step);
+#pragma unroll
+        for (int i = 0; i < Part::COUNT; ++i) {
+            const Part p(i, from.by_row, false);
+            if (p.there) to[slot<ROWS>(from.by_row, p.line, p.chunk)] = held[i];
+        }
+    }
+#endif
+};
+
+constexpr int STAGE_CHUNKS = (BM + BN) * BK / 8, B_AT = BM * BK / 8;
+
+#if ASYNC
+// Keeps up to STAGES steps of both operands under way. `load` begins the copy of the next step; `ready` waits for the oldest
+// of AHEAD that were begun.
+template <typename T, int AHEAD, typename LA, typename LB> struct Pipeline {
+    uint4* memory;
+    LA& from_a;
+    LB& from_b;
+    int end, row, column, loading, writing = 0, reading = 0;
+
+    __device__ __forceinline__ Pipeline(uint4* memory, LA& from_a, LB& from_b, Steps steps, int row, int column)
+        : memory(memory), from_a(from_a), from_b(from_b), end(steps.end), row(row), column(column), loading(steps.first) {}
+    __device__ __forceinline__ void load() {
+        if (loading < end) {
+            uint4* stage = memory + writing * STAGE_CHUNKS;
+            Side<T, BM>::copy(stage, from_a, row, loading);
+            Side<T, BN>::copy(stage + B_AT, from_b, column, loading);
+            from_a.next();
+            from_b.next();
+            writing = writing + 1 == STAGES ? 0 : writing + 1;
+            ++loading;
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    __device__ __forceinline__ const uint4* ready() {
+        asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
+#if WGMMA
+        // what was copied becomes visible to the units that wgmma reads with
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+        __syncthreads();
+        const uint4* stage = memory + reading * STAGE_CHUNKS;
+        reading = reading + 1 == STAGES ? 0 : reading + 1;
+        return stage;
+    }
+    __device__ __forceinline__ void drain() {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        __syncthreads();
+    }
+};
+#endif
+
+#endif
