@@ -2,7 +2,7 @@
 //
 // A convolution reads its windows forward; convolution.cuh does the rest.
 
-constexpr int PIXELS_PER_ITEM = 4;
+[[maybe_unused]] constexpr int PIXELS_PER_ITEM = 4;
 
 __device__ __forceinline__ int phases(int) { return 1; }
 

@@ -4,7 +4,7 @@
 // plain convolution that steps backward through the input. So each phase is one, without a wasted product, whatever the
 // dilation; convolution.cuh does the rest.
 
-constexpr int PIXELS_PER_ITEM = 1;
+[[maybe_unused]] constexpr int PIXELS_PER_ITEM = 1;
 
 __device__ __forceinline__ int phases(int str) { return str; }
 

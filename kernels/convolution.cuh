@@ -29,6 +29,7 @@ KERNEL {
         write_run(y + INDEX(y), result, y_s1, count);
     };
 
+#ifndef c_DIVISOR  // otherwise c is not 1
     if (c == 1 && k == 1) {
         // depthwise: an item is a run of channels at some pixels of a row
         auto depthwise = [&](auto run, auto many, bool channels_first) {
@@ -106,6 +107,7 @@ KERNEL {
             depthwise(Int<1>(), Int<1>(), true);
         return;
     }
+#endif
 
     int all_phases = 1;
     long long rows = n;
@@ -114,20 +116,20 @@ KERNEL {
         all_phases *= phases(strs[a]);
         rows *= ceil_div(outs[a], phases(strs[a]));
     }
-    const long long tiles_m = (rows + BM - 1) / BM;
-    const int tiles_n = ceil_div(k, BN);
-    const long long tiles = tiles_m * tiles_n * g * all_phases;
+    // a tile has hundreds of results, so that 32 bits count them
+    const int tiles_m = (int)((rows + BM - 1) / BM), tiles_n = ceil_div(k, BN);
+    const int tiles = tiles_m * tiles_n * g * all_phases;
     const bool by_column = y_s1 != 1;
 
     FOR_EACH_TILE(tile, tiles) {
         // columns vary fastest: blocks that run together share pixels
-        long long rest = tile;
-        const int column = (int)(rest % tiles_n) * BN;
+        int rest = tile;
+        const int column = rest % tiles_n * BN;
         rest /= tiles_n;
-        const int group = (int)(rest % g);
+        const int group = rest % g;
         rest /= g;
-        const long long row = rest % tiles_m * BM;
-        int phase = (int)(rest / tiles_m), reduction = c;
+        const long long row = (long long)(rest % tiles_m) * BM;
+        int phase = rest / tiles_m, reduction = c;
         Axis axes[SPATIAL];
         long long here = n;
 #pragma unroll

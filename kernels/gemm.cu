@@ -30,7 +30,7 @@ template <int ROWS, typename T> struct Matrix {
         apart = first.apart(by_row) * line_stride;
         advance = by_row ? BK : BK * line_stride;
     }
-    __device__ __forceinline__ const T* address(int i, int& bytes) const {
+    __device__ __forceinline__ const T* address(int i, bool by_row, int& bytes) const {
         const int left = (length - at) * (int)sizeof(T);
         bytes = line + i * Share<ROWS, N>::apart(by_row) < lines && left > 0 ? (left < 16 ? left : 16) : 0;
         return cursor + i * apart;
@@ -51,17 +51,17 @@ KERNEL {
     const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
     const int tiles_m = ceil_div(m, BM), tiles_n = ceil_div(n, BN);
     const Steps steps(ceil_div(k, BK));
-    const long long tiles = (long long)tiles_m * tiles_n, all = BATCHES * tiles;
+    // a tile has hundreds of results, so that 32 bits count them
+    const int tiles = tiles_m * tiles_n, all = (int)(BATCHES * tiles);
     const bool by_column = COLUMN_STRIDE(y) != 1 && ROW_STRIDE(y) == 1;
 
     FOR_EACH_TILE(tile, all) {
-        long long batch = tile / tiles;
-        long long rest = tile - batch * tiles;
+        int batch = tile / tiles, rest = tile - batch * tiles;
         DECODE_BATCH(batch)
-        const long long band = rest / (8ll * tiles_n);
-        const int first = (int)band * 8, height = tiles_m - first < 8 ? tiles_m - first : 8;
+        const int band = rest / (8 * tiles_n);
+        const int first = band * 8, height = tiles_m - first < 8 ? tiles_m - first : 8;
         rest -= band * 8 * tiles_n;
-        const int row = (first + (int)(rest % height)) * BM, column = (int)(rest / height) * BN;
+        const int row = (first + rest % height) * BM, column = rest / height * BN;
 
         Y_TYPE* const y_base = y + BATCH_OFFSET(y);
 

@@ -104,7 +104,7 @@ template <typename T> struct Windows {
             inside |= there ? 1u << i : 0u;
         }
     }
-    __device__ __forceinline__ const T* address(int i, int& bytes) const {
+    __device__ __forceinline__ const T* address(int i, bool, int& bytes) const {
         bytes = (inside >> i & 1) * 16;
         return base + offset[i] + ahead + position.channel;
     }
@@ -156,7 +156,7 @@ template <typename T> struct Filters {
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) cursor += position.tap[a] * strides[a];
     }
-    __device__ __forceinline__ const T* address(int i, int& bytes) const {
+    __device__ __forceinline__ const T* address(int i, bool, int& bytes) const {
         constexpr int APART = THREADS * N / BK;
         bytes = position.there && line + i * APART < filters ? 16 : 0;
         return cursor + position.channel + i * APART * filter_stride;

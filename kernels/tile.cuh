@@ -10,7 +10,7 @@
 //   bool by_row                         see above
 //   bool vector                         whether a chunk can be copied as 16 bytes
 //   bool spread                         whether neighbouring lanes take neighbouring lines, not chunks of one line
-//   const T* address(i, bytes)          where the chunk begins, and how many bytes of it exist (0: none)
+//   const T* address(i, by_row, bytes)  where the chunk begins, and how many bytes of it exist (0: none)
 //   T element(line, at)                 one element, zero outside: the slow way that is always right
 //   void next()                         moves `address` on to the next step
 // `i` counts the chunks of this thread. All of them are in the same place of their lines (Share), so that what changes
@@ -59,7 +59,7 @@ struct Steps {
     }
 };
 // One tile after the other, for this block or this cluster.
-#define FOR_EACH_TILE(tile, count) for (long long tile = blockIdx.x / SPLIT; tile < (count); tile += gridDim.x / SPLIT)
+#define FOR_EACH_TILE(tile, count) for (int tile = blockIdx.x / SPLIT; tile < (count); tile += gridDim.x / SPLIT)
 
 // Where chunks are copied in the background, an incomplete one is filled up with zeros. Elsewhere only whole ones are moved.
 #if TENSOR_CORES && __CUDA_ARCH__ >= 800

@@ -11,31 +11,36 @@ template <typename T, int ROWS> struct Side {
     using Part = Share<ROWS, 8>;
     uint4 held[Part::COUNT];
 
-    // Fills a step element by element: rare, so the code is short.
+    // Fills a step element by element: rare, so the code of a generic kernel is short.
     template <typename L> __device__ __forceinline__ static void fill(uint4* to, const L& from, int origin, int step) {
-#pragma unroll 1
+#pragma unroll (KNOWN ? 4 : 1)
         for (int i = 0; i < Part::COUNT; ++i) {
             const Part p(i, from.by_row, from.spread);
             if (!p.there) continue;
-            Chunk<T> c;
-#pragma unroll
+            T* chunk = (T*)(to + slot<ROWS>(from.by_row, p.line, p.chunk));
+#pragma unroll (KNOWN ? 8 : 1)
             for (int j = 0; j < 8; ++j)
-                c.v[j] = from.element(p.line_at(from.by_row, origin, step), p.at(from.by_row, origin, step) + j);
-            to[slot<ROWS>(from.by_row, p.line, p.chunk)] = c.bits;
+                chunk[j] = from.element(p.line_at(from.by_row, origin, step), p.at(from.by_row, origin, step) + j);
         }
     }
 #if ASYNC
-    // Begins to copy a step.
+    // Begins to copy a step. With the order a constant, chunks are a constant distance apart in shared memory.
     template <typename L> __device__ __forceinline__ static void copy(uint4* to, const L& from, int origin, int step) {
-        if (!from.vector) return fill(to, from, origin, step);
+        if (!from.vector)
+            fill(to, from, origin, step);
+        else if (from.by_row)
+            copy_as<true>(to, from);
+        else
+            copy_as<false>(to, from);
+    }
+    template <bool BY_ROW, typename L> __device__ __forceinline__ static void copy_as(uint4* to, const L& from) {
 #pragma unroll
         for (int i = 0; i < Part::COUNT; ++i) {
-            const Part p(i, from.by_row, false);
+            const Part p(i, BY_ROW, false);
             if (!p.there) continue;
             int bytes;
-            const T* source = from.address(i, bytes);
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                             shared_address(to + slot<ROWS>(from.by_row, p.line, p.chunk))),
+            const T* source = from.address(i, BY_ROW, bytes);
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + slot<ROWS>(BY_ROW, p.line, p.chunk))),
                          "l"(source), "r"(bytes)
                          : "memory");
         }
@@ -46,7 +51,7 @@ template <typename T, int ROWS> struct Side {
 #pragma unroll
         for (int i = 0; i < Part::COUNT; ++i) {
             int bytes;
-            const T* source = from.address(i, bytes);
+            const T* source = from.address(i, from.by_row, bytes);
             held[i] = from.vector && bytes > 0 ? *(const uint4*)source : make_uint4(0, 0, 0, 0);
         }
     }

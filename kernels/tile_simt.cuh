@@ -15,7 +15,7 @@ template <typename T, int ROWS, int PITCH> struct Side {
 #pragma unroll
         for (int i = 0; i < Part::COUNT; ++i) {
             int bytes;
-            const T* source = from.address(i, bytes);
+            const T* source = from.address(i, from.by_row, bytes);
             const bool there = from.vector && bytes > 0 && Part(i, from.by_row, false).there;
             held[i] = there ? *(const uint4*)source : make_uint4(0, 0, 0, 0);
         }

@@ -237,7 +237,12 @@ impl Convolution<'_> {
             "c" => Want::Value,
             "k" => Want::Unit(8),
             _ if name.contains('_') => tile::wants(name, self.dtype),
-            _ if ["ker", "str", "dil", "pad"].iter().any(|n| name.starts_with(n)) => Want::Value,
+            _ if ["ker", "str", "dil", "pad"]
+                .iter()
+                .any(|n| name.starts_with(n)) =>
+            {
+                Want::Value
+            }
             // how large images are
             _ => Want::Nothing,
         }

@@ -67,13 +67,20 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
     for (name, value) in &spec.tile.0 {
         let _ = writeln!(out, "#define {name} {value}");
     }
-    let (aligned, together) = match spec.is_generic() {
-        true => ("is_aligned<N>(p)", 1),
-        // the runtime serves no other pointers with it, and what is known leaves room to do more at a time
-        false => ("true", 4),
+    // the runtime serves no other addresses with a specialised kernel
+    let (known, aligned) = match spec.is_generic() {
+        true => (0, "is_aligned<N>(p)"),
+        false => (1, "true"),
     };
-    let _ = writeln!(out, "#define IS_ALIGNED(N, p) {aligned}");
-    let _ = writeln!(out, "#define RESULTS_TOGETHER {together}");
+    let _ = writeln!(
+        out,
+        "#define KNOWN {known}\n#define IS_ALIGNED(N, p) {aligned}"
+    );
+    for (name, baked) in &spec.baked {
+        if let Baked::Multiple(v) = baked {
+            let _ = writeln!(out, "#define {name}_DIVISOR {v}");
+        }
+    }
     let blocks = spec.tile.get("BLOCKS").max(1);
     let cluster = match spec.tile.get("SPLIT") {
         0 | 1 => String::new(),

@@ -176,7 +176,9 @@ impl Want {
         match (self, known) {
             (Want::Value, known) => Some(known),
             (Want::Unit(_), Baked::Exact(0 | 1)) => Some(known),
-            (Want::Unit(d) | Want::Divisor(d), Baked::Exact(v) | Baked::Multiple(v)) => common(d, v),
+            (Want::Unit(d) | Want::Divisor(d), Baked::Exact(v) | Baked::Multiple(v)) => {
+                common(d, v)
+            }
             (Want::Nothing, _) => None,
         }
     }

@@ -338,7 +338,8 @@ fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 
     let products = arithmetic.max(traffic).max(latency);
     // to find, read, compute and store a result takes some instructions of its own
     let instructions = 12.0 + 4.0 * p.epilogue as f64;
-    let results = together * bm * bn / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
+    let results =
+        together * bm * bn / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
     let exchange = if split > 1.0 {
         MEETING + bm * bn * 4.0 / NEIGHBOUR_RATE
     } else {
