@@ -4,12 +4,18 @@
 // the exponent.
 //
 // Rows are those of all `g` heads of queries that share a head of k and v: row r is row r % m of head r / m. Warps divide
-// the rows of a tile by WARPS_M and its columns by WARPS_N; in the latter case each has sums of its own, which are merged
-// at the end.
+// the rows of a tile by WARPS_M and its columns by WARPS_N, and SPLIT blocks of a cluster take turns with the tiles; whoever
+// divides keys has sums of its own, which are merged at the end.
 //
 // A tile lies in shared memory as lines of 16-byte chunks, heads padded with zeros to a multiple of 16 elements. With m16n8k16,
 // lane l holds of A the rows l/4 and l/4 + 8 and two neighbouring columns from l%4·2 and l%4·2 + 8 on, of B the column l/4 and
 // rows as A's columns, of C the rows of A and the columns from l%4·2 on: two tiles of C side by side are an A.
+
+#if CLUSTERS
+extern "C" __global__ void __cluster_dims__(SPLIT, 1, 1) bespoke_attention(const long long* __restrict__ slots);
+#else
+static_assert(SPLIT == 1, "blocks cannot work together");
+#endif
 
 struct Chunk {
     union {
@@ -59,6 +65,42 @@ template <int PENDING> __device__ __forceinline__ void wait() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
+}
+
+// A barrier for all threads that share the rows.
+__device__ __forceinline__ void meet() {
+#if CLUSTERS
+    if (SPLIT > 1) {
+        asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+        return;
+    }
+#endif
+    __syncthreads();
+}
+// What lies at the same place in the shared memory of a block of the cluster.
+__device__ __forceinline__ float4 peek(const float4* p, int block) {
+#if CLUSTERS
+    if (SPLIT > 1) {
+        float4 x;
+        asm volatile("{\n\t.reg .u32 at;\n\tmapa.shared::cluster.u32 at, %4, %5;\n\t"
+                     "ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [at];\n\t}"
+                     : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared_address(p)), "r"(block) : "memory");
+        return x;
+    }
+#endif
+    return *p;
+}
+__device__ __forceinline__ float2 peek(const float2* p, int block) {
+#if CLUSTERS
+    if (SPLIT > 1) {
+        float2 x;
+        asm volatile("{\n\t.reg .u32 at;\n\tmapa.shared::cluster.u32 at, %2, %3;\n\t"
+                     "ld.shared::cluster.v2.f32 {%0,%1}, [at];\n\t}"
+                     : "=f"(x.x), "=f"(x.y) : "r"(shared_address(p)), "r"(block) : "memory");
+        return x;
+    }
+#endif
+    return *p;
 }
 
 // Copies LINES lines of WIDTH elements to lines of C chunks, zeros beyond. `from(line, there)` is where a line begins and
@@ -208,8 +250,11 @@ KERNEL {
     const int warp_row = warp / WARPS_N * WARP_ROWS, warp_column = warp % WARPS_N * WARP_COLUMNS;
     const int rows = g * m, tiles_n = ceil_div(n, BN);
     const long long tiles_m = ceil_div(rows, BM), all = BATCHES * tiles_m;
+    // of the tiles of keys, this block has every SPLIT-th from its place in the cluster on
+    const int place = blockIdx.x % SPLIT;
+    const int steps = tiles_n > place ? ceil_div(tiles_n - place, SPLIT) : 0;
 
-    for (long long item = blockIdx.x; item < all; item += gridDim.x) {
+    for (long long item = blockIdx.x / SPLIT; item < all; item += gridDim.x / SPLIT) {
         long long batch = item / tiles_m;
         const int first = (int)(item - batch * tiles_m) * BM;
         DECODE_BATCH(batch)
@@ -223,16 +268,18 @@ KERNEL {
         const bool v_vector = KEY_COLUMN_STRIDE(v) == 1 && (KEY_ROW_STRIDE(v) % 8 == 0 || n == 1) && is_aligned<8>(v_base);
         const bool y_vector = COLUMN_STRIDE(y) == 1 && (ROW_STRIDE(y) % 8 == 0 || m == 1) && (GROUP_STRIDE(y) % 8 == 0 || g == 1) &&
                               is_aligned<8>(y_base);
-        auto copy_k = [&](int tile) {
-            copy<BN, D, QC>(shared_k + tile % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
-                there = tile * BN + line < n;
-                return k_base + (tile * BN + line) * KEY_ROW_STRIDE(k);
+        auto copy_k = [&](int step) {
+            const int key = (step * SPLIT + place) * BN;
+            copy<BN, D, QC>(shared_k + step % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
+                there = key + line < n;
+                return k_base + (key + line) * KEY_ROW_STRIDE(k);
             });
         };
-        auto copy_v = [&](int tile) {
-            copy<BN, DV, VC>(shared_v + tile % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
-                there = tile * BN + line < n;
-                return v_base + (tile * BN + line) * KEY_ROW_STRIDE(v);
+        auto copy_v = [&](int step) {
+            const int key = (step * SPLIT + place) * BN;
+            copy<BN, DV, VC>(shared_v + step % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
+                there = key + line < n;
+                return v_base + (key + line) * KEY_ROW_STRIDE(v);
             });
         };
 
@@ -269,8 +316,8 @@ KERNEL {
         // copies run ahead of the work by STAGES - 1 tiles; q comes with the first tile of k. Each of k and v is a group, so
         // that the products with k need not wait for v.
 #pragma unroll 1
-        for (int step = 0; step < tiles_n + STAGES - 1; ++step) {
-            const int tile = step - (STAGES - 1);
+        for (int step = 0; step < steps + STAGES - 1; ++step) {
+            const int tile = step - (STAGES - 1), key = (tile * SPLIT + place) * BN;
             if (STAGES == 1) {
                 if (step > 0) __syncthreads();
                 copy_k(step);
@@ -283,7 +330,7 @@ KERNEL {
                 // of what was asked for, all but this tile's v and later tiles must be there
                 wait<LATER>();
                 __syncthreads();
-                if (step < tiles_n) copy_k(step);
+                if (step < steps) copy_k(step);
                 commit();
             }
 
@@ -312,7 +359,7 @@ KERNEL {
                     }
                 }
 
-                const int column = tile * BN + warp_column + lane % 4 * 2;
+                const int column = key + warp_column + lane % 4 * 2;
                 if (!LATE) {
 #pragma unroll
                     for (int i = 0; i < RM; ++i) {
@@ -342,7 +389,7 @@ KERNEL {
                     }
                 }
 #endif
-                if (tile * BN + BN > n) {
+                if (key + BN > n) {
 #pragma unroll
                     for (int j = 0; j < CN; ++j) {
 #pragma unroll
@@ -392,7 +439,7 @@ KERNEL {
                 // likewise: all but later tiles
                 wait<LATER>();
                 __syncthreads();
-                if (step < tiles_n) copy_v(step);
+                if (step < steps) copy_v(step);
                 commit();
             }
             if (tile >= 0) {
@@ -421,7 +468,7 @@ KERNEL {
         }
         // without any tile q may still be under way
         wait<0>();
-        if (VC != QC || WARPS_N > 1 || tiles_n == 0) __syncthreads();
+        if (VC != QC || WARPS_N > 1 || SPLIT > 1 || steps == 0) __syncthreads();
 
         // the result of a row without a defined softmax; a sum over no keys is 0
         const float undefined = UNDEFINED_AS_ZERO || n <= 0 ? 0.0f : __int_as_float(0x7fffffff);
@@ -446,7 +493,7 @@ KERNEL {
 #pragma unroll
             for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
         };
-        if constexpr (WARPS_N == 1) {
+        if constexpr (WARPS_N == 1 && SPLIT == 1) {
             // through the memory of q: a warp's rows are its own business
 #pragma unroll
             for (int i = 0; i < RM; ++i) {
@@ -470,8 +517,8 @@ KERNEL {
                 put(line, chunk, shared_q[swizzled<VC>(line, chunk)]);
             }
         } else {
-            // every warp's part relative to the largest score of all, in a strip each
-            constexpr int PITCH = VC * 8 + 4;
+            // every part relative to the largest score of all, in a strip each
+            constexpr int PITCH = VC * 8 + 4, PARTS = SPLIT * WARPS_N;
             float* const strips = (float*)memory;
             float2* const known = (float2*)(strips + WARPS_N * BM * PITCH);
 #pragma unroll
@@ -482,7 +529,7 @@ KERNEL {
                         known[warp % WARPS_N * BM + warp_row + i * 16 + h * 8 + lane / 4] = make_float2(top[i][h], sum[i][h]);
                 }
             }
-            __syncthreads();
+            meet();
 #pragma unroll
             for (int i = 0; i < RM; ++i) {
 #pragma unroll
@@ -490,11 +537,11 @@ KERNEL {
                     const int line = warp_row + i * 16 + h * 8 + lane / 4;
                     float best = -infinity(), total = 0;
 #pragma unroll
-                    for (int w = 0; w < WARPS_N; ++w) best = fmaxf(best, known[w * BM + line].x);
+                    for (int w = 0; w < PARTS; ++w) best = fmaxf(best, peek(known + w % WARPS_N * BM + line, w / WARPS_N).x);
                     const float base = base_of(best);
 #pragma unroll
-                    for (int w = 0; w < WARPS_N; ++w) {
-                        const float2 part = known[w * BM + line];
+                    for (int w = 0; w < PARTS; ++w) {
+                        const float2 part = peek(known + w % WARPS_N * BM + line, w / WARPS_N);
                         total += part.y * power_of_two((part.x - base) * FACTOR);
                     }
                     const bool defined = total > 0;
@@ -506,21 +553,23 @@ KERNEL {
                                                          : make_float2(undefined, undefined);
                 }
             }
-            __syncthreads();
+            meet();
 #pragma unroll 1
-            for (int at = threadIdx.x; at < BM * (DV / 8); at += THREADS) {
+            for (int at = place * THREADS + threadIdx.x; at < BM * (DV / 8); at += SPLIT * THREADS) {
                 const int line = at / (DV / 8), chunk = at % (DV / 8);
                 float x[8] = {};
 #pragma unroll
-                for (int w = 0; w < WARPS_N; ++w) {
-                    const float4* const part = (const float4*)(strips + (w * BM + line) * PITCH + chunk * 8);
-                    const float4 low = part[0], high = part[1];
+                for (int w = 0; w < PARTS; ++w) {
+                    const float4* const part = (const float4*)(strips + (w % WARPS_N * BM + line) * PITCH + chunk * 8);
+                    const float4 low = peek(part, w / WARPS_N), high = peek(part + 1, w / WARPS_N);
                     x[0] += low.x, x[1] += low.y, x[2] += low.z, x[3] += low.w;
                     x[4] += high.x, x[5] += high.y, x[6] += high.z, x[7] += high.w;
                 }
                 put(line, chunk, make_uint4(packed(x[0], x[1], T()), packed(x[2], x[3], T()), packed(x[4], x[5], T()),
                                             packed(x[6], x[7], T())));
             }
+            // nobody may go on, or end, while others read its memory
+            if (SPLIT > 1) meet();
         }
     }
 }

@@ -10,7 +10,8 @@
 //! option says so; a row without any keys is 0, as a sum over nothing is.
 //!
 //! Tile constants: `BM` rows a block, `BN` keys at a time, `WARPS_M`×`WARPS_N` warps, `STAGES` of keys and values in
-//! flight. With `WARPS_N > 1` warps share the rows and divide the keys, and merge what they have at the end.
+//! flight. With `WARPS_N > 1` warps share the rows and divide the keys, and merge what they have at the end; with `SPLIT >
+//! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters.
 
 mod host;
 
@@ -66,6 +67,7 @@ struct Problem {
 const TILES: &[[i64; 5]] = &[
     [64, 64, 4, 1, 2],
     [64, 32, 4, 1, 2],
+    [64, 16, 4, 1, 2],
     [32, 32, 2, 1, 2],
     [128, 64, 8, 1, 2],
     [128, 64, 4, 1, 2],
@@ -86,6 +88,16 @@ const TILES: &[[i64; 5]] = &[
     [16, 64, 1, 4, 1],
     [16, 32, 1, 2, 2],
 ];
+
+/// The same for clusters: few rows and many keys occupy few multiprocessors otherwise.
+const CLUSTER_TILES: &[[i64; 5]] = &[[16, 64, 1, 4, 2], [64, 64, 4, 1, 2]];
+/// Blocks of a cluster.
+const SPLITS: &[i64] = &[2, 4, 8];
+
+/// Whether blocks of this architecture can work together. Those for workstations could, but only just.
+fn has_clusters(props: &DeviceProps) -> bool {
+    (90..120).contains(&props.arch.number)
+}
 
 impl Attention {
     /// What the template lacks for these options, if anything.
@@ -125,7 +137,7 @@ impl Attention {
         let pipeline = (bm * d.max(dv) + tile.get("STAGES") * bn * (d + dv)) * 2;
         // what warps that divide the keys have, on the way to their merger
         let strips = wn * bm * ((dv + 4) * 4 + 8);
-        if wn > 1 {
+        if wn > 1 || tile.get("SPLIT") > 1 {
             pipeline.max(strips)
         } else {
             pipeline
@@ -143,7 +155,15 @@ impl Attention {
     }
 
     fn legal(&self, tile: &Tile, props: &DeviceProps) -> bool {
-        self.shared_bytes(tile) <= i64::from(props.shared_per_block) && self.registers(tile) <= 255
+        // without asynchronous copies what is copied passes through registers
+        let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
+        let most = match (props.arch.has_cp_async(), keys > 16) {
+            (true, _) => 255,
+            (false, true) => 180,
+            (false, false) => 200,
+        };
+        self.shared_bytes(tile) <= i64::from(props.shared_per_block)
+            && self.registers(tile) <= most
     }
 
     /// Blocks of a tile that fit on a multiprocessor.
@@ -159,7 +179,8 @@ impl Attention {
 
     fn blocks(tile: &Tile, p: Problem) -> i64 {
         let bm = tile.get("BM").max(1);
-        p.batches.max(0).saturating_mul((p.rows.max(0) + bm - 1) / bm)
+        let items = p.batches.max(0).saturating_mul((p.rows.max(0) + bm - 1) / bm);
+        items.saturating_mul(tile.get("SPLIT").max(1))
     }
 
     /// Expected time of a problem.
@@ -173,7 +194,8 @@ impl Attention {
         let together = (self.resident(tile, props) as f64)
             .min((all / multiprocessors).ceil())
             .max(1.0);
-        let steps = (p.keys.max(0) as f64 / bn).ceil();
+        let split = get("SPLIT").max(1.0);
+        let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
         // a warp of 16 rows reads each fragment of keys for two instructions only
         let efficiency = if get("BM") / get("WARPS_M") > 16.0 { 0.7 } else { 0.5 };
         let busy = (together * warps / 8.0).min(1.0);
@@ -182,25 +204,30 @@ impl Attention {
         let exponentials = 0.6 * bm * bn / (props.f32_rate / 16.0);
         let work = together * steps * (products + exponentials) * multiprocessors / busy;
         // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
-        let moved = (p.keys as f64 * (d + dv) as f64 + bm * d as f64) * 2.0;
+        let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
         let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
         // what one block waits for: its copies, and the chain from products over the softmax to products again
         let copies = if stages > 1.0 { 0.6e-6 / (stages - 1.0) } else { 1.4e-6 };
         let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
         let latency = steps * (copies.max(chain) + if stages > 1.0 { 0.0 } else { chain });
-        let merge = if get("WARPS_N") > 1.0 { 1.0e-6 } else { 0.0 };
+        let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
+            (_, true) => 3.0e-6,
+            (true, _) => 1.0e-6,
+            _ => 0.0,
+        };
         let waves = (all / (multiprocessors * together)).ceil();
         waves * (work.max(traffic).max(latency) + merge + 1.5e-6)
     }
 }
 
-fn tile([bm, bn, wm, wn, stages]: [i64; 5]) -> Tile {
+fn tile([bm, bn, wm, wn, stages]: [i64; 5], split: i64) -> Tile {
     Tile::new(&[
         ("BM", bm),
         ("BN", bn),
         ("WARPS_M", wm),
         ("WARPS_N", wn),
         ("STAGES", stages),
+        ("SPLIT", split),
         ("THREADS", wm * wn * 32),
     ])
 }
@@ -245,7 +272,7 @@ impl Template for Attention {
         kernel_text!(""; "attention.cu")
     }
 
-    fn definitions(&self, _: &DeviceProps) -> String {
+    fn definitions(&self, props: &DeviceProps) -> String {
         let batch = self.batch;
         let log2e = std::f64::consts::LOG2_E;
         let mut out = String::new();
@@ -268,6 +295,7 @@ impl Template for Attention {
             Some(_) => 1,
         };
         let _ = writeln!(out, "#define MASK {kind}");
+        let _ = writeln!(out, "#define CLUSTERS {}", i32::from(has_clusters(props)));
         if let Some(mask) = self.mask {
             let _ = writeln!(out, "typedef {} E_TYPE;", cuda_type(mask));
             let _ = writeln!(
@@ -312,17 +340,22 @@ impl Template for Attention {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let mut all: Vec<Tile> = TILES.iter().copied().map(tile).collect();
+        let mut all: Vec<Tile> = TILES.iter().map(|&t| tile(t, 1)).collect();
         let problem = args.map(|a| self.problem(a));
         if let Some(p) = problem.filter(|p| (1..=128).contains(&p.keys)) {
             // all keys at once: no sums to be corrected, and nothing behind the last key but to the next step
             let keys = (p.keys + 15) / 16 * 16;
             all.extend([
-                tile([64, keys, 4, 1, 1]),
-                tile([128, keys, 8, 1, 1]),
-                tile([32, keys, 2, 1, 1]),
-                tile([16, keys, 1, 1, 1]),
+                tile([64, keys, 4, 1, 1], 1),
+                tile([128, keys, 8, 1, 1], 1),
+                tile([32, keys, 2, 1, 1], 1),
+                tile([16, keys, 1, 1, 1], 1),
             ]);
+        }
+        if has_clusters(props) {
+            for &split in SPLITS {
+                all.extend(CLUSTER_TILES.iter().map(|&t| tile(t, split)));
+            }
         }
         if !props.arch.has_cp_async() {
             // copies are not asynchronous there
@@ -352,8 +385,12 @@ impl Template for Attention {
             Some(args) => Self::blocks(tile, self.problem(args)),
             None => i64::from(props.multiprocessors) * self.resident(tile, props),
         };
+        // whole clusters
+        let split = tile.get("SPLIT").max(1);
+        let most = i64::from(i32::MAX) / split * split;
+        let count = (count / split * split).clamp(split, most);
         LaunchConfig {
-            grid: [count.clamp(1, i64::from(i32::MAX)) as u32, 1, 1],
+            grid: [count as u32, 1, 1],
             block: tile.get("THREADS").max(1) as u32,
             shared_bytes: self.shared_bytes(tile) as u32,
         }
