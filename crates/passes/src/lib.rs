@@ -20,11 +20,13 @@
 //! | `normalize` | layer and RMS normalisation in pieces become one operator |
 //! | `push` | elementwise work moves above views, next to the product or convolution that it can join |
 //! | `scale` | a factor of a matrix becomes a factor of the product, which computes it for nothing |
+//! | `attention` | two products with a softmax in between become one operator |
 //! | `fuse_maps` | elementwise nodes join their elementwise readers |
 //!
 //! A transpose before a matrix product is no pass: the planner reads operands of a product under any strides, so that
 //! nothing would be gained.
 
+mod attention;
 mod dedup;
 mod fold;
 mod fuse_maps;
@@ -58,6 +60,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("normalize", normalize::run),
     ("push", push::run),
     ("scale", scale::run),
+    ("attention", attention::run),
     ("fuse_maps", fuse_maps::run),
 ];
 

@@ -31,16 +31,19 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
     Ok(changes)
 }
 
-/// Whether an expression is its only operand times a literal.
-fn is_factor(expr: &Expr) -> bool {
+/// The literal by which an expression multiplies its only operand, if it does nothing else.
+pub(crate) fn literal_factor(expr: &Expr) -> Option<f64> {
     let [(a, _), (b, _), (Instr::Binary(BinaryOp::Mul, x, y), _)] = expr.code() else {
-        return false;
+        return None;
     };
-    let one_each = matches!(
-        (a, b),
-        (Instr::Input(_), Instr::Const(_)) | (Instr::Const(_), Instr::Input(_))
-    );
-    expr.inputs().len() == 1 && one_each && x != y
+    match (a, b) {
+        (Instr::Input(_), Instr::Const(c)) | (Instr::Const(c), Instr::Input(_))
+            if expr.inputs().len() == 1 && x != y =>
+        {
+            Some(c.as_f64())
+        }
+        _ => None,
+    }
 }
 
 fn move_factor(
@@ -58,7 +61,7 @@ fn move_factor(
         return Ok(false);
     };
     let x = graph.node(factor).inputs().first().copied();
-    let Some(x) = x.filter(|_| is_factor(&map.expr)) else {
+    let Some(x) = x.filter(|_| literal_factor(&map.expr).is_some()) else {
         return Ok(false);
     };
     let stays = graph.ty(x) != graph.ty(v)

@@ -51,6 +51,22 @@ impl Arguments {
         self.set(name, SampleSlot::Int(value));
     }
 
+    /// Element type of a tensor.
+    pub(crate) fn dtype(&self, name: &str) -> DType {
+        let param = self.params.iter().find(|p| p.name == name);
+        debug_assert!(param.is_some(), "no parameter `{name}`");
+        param.and_then(|p| p.dtype).unwrap_or(DType::F32)
+    }
+
+    /// Changes the content of a tensor that is set already.
+    pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(&mut [u8])) {
+        let at = self.params.iter().position(|p| p.name == name);
+        match at.and_then(|i| self.slots[i].as_mut()) {
+            Some(SampleSlot::Read(bytes) | SampleSlot::Write(bytes)) => change(bytes),
+            _ => debug_assert!(false, "no tensor `{name}`"),
+        }
+    }
+
     /// Makes a tensor over `extents`, random where it is read: its axes in random order of memory (mostly the plain
     /// one), sometimes with gaps and an offset; if it is read, sometimes broadcast along the axes in `broadcast`.
     pub(crate) fn tensor(

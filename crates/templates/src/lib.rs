@@ -19,6 +19,7 @@
 
 pub mod arg_reduce;
 mod arguments;
+pub mod attention;
 pub mod conv;
 pub mod conv_transpose;
 mod convolution;

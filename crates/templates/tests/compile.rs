@@ -98,6 +98,7 @@ macro_rules! families {
 }
 
 families! {
+    attention true,
     conv true,
     conv_transpose true,
     gemm true,

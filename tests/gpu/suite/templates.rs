@@ -41,6 +41,7 @@ macro_rules! families {
 families!(
     pointwise,
     gemm,
+    attention,
     conv,
     conv_transpose,
     pool,

@@ -12,7 +12,7 @@ use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::op::resize::{CoordinateMode, Interpolation, NearestMode};
 use bespoke_ir::op::scatter_elements::ScatterReduction;
 use bespoke_ir::op::{
-    ArgReduce, Concat, Conv, ConvTranspose, CumSum, Expand, Gather, GatherElements, GatherNd,
+    ArgReduce, Attention, Concat, Conv, ConvTranspose, CumSum, Expand, Gather, GatherElements, GatherNd,
     HostInts, Map, MatMul, Normalize, Pad, Pool, Reduce, Reshape, Resize, ScatterElements,
     ScatterNd, Slice, Softmax, TopK, Transpose,
 };
@@ -24,7 +24,7 @@ use crate::choices::Choices;
 type Build = fn(&mut Choices<'_>, &[&TensorType]) -> Op;
 
 /// Number of operands that each operator takes, and its maker.
-const BUILDERS: [(usize, Build); 24] = [
+const BUILDERS: [(usize, Build); 25] = [
     (1, unary),
     (2, binary),
     (2, matmul),
@@ -49,6 +49,7 @@ const BUILDERS: [(usize, Build); 24] = [
     (3, scatter),
     (2, conv_transpose),
     (0, host_ints),
+    (3, attention),
 ];
 
 /// How many operands the next operator takes, and a function that makes it. Now and then the number is wrong.
@@ -358,6 +359,15 @@ fn softmax(choices: &mut Choices<'_>, inputs: &[&TensorType]) -> Op {
     Softmax {
         axis: axis(choices, inputs),
         log: choices.yes(),
+    }
+    .into()
+}
+
+fn attention(choices: &mut Choices<'_>, _: &[&TensorType]) -> Op {
+    Attention {
+        scale: 0.25,
+        fill: choices.pick(&[f64::NEG_INFINITY, -1.0]),
+        undefined_as_zero: choices.yes(),
     }
     .into()
 }

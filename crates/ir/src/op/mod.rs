@@ -59,6 +59,7 @@ macro_rules! operators {
 
 operators! {
     arg_reduce::ArgReduce = "arg_reduce",
+    attention::Attention = "attention",
     concat::Concat = "concat",
     conv::Conv = "conv",
     conv_transpose::ConvTranspose = "conv_transpose",

@@ -11,11 +11,13 @@
 //! | `view` | Transpose, Reshape, Expand, Slice: no step where strides suffice |
 //! | `pointwise` | Map, and every copy |
 //! | `matmul` | MatMul |
+//! | `attention` | Attention |
 //! | `conv` | Conv, ConvTranspose, Pool |
 //! | `rows` | Reduce, Softmax, Normalize, CumSum, ArgReduce, TopK |
 //! | `index` | Gather, GatherElements, GatherND, ScatterElements, ScatterND |
 //! | `place` | Concat, Pad, Resize, HostInts |
 
+mod attention;
 mod conv;
 mod index;
 mod matmul;
@@ -388,6 +390,7 @@ impl Lowering<'_> {
         let name = pending.name.clone();
         match &node.op {
             Op::MatMul(op) => self.emit_matmul(anchor, *op, &name, v, epilogue),
+            Op::Attention(op) => self.emit_attention(anchor, *op, &name, v),
             Op::Conv(_) | Op::ConvTranspose(_) | Op::Pool(_) => {
                 self.emit_conv(anchor, &name, v, epilogue)
             }

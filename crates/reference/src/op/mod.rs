@@ -33,6 +33,7 @@ macro_rules! table {
 
 table! {
     arg_reduce::ArgReduce,
+    attention::Attention,
     concat::Concat,
     conv::Conv,
     conv_transpose::ConvTranspose,

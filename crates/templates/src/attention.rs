@@ -1,0 +1,548 @@
+//! `attention`: `y = softmax(scale · q·kᵀ + mask) · v` without the scores ever being in memory.
+//!
+//! Space `d0 … d{batch-1}, g, m`: batches, the `g` heads of queries that share a head of keys and values (those heads are
+//! one more batch axis), rows. `q[…, g, m, size]` and `y[…, g, m, value_size]` are viewed over it and their elements,
+//! `k[…, n, size]` and `v[…, n, value_size]` over batches, keys and elements, the mask `e0[…, g, m, n]` over the space
+//! and the keys. All strides are free; the fast path wants elements next to each other and rows at multiples of 16 bytes.
+//!
+//! Softmax is computed in `f32`, online: a tile of keys at a time. The rows of a group are one matrix, so that with few
+//! rows a head of keys is still read once. A row whose softmax is undefined is NaN, as in `softmax`, or 0 where the
+//! option says so; a row without any keys is 0, as a sum over nothing is.
+//!
+//! Tile constants: `BM` rows a block, `BN` keys at a time, `WARPS_M`×`WARPS_N` warps, `STAGES` of keys and values in
+//! flight. With `WARPS_N > 1` warps share the rows and divide the keys, and merge what they have at the end; with `SPLIT >
+//! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters.
+
+mod host;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+use bespoke_ir::DType;
+
+use crate::arguments::{Arguments, elements, tolerance};
+use crate::sample::{Rng, Sample, SampleSlot};
+use crate::source::{cuda_type, kernel_text};
+use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::tile::bytes_of;
+use crate::view;
+
+/// Sizes of a head are multiples of this, so that a head is whole 16-byte chunks.
+pub const STEP: i64 = 8;
+/// Largest size of a head; the result of a row must fit in registers.
+pub const LARGEST: i64 = 256;
+
+/// A family of attention kernels; see the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Number of batch axes, that of the heads of keys included.
+    pub batch: usize,
+    /// Type of all operands but the mask, and of the result: `f16` or `bf16`.
+    pub dtype: DType,
+    /// Elements of a query and a key.
+    pub size: i64,
+    /// Elements of a value.
+    pub value_size: i64,
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Type of the mask: numbers are added to the scaled scores; where a `bool` is false, `fill` takes their place.
+    pub mask: Option<DType>,
+    /// See `mask`.
+    pub fill: f64,
+    /// Whether a row without a defined softmax is 0 and not NaN.
+    pub undefined_as_zero: bool,
+}
+
+/// Extents of a run.
+#[derive(Clone, Copy, Debug)]
+struct Problem {
+    batches: i64,
+    rows: i64,
+    keys: i64,
+}
+
+/// BM, BN, warps along rows, warps along keys, stages; each verified to compile without spills where [`registers`] says
+/// that it does. The first legal one serves any shape.
+const TILES: &[[i64; 5]] = &[
+    [64, 64, 4, 1, 2],
+    [64, 32, 4, 1, 2],
+    [64, 16, 4, 1, 2],
+    [32, 32, 2, 1, 2],
+    [128, 64, 8, 1, 2],
+    [128, 64, 4, 1, 2],
+    [128, 32, 4, 1, 2],
+    [64, 64, 2, 1, 2],
+    [64, 128, 4, 1, 2],
+    [64, 64, 4, 1, 3],
+    [64, 32, 4, 1, 3],
+    [64, 64, 4, 1, 1],
+    [64, 32, 4, 1, 1],
+    [128, 64, 8, 1, 1],
+    [32, 64, 2, 2, 2],
+    [32, 128, 2, 2, 2],
+    [16, 64, 1, 4, 2],
+    [16, 64, 1, 4, 3],
+    [16, 128, 1, 4, 2],
+    [16, 128, 1, 8, 2],
+    [16, 64, 1, 4, 1],
+    [16, 32, 1, 2, 2],
+];
+
+/// The same for clusters: few rows and many keys occupy few multiprocessors otherwise.
+const CLUSTER_TILES: &[[i64; 5]] = &[[16, 64, 1, 4, 2], [64, 64, 4, 1, 2]];
+/// Blocks of a cluster.
+const SPLITS: &[i64] = &[2, 4, 8];
+
+/// Whether blocks of this architecture can work together. Those for workstations could, but only just.
+fn has_clusters(props: &DeviceProps) -> bool {
+    (90..120).contains(&props.arch.number)
+}
+
+impl Attention {
+    /// What the template lacks for these options, if anything.
+    pub fn refuses(&self) -> Option<&'static str> {
+        let fits = |size: i64| (STEP..=LARGEST).contains(&size) && size % STEP == 0;
+        match self.mask {
+            _ if !matches!(self.dtype, DType::F16 | DType::BF16) => {
+                Some("operands must be f16 or bf16")
+            }
+            _ if !fits(self.size) || !fits(self.value_size) => {
+                Some("the size of a head must be a multiple of 8 up to 256")
+            }
+            _ if !self.scale.is_finite() => Some("the scale must be finite"),
+            None | Some(DType::F16 | DType::BF16 | DType::F32 | DType::Bool) => None,
+            Some(_) => Some("the mask must be f16, bf16, f32 or bool"),
+        }
+    }
+
+    fn problem(&self, args: &Args<'_>) -> Problem {
+        Problem {
+            batches: args.ints("d", self.batch).iter().product(),
+            rows: args.int("g").saturating_mul(args.int("m")),
+            keys: args.int("n"),
+        }
+    }
+
+    /// Sizes of a head as they lie in shared memory.
+    fn padded(&self) -> (i64, i64) {
+        let pad = |size: i64| (size + 15) / 16 * 16;
+        (pad(self.size), pad(self.value_size))
+    }
+
+    /// Dynamic shared memory of a block.
+    fn shared_bytes(&self, tile: &Tile) -> i64 {
+        let (d, dv) = self.padded();
+        let (bm, bn, wn) = (tile.get("BM"), tile.get("BN"), tile.get("WARPS_N"));
+        let pipeline = (bm * d.max(dv) + tile.get("STAGES") * bn * (d + dv)) * 2;
+        // what warps that divide the keys have, on the way to their merger
+        let strips = wn * bm * ((dv + 4) * 4 + 8);
+        if wn > 1 || tile.get("SPLIT") > 1 {
+            pipeline.max(strips)
+        } else {
+            pipeline
+        }
+    }
+
+    /// Registers of a thread: the result, scores, fragments, and some for addresses.
+    fn registers(&self, tile: &Tile) -> i64 {
+        let (d, dv) = self.padded();
+        let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
+        let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
+        let q = if rows * d / 8 <= 16 { d / 4 } else { 4 };
+        let mask = if self.mask.is_some() { 4 } else { 0 };
+        rows * (dv / 2 + keys / 2 + q + mask) + 56
+    }
+
+    fn legal(&self, tile: &Tile, props: &DeviceProps) -> bool {
+        // without asynchronous copies what is copied passes through registers
+        let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
+        let most = match (props.arch.has_cp_async(), keys > 16) {
+            (true, _) => 255,
+            (false, true) => 180,
+            (false, false) => 200,
+        };
+        self.shared_bytes(tile) <= i64::from(props.shared_per_block)
+            && self.registers(tile) <= most
+    }
+
+    /// Blocks of a tile that fit on a multiprocessor.
+    fn resident(&self, tile: &Tile, props: &DeviceProps) -> i64 {
+        let threads = tile.get("THREADS").max(1);
+        let by_registers = i64::from(props.registers_per_multiprocessor)
+            / (self.registers(tile).min(255) * threads);
+        let by_shared =
+            i64::from(props.shared_per_multiprocessor) / (self.shared_bytes(tile) + 1024);
+        let by_threads = i64::from(props.threads_per_multiprocessor) / threads;
+        by_registers.min(by_shared).min(by_threads).clamp(1, 16)
+    }
+
+    fn blocks(tile: &Tile, p: Problem) -> i64 {
+        let bm = tile.get("BM").max(1);
+        let items = p.batches.max(0).saturating_mul((p.rows.max(0) + bm - 1) / bm);
+        items.saturating_mul(tile.get("SPLIT").max(1))
+    }
+
+    /// Expected time of a problem.
+    fn seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+        let (d, dv) = self.padded();
+        let multiprocessors = f64::from(props.multiprocessors.max(1));
+        let get = |name| tile.get(name) as f64;
+        let (bm, bn, stages) = (get("BM"), get("BN"), get("STAGES"));
+        let warps = get("THREADS") / 32.0;
+        let all = Self::blocks(tile, p) as f64;
+        let together = (self.resident(tile, props) as f64)
+            .min((all / multiprocessors).ceil())
+            .max(1.0);
+        let split = get("SPLIT").max(1.0);
+        let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
+        // a warp of 16 rows reads each fragment of keys for two instructions only
+        let efficiency = if get("BM") / get("WARPS_M") > 16.0 { 0.7 } else { 0.5 };
+        let busy = (together * warps / 8.0).min(1.0);
+        let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
+        // exponentials come at a sixteenth of the rate of plain arithmetic; other warps hide some of them
+        let exponentials = 0.6 * bm * bn / (props.f32_rate / 16.0);
+        let work = together * steps * (products + exponentials) * multiprocessors / busy;
+        // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
+        let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
+        let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
+        // what one block waits for: its copies, and the chain from products over the softmax to products again
+        let copies = if stages > 1.0 { 0.6e-6 / (stages - 1.0) } else { 1.4e-6 };
+        let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
+        let latency = steps * (copies.max(chain) + if stages > 1.0 { 0.0 } else { chain });
+        let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
+            (_, true) => 3.0e-6,
+            (true, _) => 1.0e-6,
+            _ => 0.0,
+        };
+        let waves = (all / (multiprocessors * together)).ceil();
+        waves * (work.max(traffic).max(latency) + merge + 1.5e-6)
+    }
+}
+
+fn tile([bm, bn, wm, wn, stages]: [i64; 5], split: i64) -> Tile {
+    Tile::new(&[
+        ("BM", bm),
+        ("BN", bn),
+        ("WARPS_M", wm),
+        ("WARPS_N", wn),
+        ("STAGES", stages),
+        ("SPLIT", split),
+        ("THREADS", wm * wn * 32),
+    ])
+}
+
+impl Template for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn describe(&self) -> String {
+        let mut out = format!(
+            "batch {} {} {}x{} scale {:?}",
+            self.batch, self.dtype, self.size, self.value_size, self.scale
+        );
+        // writing to a String cannot fail
+        if let Some(mask) = self.mask {
+            let _ = write!(out, " mask {mask}");
+        }
+        if self.mask == Some(DType::Bool) {
+            let _ = write!(out, " fill {:?}", self.fill);
+        }
+        if self.undefined_as_zero {
+            out.push_str(" undefined as zero");
+        }
+        out
+    }
+
+    fn params(&self) -> Vec<Param> {
+        let mut params = vec![Param::int("m"), Param::int("n"), Param::int("g")];
+        params.extend(view::extents(self.batch));
+        params.extend(view::read("q", self.dtype, self.batch + 3));
+        params.extend(view::read("k", self.dtype, self.batch + 2));
+        params.extend(view::read("v", self.dtype, self.batch + 2));
+        if let Some(mask) = self.mask {
+            params.extend(view::read("e0", mask, self.batch + 3));
+        }
+        params.extend(view::write("y", self.dtype, self.batch + 3));
+        params
+    }
+
+    fn body(&self) -> &'static str {
+        kernel_text!(""; "attention.cu")
+    }
+
+    fn definitions(&self, props: &DeviceProps) -> String {
+        let batch = self.batch;
+        let log2e = std::f64::consts::LOG2_E;
+        let mut out = String::new();
+        // writing to a String cannot fail
+        let _ = writeln!(out, "typedef {} T;", cuda_type(self.dtype));
+        let _ = writeln!(out, "constexpr int D = {}, DV = {};", self.size, self.value_size);
+        let _ = writeln!(
+            out,
+            "constexpr float SCALE_LOG2E = {:e}f;",
+            (self.scale * log2e) as f32
+        );
+        let _ = writeln!(
+            out,
+            "constexpr bool UNDEFINED_AS_ZERO = {};",
+            self.undefined_as_zero
+        );
+        let kind = match self.mask {
+            None => 0,
+            Some(DType::Bool) => 2,
+            Some(_) => 1,
+        };
+        let _ = writeln!(out, "#define MASK {kind}");
+        let _ = writeln!(out, "#define CLUSTERS {}", i32::from(has_clusters(props)));
+        if let Some(mask) = self.mask {
+            let _ = writeln!(out, "typedef {} E_TYPE;", cuda_type(mask));
+            let _ = writeln!(
+                out,
+                "constexpr bool WIDE_MASK = {};",
+                matches!(mask, DType::F32 | DType::BF16)
+            );
+            // a finite number stays finite in the other base
+            let mut fill = self.fill * log2e;
+            if self.fill.is_finite() {
+                fill = fill.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
+            }
+            let _ = writeln!(
+                out,
+                "#define FILL_LOG2E __int_as_float(0x{:08x})",
+                (fill as f32).to_bits()
+            );
+        }
+        out.push_str("#define BATCHES (1ll");
+        for i in 0..batch {
+            let _ = write!(out, " * d{i}");
+        }
+        out.push_str(")\n#define DECODE_BATCH(rest)");
+        for i in (0..batch).rev() {
+            let _ = write!(out, " const long long i{i} = rest % d{i}; rest /= d{i};");
+        }
+        out.push_str("\n#define BATCH_OFFSET(v) (v##_o");
+        for i in 0..batch {
+            let _ = write!(out, " + i{i} * v##_s{i}");
+        }
+        out.push_str(")\n");
+        for (name, axis) in [
+            ("GROUP_STRIDE", batch),
+            ("ROW_STRIDE", batch + 1),
+            ("COLUMN_STRIDE", batch + 2),
+            ("KEY_ROW_STRIDE", batch),
+            ("KEY_COLUMN_STRIDE", batch + 1),
+        ] {
+            let _ = writeln!(out, "#define {name}(v) v##_s{axis}");
+        }
+        out
+    }
+
+    fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
+        let mut all: Vec<Tile> = TILES.iter().map(|&t| tile(t, 1)).collect();
+        let problem = args.map(|a| self.problem(a));
+        if let Some(p) = problem.filter(|p| (1..=128).contains(&p.keys)) {
+            // all keys at once: no sums to be corrected, and nothing behind the last key but to the next step
+            let keys = (p.keys + 15) / 16 * 16;
+            all.extend([
+                tile([64, keys, 4, 1, 1], 1),
+                tile([128, keys, 8, 1, 1], 1),
+                tile([32, keys, 2, 1, 1], 1),
+                tile([16, keys, 1, 1, 1], 1),
+            ]);
+        }
+        if has_clusters(props) {
+            for &split in SPLITS {
+                all.extend(CLUSTER_TILES.iter().map(|&t| tile(t, split)));
+            }
+        }
+        if !props.arch.has_cp_async() {
+            // copies are not asynchronous there
+            all.retain(|t| t.get("STAGES") == 1 || t.get("STAGES") == 2);
+            for t in &mut all {
+                t.0.insert("STAGES", 1);
+            }
+        }
+        let mut seen: Vec<Tile> = Vec::new();
+        for t in all {
+            if self.legal(&t, props) && !seen.contains(&t) {
+                seen.push(t);
+            }
+        }
+        match problem {
+            None => seen.truncate(1),
+            Some(p) => seen.sort_by(|a, b| {
+                self.seconds(a, p, props)
+                    .total_cmp(&self.seconds(b, p, props))
+            }),
+        }
+        seen
+    }
+
+    fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        let count = match args {
+            Some(args) => Self::blocks(tile, self.problem(args)),
+            None => i64::from(props.multiprocessors) * self.resident(tile, props),
+        };
+        // whole clusters
+        let split = tile.get("SPLIT").max(1);
+        let most = i64::from(i32::MAX) / split * split;
+        let count = (count / split * split).clamp(split, most);
+        LaunchConfig {
+            grid: [count as u32, 1, 1],
+            block: tile.get("THREADS").max(1) as u32,
+            shared_bytes: self.shared_bytes(tile) as u32,
+        }
+    }
+
+    fn cost(&self, args: &Args<'_>) -> Cost {
+        let p = self.problem(args);
+        let (rows, keys) = (p.rows as f64, p.keys as f64);
+        let space: Vec<i64> = args.ints("d", self.batch);
+        // an operand that is the same for every position of an axis is read once
+        let read = |name: &str, last: &[i64], dtype: DType| {
+            let strides = args.ints(&format!("{name}_s"), self.batch + last.len());
+            let all = space.iter().chain(last);
+            all.zip(&strides)
+                .filter(|(_, s)| **s != 0)
+                .map(|(&x, _)| x as f64)
+                .product::<f64>()
+                * bytes_of(dtype) as f64
+        };
+        let (g, m, n) = (args.int("g"), args.int("m"), args.int("n"));
+        let mut bytes = read("q", &[g, m, self.size], self.dtype)
+            + read("k", &[n, self.size], self.dtype)
+            + read("v", &[n, self.value_size], self.dtype)
+            + read("y", &[g, m, self.value_size], self.dtype);
+        if let Some(mask) = self.mask {
+            bytes += read("e0", &[g, m, n], mask);
+        }
+        Cost {
+            operations: p.batches as f64
+                * rows
+                * keys
+                * (2.0 * (self.size + self.value_size) as f64 + 4.0),
+            bytes,
+            tensor_cores: true,
+        }
+    }
+
+    fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
+        host::run(self, args, operands)
+    }
+}
+
+/// Random runs: every type, mask, layout and remainder.
+pub fn samples(rng: &mut Rng) -> Vec<Sample> {
+    cases(rng).into_iter().map(|(_, sample)| sample).collect()
+}
+
+/// The samples with their options.
+fn cases(rng: &mut Rng) -> Vec<(Arc<Attention>, Sample)> {
+    (0..6)
+        .map(|i| {
+            let dtype = if i % 3 == 1 { DType::BF16 } else { DType::F16 };
+            let size = *rng.pick(&[16, 32, 40, 64, 64, 72, 80, 96, 128, 160, 192, 256]);
+            let t = Attention {
+                batch: rng.int(0, 2) as usize,
+                dtype,
+                size,
+                value_size: if rng.chance(4) { STEP * rng.int(1, 16) } else { size },
+                scale: if rng.chance(8) { -0.1 } else { (size as f64).powf(-0.5) },
+                mask: *rng.pick(&[None, None, None, Some(dtype), Some(DType::F32), Some(DType::Bool)]),
+                fill: if rng.chance(2) { f64::NEG_INFINITY } else { -1e4 },
+                undefined_as_zero: rng.chance(3),
+            };
+            let t = Arc::new(t);
+            (t.clone(), sample(rng, t))
+        })
+        .collect()
+}
+
+fn sample(rng: &mut Rng, t: Arc<Attention>) -> Sample {
+    let (g, m) = match rng.int(0, 3) {
+        0 => (rng.int(1, 8), 1),
+        1 => (rng.int(2, 4), rng.int(1, 40)),
+        _ => (1, rng.int(1, 150)),
+    };
+    let n = match rng.int(0, 7) {
+        0 => rng.int(0, 1),
+        1 | 2 => 77,
+        3 | 4 => 16 * rng.int(1, 20),
+        _ => rng.int(1, 300),
+    };
+    let space: Vec<i64> = (0..t.batch).map(|_| rng.int(1, 3)).collect();
+    let mut s = Arguments::new(&*t);
+    for (name, value) in [("m", m), ("n", n), ("g", g)] {
+        s.int(name, value);
+    }
+    for (i, d) in space.iter().enumerate() {
+        s.int(&format!("d{i}"), *d);
+    }
+    let over = |last: &[i64]| [&space[..], last].concat();
+    let batches: Vec<usize> = (0..t.batch).collect();
+    // half of them as models have them: rows of all heads, without gaps
+    let plain = rng.chance(2);
+    for (name, extents) in [
+        ("q", over(&[g, m, t.size])),
+        ("k", over(&[n, t.size])),
+        ("v", over(&[n, t.value_size])),
+        ("y", over(&[g, m, t.value_size])),
+    ] {
+        if plain {
+            let mut order: Vec<usize> = (0..extents.len()).collect();
+            if rng.chance(2) && order.len() > 2 {
+                // heads between rows and elements
+                let rows = order.remove(order.len() - 2);
+                order.insert(0, rows);
+            }
+            dense(&mut s, rng, name, &extents, &order);
+        } else {
+            s.tensor(rng, name, &extents, &batches);
+        }
+    }
+    if let Some(mask) = t.mask {
+        let extents = over(&[g, m, n]);
+        let all: Vec<usize> = (0..extents.len()).collect();
+        s.tensor(rng, "e0", &extents, &all);
+        if mask != DType::Bool {
+            // some keys are out of sight
+            s.edit("e0", |bytes| {
+                let lowest = [0.0, f64::NEG_INFINITY][rng.int(0, 1) as usize];
+                for element in bytes.chunks_exact_mut(mask.size().unwrap_or(1)) {
+                    if rng.chance(4) {
+                        let mut new = Vec::new();
+                        crate::sample::push_element(&mut new, mask, lowest, 0);
+                        element.copy_from_slice(&new);
+                    }
+                }
+            });
+        }
+    }
+    let tolerance = tolerance(t.dtype);
+    s.finish(t, tolerance)
+}
+
+/// A tensor without gaps, its axes in this order of memory.
+fn dense(s: &mut Arguments, rng: &mut Rng, name: &str, extents: &[i64], order: &[usize]) {
+    let mut step = 1;
+    for &axis in order.iter().rev() {
+        s.int(&format!("{name}_s{axis}"), step);
+        step *= extents[axis].max(1);
+    }
+    s.int(&format!("{name}_o"), 0);
+    let dtype = s.dtype(name);
+    let bytes = elements(rng, dtype, step as usize);
+    s.set(
+        name,
+        if name == "y" {
+            SampleSlot::Write(bytes)
+        } else {
+            SampleSlot::Read(bytes)
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests;
