@@ -1,6 +1,7 @@
 //! Graph to graph: what a model says in many ways is brought into one form, and elementwise work is fused.
 //!
-//! [`canonicalize`] runs the passes of [`PASSES`] in order, again and again until none changes anything. A pass is a
+//! [`canonicalize`] runs the passes of [`PASSES`] in order, again and again until none changes anything, then those of
+//! [`LAST`], and so on until these change nothing either. A pass is a
 //! function that rewrites the graph in place and says how many changes it made. What all of them promise:
 //!
 //! - **The function stays the same.** Every result keeps its exact type, and its value up to the freedom that
@@ -18,23 +19,32 @@
 //! | `inline_scalars` | constants with one value become literals of the expressions that read them |
 //! | `simplify` | views that do nothing, views of views, trivial reductions, arithmetic |
 //! | `normalize` | layer and RMS normalisation in pieces become one operator |
+//! | `group_norm` | normalisation of groups of channels keeps the axes of its operand, so that no layout needs a copy |
+//! | `rotate` | a concat of swapped halves (rotary positions) becomes a view, so that its reader is one map |
 //! | `push` | elementwise work moves above views, next to the product or convolution that it can join |
 //! | `scale` | a factor of a matrix becomes a factor of the product, which computes it for nothing |
 //! | `attention` | two products with a softmax in between become one operator |
 //! | `fuse_maps` | elementwise nodes join their elementwise readers |
+//! | `merge_products` | products of one tensor with several weights become one (last) |
+//! | `shared_heads` | a product reads heads that queries share through one more batch axis, without copies (last) |
 //!
 //! A transpose before a matrix product is no pass: the planner reads operands of a product under any strides, so that
 //! nothing would be gained.
 
 mod attention;
 mod dedup;
+mod extents;
 mod fold;
 mod fuse_maps;
+mod group_norm;
 mod inline_scalars;
+mod merge_products;
 mod normalize;
 mod push;
 mod rewrite;
+mod rotate;
 mod scale;
+mod shared_heads;
 mod simplify;
 
 #[cfg(test)]
@@ -51,18 +61,32 @@ use bespoke_ir::{Graph, InferError};
 /// A pass: rewrites the graph and returns the number of changes.
 pub type Pass = fn(&mut Graph) -> Result<usize, PassError>;
 
-/// Every pass with its name, in the order in which a round runs them.
+/// The passes of every round with their names, in the order in which it runs them.
 pub const PASSES: &[(&str, Pass)] = &[
     ("fold", fold::run),
     ("dedup", dedup::run),
     ("inline_scalars", inline_scalars::run),
     ("simplify", simplify::run),
     ("normalize", normalize::run),
+    ("group_norm", group_norm::run),
+    ("rotate", rotate::run),
     ("push", push::run),
     ("scale", scale::run),
     ("attention", attention::run),
     ("fuse_maps", fuse_maps::run),
 ];
+
+/// Passes that wait until those of [`PASSES`] have nothing left to change, and whose changes begin another round: what they
+/// make hides patterns that others look for.
+pub const LAST: &[(&str, Pass)] = &[
+    ("merge_products", merge_products::run),
+    ("shared_heads", shared_heads::run),
+];
+
+/// Every pass with its name, in the order of a round.
+pub fn all() -> impl Iterator<Item = (&'static str, Pass)> {
+    PASSES.iter().chain(LAST).copied()
+}
 
 /// Most rounds of all passes. Real models settle after three to five.
 const MAX_ROUNDS: usize = 16;
@@ -97,7 +121,7 @@ pub struct PassReport {
 /// What [`canonicalize`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// One entry a pass, in the order of [`PASSES`].
+    /// One entry a pass, in the order of [`all`].
     pub passes: Vec<PassReport>,
     /// Rounds, the last of which changed nothing if [`Report::settled`].
     pub rounds: usize,
@@ -139,9 +163,8 @@ impl fmt::Display for Report {
 ///
 /// [`PassError`] if a pass makes a mistake; no graph that the verifier accepts should lead there.
 pub fn canonicalize(graph: &mut Graph) -> Result<Report, PassError> {
-    let mut passes: Vec<PassReport> = PASSES
-        .iter()
-        .map(|&(name, _)| PassReport {
+    let mut passes: Vec<PassReport> = all()
+        .map(|(name, _)| PassReport {
             name,
             changes: 0,
             time: Duration::ZERO,
@@ -152,7 +175,11 @@ pub fn canonicalize(graph: &mut Graph) -> Result<Report, PassError> {
     while rounds < MAX_ROUNDS && !settled {
         rounds += 1;
         settled = true;
-        for (&(name, pass), report) in PASSES.iter().zip(&mut passes) {
+        for ((name, pass), report) in all().zip(&mut passes) {
+            let late = LAST.iter().any(|l| l.0 == name);
+            if late && !settled {
+                continue;
+            }
             let start = Instant::now();
             let changes = pass(graph)?;
             report.time += start.elapsed();

@@ -220,7 +220,7 @@ fn the_report_names_every_pass() {
     g.add_output(y);
     let report = check(&mut g, 0.0);
     let names: Vec<&str> = report.passes.iter().map(|p| p.name).collect();
-    assert_eq!(names, crate::PASSES.iter().map(|p| p.0).collect::<Vec<_>>());
+    assert_eq!(names, crate::all().map(|p| p.0).collect::<Vec<_>>());
     assert_eq!((report.changes(), report.rounds), (1, 2));
     let text = report.to_string();
     assert_eq!(text.lines().count(), names.len() + 1);
@@ -249,7 +249,7 @@ proptest! {
     #[test]
     fn each_pass_alone_keeps_what_a_graph_computes(steps in steps(), seed in any::<u64>()) {
         let before = random_graph(&steps);
-        for (name, pass) in crate::PASSES {
+        for (name, pass) in crate::all() {
             let mut g = before.clone();
             pass(&mut g).unwrap();
             bespoke_ir::verify::verify(&g).unwrap_or_else(|e| panic!("{name}: {e}\n{before}"));

@@ -5,14 +5,17 @@
 //! the only reader of a value that comes from such an operator, the map is applied first and the view after it: the
 //! function is the same, since a view only moves elements.
 //!
-//! Other operands of the map must be constants, and move to where their elements are needed before the view: under a
-//! transpose by transposing them back, under a reshape that only adds or takes axes of extent 1 by doing the same, under
-//! any other only a vector along the last axis, if that axis stays.
+//! Other operands of the map move to where their elements are needed before the view: under a transpose by transposing
+//! them back, under a reshape by the same reshape, if along each run of axes that it joins or splits they have all
+//! elements or one. For operands that are no constants that must cost no copy, whatever their layout.
+
+use std::ops::Range;
 
 use bespoke_ir::op::{Map, Reshape, Transpose};
 use bespoke_ir::{Graph, NodeId, Op, SymInt, ValueId};
 
 use crate::PassError;
+use crate::extents::{runs, through_reshape};
 use crate::rewrite::{add, drop_dead, infer, live_nodes, only_reader, skip};
 
 /// Views and maps that are followed upwards in search of an operator that takes the work.
@@ -73,6 +76,43 @@ pub(crate) fn from_anchor(graph: &Graph, v: ValueId, climb: usize) -> bool {
     }
 }
 
+/// The reshape or transpose that makes `v`, if only the map `id` of the same extents reads it and work moved above the view
+/// finds an operator that takes it.
+fn view_of_anchor(graph: &Graph, id: NodeId, v: ValueId) -> Option<NodeId> {
+    let view = graph.producer(v)?;
+    let y = graph.node(id).outputs()[0];
+    let moves = matches!(graph.node(view).op, Op::Reshape(_) | Op::Transpose(_))
+        && graph.dims(v) == graph.dims(y)
+        && only_reader(graph, v) == Some(id)
+        && from_anchor(graph, graph.node(view).inputs()[0], MAX_CLIMB);
+    moves.then_some(view)
+}
+
+/// Whether an operand that is no constant is moved by strides alone, whatever its layout: transposed, or with axes joined
+/// that a transpose kept together, as it keeps the pixels of a tensor whose channels it moves behind them.
+fn is_free(graph: &Graph, v: ValueId, moved: &Moved, y: ValueId) -> bool {
+    let Moved::Seen(_, dims, perm) = moved else {
+        return true;
+    };
+    if perm.is_some() {
+        return graph.dims(v).len() == graph.dims(y).len();
+    }
+    let Some(runs) = runs(graph.dims(v), dims) else {
+        return false;
+    };
+    let turned = graph.producer(v).map(|p| &graph.node(p).op);
+    let together = |axes: Range<usize>| match turned {
+        Some(Op::Transpose(t)) => t.perm[axes].windows(2).all(|w| w[1] == w[0] + 1),
+        _ => false,
+    };
+    runs.into_iter().all(|(own, _)| {
+        let mut wide = own
+            .clone()
+            .filter(|&i| graph.dims(v)[i].as_const() != Some(1));
+        wide.nth(1).is_none() || together(own)
+    })
+}
+
 /// An operand of the map, as it is needed before the view.
 enum Moved {
     /// The same value.
@@ -88,36 +128,33 @@ fn push(graph: &mut Graph, id: NodeId) -> Result<Option<NodeId>, PassError> {
         return Ok(None);
     };
     let y = node.outputs()[0];
-    let mut main = None;
-    for &v in node.inputs() {
-        if graph.constant(v).is_none() && main.is_none_or(|m| m == v) {
-            main = Some(v);
-        } else if graph.constant(v).is_none() {
-            return Ok(None);
-        }
+    if map.expr.reads_coords() {
+        return Ok(None);
     }
-    let Some(viewed) = main else { return Ok(None) };
-    let Some(view) = graph.producer(viewed) else {
+    // the work joins another operator already
+    let joins = |&v: &ValueId| {
+        let anchor = graph
+            .producer(v)
+            .is_some_and(|p| is_anchor(&graph.node(p).op));
+        anchor && only_reader(graph, v) == Some(id) && graph.dims(v) == graph.dims(y)
+    };
+    if node.inputs().iter().any(joins) {
+        return Ok(None);
+    }
+    let mut inputs = node.inputs().iter().copied();
+    let main = inputs.find_map(|v| Some((v, view_of_anchor(graph, id, v)?)));
+    let Some((viewed, view)) = main else {
         return Ok(None);
     };
     let view_op = graph.node(view).op.clone();
-    if !matches!(view_op, Op::Reshape(_) | Op::Transpose(_)) {
-        return Ok(None);
-    }
     let source = graph.node(view).inputs()[0];
-    let apart = map.expr.reads_coords()
-        || graph.dims(viewed) != graph.dims(y)
-        || only_reader(graph, viewed) != Some(id)
-        || !from_anchor(graph, source, MAX_CLIMB);
-    if apart {
-        return Ok(None);
-    }
     let mut operands = Vec::with_capacity(node.inputs().len());
     for &v in node.inputs() {
         let moved = if v == viewed {
             Some(Moved::Same(source))
         } else {
             move_operand(graph, v, &view_op, source, y)
+                .filter(|moved| graph.constant(v).is_some() || is_free(graph, v, moved, y))
         };
         let Some(moved) = moved else { return Ok(None) };
         operands.push(moved);
@@ -173,7 +210,7 @@ fn seen(v: ValueId, dims: &[SymInt], wanted: Vec<SymInt>) -> Moved {
     }
 }
 
-/// A constant operand of a map behind `view`, for the map before it.
+/// Another operand of a map behind `view`, for the map before it.
 fn move_operand(
     graph: &Graph,
     v: ValueId,
@@ -210,7 +247,8 @@ fn move_operand(
             let (last, leading) = dims.split_last()?;
             let stays = graph.dims(source).last() == graph.dims(y).last();
             if !stays || leading.iter().any(|d| *d != one) {
-                return None;
+                let before = through_reshape(dims, graph.dims(y), graph.dims(source))?;
+                return Some(seen(v, dims, before));
             }
             Some(if leading.is_empty() {
                 Moved::Same(v)

@@ -61,11 +61,11 @@ fn bert() {
     gather: 3
     gather_elements: 1
     gather_nd: 1
-    map: 24
-    matmul: 16
+    map: 22
+    matmul: 12
     normalize: 5
     reshape: 13
-    slice: 1
+    slice: 7
     softmax: 2
     transpose: 8
     ");
@@ -74,12 +74,12 @@ fn bert() {
 #[test]
 fn dit() {
     insta::assert_snapshot!(canonical("dit"), @r"
-    concat: 6
-    map: 29
-    matmul: 10
+    concat: 2
+    map: 24
+    matmul: 9
     normalize: 6
-    reshape: 24
-    slice: 24
+    reshape: 26
+    slice: 22
     softmax: 2
     transpose: 6
     ");
@@ -88,13 +88,13 @@ fn dit() {
 #[test]
 fn llm() {
     insta::assert_snapshot!(canonical("llm"), @r"
-    concat: 10
+    concat: 6
     expand: 4
     gather: 1
-    map: 25
-    matmul: 15
+    map: 21
+    matmul: 13
     normalize: 5
-    reshape: 20
+    reshape: 30
     slice: 18
     softmax: 2
     transpose: 2
@@ -116,16 +116,16 @@ fn resnet() {
 #[test]
 fn unet() {
     insta::assert_snapshot!(canonical("unet"), @r"
-    concat: 10
+    concat: 9
     conv: 45
     expand: 1
-    map: 244
-    matmul: 176
+    map: 202
+    matmul: 124
     normalize: 69
-    reshape: 193
+    reshape: 195
     resize: 3
-    slice: 22
+    slice: 85
     softmax: 20
-    transpose: 100
+    transpose: 110
     ");
 }

@@ -81,6 +81,15 @@ impl Access {
         (0..self.rank()).all(|i| self.dims[i].as_const() == Some(1) || self.strides[i] == want[i])
     }
 
+    /// Whether both name the same elements of the same buffer; strides of axes of extent 1 do not matter.
+    pub fn is_same(&self, other: &Access) -> bool {
+        self.buffer == other.buffer
+            && self.offset == other.offset
+            && self.dims == other.dims
+            && (0..self.rank())
+                .all(|i| self.dims[i].as_const() == Some(1) || self.strides[i] == other.strides[i])
+    }
+
     /// Axes permuted as by the operator Transpose.
     pub fn transpose(&self, perm: &[usize]) -> Access {
         Access {

@@ -17,6 +17,7 @@
 //! | `index` | Gather, GatherElements, GatherND, ScatterElements, ScatterND |
 //! | `place` | Concat, Pad, Resize, HostInts |
 
+mod ahead;
 mod attention;
 mod conv;
 mod index;
@@ -31,11 +32,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bespoke_ir::expr::Expr;
-use bespoke_ir::{DType, Graph, NodeId, Op, SymInt, TensorType, ValueId};
+use bespoke_ir::{DType, Graph, NodeId, Op, SymInt, SymbolTable, TensorType, ValueId};
 use bespoke_templates::Template;
 
 use crate::Plan;
-use crate::access::{Access, channels_last, row_major};
+use crate::access::{Access, row_major};
 use crate::builder::{Args, Builder, Phase};
 
 /// Why a graph has no plan.
@@ -157,13 +158,9 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         let buffer = l.builder.output(i, &value.ty, &value.name);
         outputs.push(buffer);
         let access = Access::dense(buffer, &value.ty.dims, &row_major(value.ty.rank()));
-        let computed = graph
-            .producer(v)
-            .is_some_and(|p| !view::is_view(&graph.node(p).op));
-        if computed && l.phase[v.index()] == Phase::Run {
-            l.targets.entry(v).or_insert(access);
-        }
+        l.aim(v, access);
     }
+    l.place_ahead(&order);
     for id in order {
         l.visit(id)?;
     }
@@ -234,6 +231,7 @@ impl Lowering<'_> {
                 Ok(access)
             }
             State::Pending(pending) => {
+                self.free_target(v, &pending);
                 let access = self.emit(v, pending)?;
                 self.done(v, access.clone());
                 Ok(access)
@@ -251,14 +249,6 @@ impl Lowering<'_> {
                 self.done(v, access.clone());
                 Ok(access)
             }
-        }
-    }
-
-    /// The value's access, if it is computed already.
-    pub(crate) fn computed(&self, v: ValueId) -> Option<Access> {
-        match &self.state[v.index()] {
-            State::Done(access) => Some(access.clone()),
-            _ => None,
         }
     }
 
@@ -438,7 +428,7 @@ impl Lowering<'_> {
             return Ok(target.clone());
         }
         let ty = self.graph.ty(v).clone();
-        let order = default.unwrap_or_else(|| inherited_order(&ty, like));
+        let order = default.unwrap_or_else(|| inherited_order(&ty, like, &self.graph.symbols));
         let order = self.order_for_readers(v, order);
         let buffer = self.builder.temporary(phase, &ty, name);
         Ok(Access::dense(buffer, &ty.dims, &order))
@@ -492,17 +482,32 @@ impl Lowering<'_> {
     }
 }
 
-/// Channels-last if an operand of the result's extents is, row-major otherwise.
-pub(crate) fn inherited_order(ty: &TensorType, like: &[Access]) -> Vec<usize> {
+/// The order of the first operand of the result's extents that lies in another one than row-major; row-major if an
+/// operand is, or if there is none.
+///
+/// A tensor seen through a transpose keeps its order this way (channels-last pixels, split into groups or not; heads
+/// between tokens), so that whatever views made it also undo it.
+pub(crate) fn inherited_order(
+    ty: &TensorType,
+    like: &[Access],
+    symbols: &SymbolTable,
+) -> Vec<usize> {
     let rank = ty.rank();
-    let (rows, channels) = (row_major(rank), channels_last(rank));
-    let dense = |order: &[usize]| {
-        like.iter()
-            .any(|a| a.rank() == rank && a.dims == ty.dims && a.is_dense(order))
-    };
-    if rank > 2 && dense(&channels) && !dense(&rows) {
-        channels
-    } else {
-        rows
+    let rows = row_major(rank);
+    let mut found = None;
+    for a in like.iter().filter(|a| rank > 2 && a.dims == ty.dims) {
+        if a.is_dense(&rows) {
+            return rows;
+        }
+        let order = space::memory_order(a, symbols);
+        let wide = |&&i: &&usize| a.dims[i].as_const() != Some(1);
+        let stride = |&i: &usize| a.strides[i].as_const();
+        // a part of a tensor counts, a vector that is broadcast does not
+        let contiguous = order.iter().rev().find(wide).and_then(stride) == Some(1);
+        let broadcast = order.iter().filter(wide).any(|i| stride(i) == Some(0));
+        if contiguous && !broadcast {
+            found.get_or_insert(order);
+        }
     }
+    found.unwrap_or(rows)
 }

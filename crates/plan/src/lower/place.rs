@@ -70,7 +70,8 @@ impl Lowering<'_> {
                 args.ints("v", &op.elements)
                     .tensor("y", y.buffer)
                     .int("y_o", &y.offset);
-                args.int("y_s0", &SymInt::constant(1));
+                let one = SymInt::constant(1);
+                args.int("y_s0", y.strides.first().unwrap_or(&one));
                 let template = Ints {
                     dtype: op.dtype,
                     count: op.elements.len(),
@@ -82,7 +83,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// Operands that are still pending are computed straight into their part; the others are copied.
+    /// Operands that are not in their part of the result yet are computed there, or copied.
     fn emit_concat(
         &mut self,
         id: NodeId,
@@ -91,57 +92,22 @@ impl Lowering<'_> {
         v: ValueId,
     ) -> Result<Access, PlanError> {
         let graph = self.graph;
-        let node = graph.node(id);
         let phase = self.phase(v);
-        let mut like = Vec::new();
-        for &x in node.inputs() {
-            if let Some(access) = self.computed(x) {
-                like.push(access);
+        let rank = graph.dims(v).len();
+        let y = self.result(v, phase, name, &[], Some(row_major(rank)))?;
+        let parts = self.parts(id, axis, &y);
+        for (&x, part) in graph.node(id).inputs().iter().zip(parts) {
+            self.set_target(x, &part, phase);
+            let mut from = self.access(x)?;
+            if from.is_same(&part) {
+                continue;
             }
-        }
-        let order = self.concat_order(v, &like);
-        let y = self.result(v, phase, name, &[], Some(order))?;
-        let mut start = SymInt::constant(0);
-        for &x in node.inputs() {
-            let dims = graph.dims(x).to_vec();
-            let mut starts = vec![SymInt::constant(0); dims.len()];
-            starts[axis] = start.clone();
-            let part = y.slice(&starts, &vec![1; dims.len()], &dims);
-            start = start + &dims[axis];
-            if self.set_target(x, &part, phase) {
-                self.access(x)?;
-            } else {
-                let from = self.access(x)?;
-                self.copy(phase, name, graph.dtype(x), &from, &part)?;
+            if from.buffer == part.buffer {
+                // another part of the result, or this one in another order
+                from = self.copy_in_order(phase, x, &from, &row_major(rank))?;
             }
+            self.copy(phase, name, graph.dtype(x), &from, &part)?;
         }
         Ok(y)
-    }
-
-    /// Channels-last if an operand is, or if a convolution will make it so.
-    fn concat_order(&self, v: ValueId, like: &[Access]) -> Vec<usize> {
-        let graph = self.graph;
-        let rank = graph.dims(v).len();
-        let spatial = |x: &ValueId| {
-            graph.producer(*x).is_some_and(|p| {
-                matches!(
-                    graph.node(p).op,
-                    Op::Conv(_) | Op::ConvTranspose(_) | Op::Pool(_)
-                )
-            })
-        };
-        let inputs = graph
-            .producer(v)
-            .map(|p| graph.node(p).inputs())
-            .unwrap_or_default();
-        let channels = channels_last(rank);
-        let last = like
-            .iter()
-            .any(|a| a.rank() > 2 && a.is_dense(&channels) && !a.is_dense(&row_major(rank)));
-        if rank > 2 && (last || inputs.iter().any(spatial)) {
-            channels
-        } else {
-            row_major(rank)
-        }
     }
 }

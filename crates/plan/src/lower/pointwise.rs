@@ -1,7 +1,7 @@
 //! Elementwise steps and copies.
 
-use bespoke_ir::expr::Expr;
-use bespoke_ir::{DType, NodeId, Op, ValueId};
+use bespoke_ir::expr::{Expr, ExprBuilder, Instr, Reg, Scalar};
+use bespoke_ir::{DType, NodeId, Op, SymInt, ValueId};
 use bespoke_templates::pointwise::Pointwise;
 
 use super::space::{Space, memory_order};
@@ -100,12 +100,22 @@ impl Lowering<'_> {
         let mut accesses = vec![y];
         accesses.extend(operands);
         let mut space = Space::of(&accesses);
-        if !expr.reads_coords() {
-            let order = memory_order(y, &self.graph.symbols);
-            space = space.select(&order).collapse(&self.graph.symbols, 1);
-        } else if space.dims.is_empty() {
-            space = space.collapse(&self.graph.symbols, 1);
+        // an axis whose positions are read is the stride of a tensor that counts them, and so joins no other
+        let rank = y.rank();
+        let read: Vec<usize> = (0..rank).filter(|&i| reads_coord(expr, i)).collect();
+        for &axis in &read {
+            let mut strides = vec![SymInt::constant(0); rank];
+            strides[axis] = SymInt::constant(1);
+            space.strides.push(strides);
         }
+        let order = memory_order(y, &self.graph.symbols);
+        let space = space.select(&order).collapse(&self.graph.symbols, 1);
+        let moved: Vec<(usize, Option<usize>)> = read
+            .iter()
+            .zip(&space.strides[accesses.len()..])
+            .map(|(&axis, s)| (axis, s.iter().position(|s| s.as_const() == Some(1))))
+            .collect();
+        let expr = &with_coords(expr, &moved);
         let mut args = Args::default();
         args.ints("d", &space.dims);
         args.strided("y0", y.buffer, &y.offset, &space.strides[0]);
@@ -138,6 +148,42 @@ impl Lowering<'_> {
             true,
         )
     }
+}
+
+/// Whether a function asks for its position along an axis.
+fn reads_coord(expr: &Expr, axis: usize) -> bool {
+    let reads = |i: &Instr| matches!(i, Instr::Coord(a) if *a as usize == axis);
+    expr.code().iter().any(|(i, _)| reads(i))
+}
+
+/// The same function where axes have moved; one that is gone has only position 0.
+fn with_coords(expr: &Expr, moved: &[(usize, Option<usize>)]) -> Expr {
+    if moved.is_empty() {
+        return expr.clone();
+    }
+    let mut b = ExprBuilder::new(expr.inputs());
+    let mut made: Vec<Reg> = Vec::with_capacity(expr.code().len());
+    for &(instr, _) in expr.code() {
+        let at = |r: Reg| made[r.0 as usize];
+        let r = match instr {
+            Instr::Input(i) => b.input(i as usize),
+            Instr::Const(c) => b.constant(c),
+            Instr::Coord(axis) => {
+                let place = moved.iter().find(|m| m.0 == axis as usize);
+                match place.and_then(|m| m.1) {
+                    Some(axis) => b.coord(axis),
+                    None => b.constant(Scalar::int(DType::I64, 0)),
+                }
+            }
+            Instr::Unary(op, x) => b.unary(op, at(x)),
+            Instr::Binary(op, x, y) => b.binary(op, at(x), at(y)),
+            Instr::Select(c, x, y) => b.select(at(c), at(x), at(y)),
+            Instr::Cast(ty, x) => b.cast(ty, at(x)),
+        };
+        made.push(r);
+    }
+    let result = made[made.len() - 1];
+    b.finish(result)
 }
 
 fn position_or_push(list: &mut Vec<ValueId>, v: ValueId) -> usize {
