@@ -69,7 +69,7 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                 f(first + r, column + c, v);
             }
         } else {
-#pragma unroll (KNOWN ? 4 : 2)
+#pragma unroll (KNOWN ? 2 : 1)
             for (int e = 0; e < ROUNDS; ++e) {
                 const int q = lane + (e * PARTS + part) * 32;
                 if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;

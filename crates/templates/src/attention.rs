@@ -215,8 +215,9 @@ impl Attention {
             (true, _) => 1.0e-6,
             _ => 0.0,
         };
-        let waves = (all / (multiprocessors * together)).ceil();
-        waves * (work.max(traffic).max(latency) + merge + 1.5e-6)
+        // a multiprocessor begins a block as soon as another ends
+        let rounds = (all / multiprocessors).ceil() / together;
+        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6)
     }
 }
 
