@@ -46,8 +46,8 @@ def start(ctx):
         for state in ("cold", "warm"):
             events = ctx.scratch / "events.jsonl"
             events.unlink(missing_ok=True)
-            rows = ctx.bench("start", name, [workloads.opt(name, ctx.size)], ["lazy"], cache=folder, state=state, seconds=1,
-                             extra=["--warm-up", 0, "--events", events])
+            rows = ctx.bench("start", name, [workloads.opt(name, ctx.size)], ["lazy"], state=state, flags={
+                "--cache-dir": folder, "--max-duration": 1, "--warm-up": 0, "--events": events})
             for row in rows[:1]:
                 heard = read_events(events)
                 begun = next((e["begin_us"] for e in heard if e["event"] == "run"), None)

@@ -19,7 +19,7 @@ def graphs(ctx):
         ctx.emit(kind="skip", step="graphs", what="times of kernels within a replay", reason=probe.reason)
     for name in ctx.names("graphs"):
         shapes = workloads.points(name, ctx.size)
-        rows = ctx.bench("graphs", name, shapes, ["eager"], ("whole", "off"), extra=["--host-time", "--dump-profile"])
+        rows = ctx.bench("graphs", name, shapes, ["eager"], ("whole", "off"), flags={"--host-time": True, "--dump-profile": True})
         whole = {r["label"]: r for r in rows if r["graph"] == "whole"}
         off = {r["label"]: r for r in rows if r["graph"] == "off"}
         for shape in shapes:

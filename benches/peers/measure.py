@@ -119,12 +119,11 @@ def strategies(ctx):
 def matrix(ctx):
     for name in ctx.names("matrix", MATRIX):
         shapes = [workloads.dims(name, point, ctx.size) for point in MATRIX[name]]
-        tuned = ["--opt-shapes", workloads.flag(shapes[0])]
         for strategy in STRATEGIES:
             for graph in GRAPHS:
-                folder = ctx.cache(f"{name}-matrix-{strategy}-{graph}")
+                flags = {"--cache-dir": ctx.cache(f"{name}-matrix-{strategy}-{graph}"), "--opt-shapes": workloads.flag(shapes[0])}
                 for state in ("cold", "warm"):
-                    ctx.bench("matrix", name, shapes, [strategy], [graph], cache=folder, state=state, tuned=tuned)
+                    ctx.bench("matrix", name, shapes, [strategy], [graph], state, flags)
 
 
 def adapter(ctx, step, what, program, *flags):

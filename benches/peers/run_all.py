@@ -97,6 +97,7 @@ def arguments():
     parser.add_argument("--torch-alone", action="store_true", help="no two models at a time, for exact first_s; slower")
     parser.add_argument("--runs", type=int, default=30, help="timed runs of a measurement; default: 30")
     parser.add_argument("--bench-seconds", type=float, default=3, help="of timed runs of a measurement; default: 3")
+    parser.add_argument("--warm-up", type=float, default=300, help="ms of runs before timed ones; default: 300")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: to try this program")
     parser.add_argument("--device", choices=["cuda", "host"], default="cuda", help="host: to try this program")
     parser.add_argument("--target", metavar="sm_XX", help="with --device host: compile for this card, which the cache steps need")

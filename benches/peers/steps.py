@@ -85,18 +85,20 @@ class Context:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def bench(self, step, name, shapes, strategies, graphs=("whole",), cache=None, state="shared", extra=(), seconds=None,
-              tuned=None):
-        """One process of `bespoke bench`. Its measurements, in the order strategies, graphs, shapes, become rows; they are
-        returned too. The file is kept up to date, so that a process that is stopped leaves what it has measured."""
+    def bench(self, step, name, shapes, strategies, graphs=("whole",), state="shared", flags=None):
+        """One process of `bespoke bench`, `flags` over those below. Its measurements, in the order strategies, graphs, shapes,
+        become rows; they are returned too. The file is kept up to date, so that a process that is stopped leaves what it has
+        measured."""
         what = f"{name} {','.join(strategies)} {','.join(graphs)} {state}"
         document = self.scratch / "bench.json"
         document.unlink(missing_ok=True)
-        command = [self.bespoke, "bench", self.file(name), "--specialize", ",".join(strategies), "--cuda-graph",
-                   ",".join(graphs), "--iterations", self.args.runs, "--duration", 0, "--max-duration",
-                   self.args.bench_seconds if seconds is None else seconds, "--patience", 300, "--cache-dir",
-                   cache or self.cache(name), *self.place(),
-                   *(tuned or ["--opt-shapes", workloads.flag(workloads.opt(name, self.size))]), "--json", "--export-json", document, *extra]
+        settings = {"--iterations": self.args.runs, "--duration": 0, "--max-duration": self.args.bench_seconds, "--warm-up":
+                    self.args.warm_up, "--patience": 300, "--cache-dir": self.cache(name), "--opt-shapes":
+                    workloads.flag(workloads.opt(name, self.size)), "--export-json": document} | (flags or {})
+        command = [self.bespoke, "bench", self.file(name), *self.place(), "--json", "--specialize", ",".join(strategies),
+                   "--cuda-graph", ",".join(graphs)]
+        for flag, value in settings.items():
+            command += [flag] if value is True else [flag, value]
         for shape in shapes:
             command += ["--shapes", workloads.flag(shape)]
         _, text = self.run(step, what, command)

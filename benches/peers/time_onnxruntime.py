@@ -6,12 +6,13 @@ See peer.py for what it prints. Two modes: `cuda` is one session for all shapes,
 is a session a shape, with every dim fixed and the run captured as one CUDA graph: with symbolic dims the provider refuses to
 capture, as shapes are computed on the processor.
 """
-import numpy
+import time
+
 import peer
 
 MODES = {"cuda": "one session, symbolic dims", "cuda-graph": "a session a shape, dims fixed, one CUDA graph"}
-TYPES = {"tensor(float16)": numpy.float16, "tensor(float)": numpy.float32, "tensor(int64)": numpy.int64,
-         "tensor(int32)": numpy.int32, "tensor(bool)": numpy.bool_}
+TYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32",
+         "tensor(bool)": "bool"}
 
 
 class OnnxRuntime(peer.Peer):
@@ -22,10 +23,11 @@ class OnnxRuntime(peer.Peer):
     def __init__(self, args):
         super().__init__(args)
         try:
+            import numpy
             import onnxruntime
         except ImportError as error:
             raise peer.Missing(str(error)) from error
-        self.ort, self.where = onnxruntime, args.device
+        self.ort, self.numpy, self.where = onnxruntime, numpy, args.device
         if args.device == "cuda":
             if hasattr(onnxruntime, "preload_dlls"):
                 onnxruntime.preload_dlls()
@@ -49,13 +51,14 @@ class OnnxRuntime(peer.Peer):
         return self.ort.InferenceSession(str(self.file(model)), options, providers=providers)
 
     def open(self, model, mode):
-        self.session = self.load(model, False, {})
+        self.session, self.bind_s = self.load(model, False, {}), 0
 
     def tensors(self, session, dims):
         """Inputs as `bespoke bench` has them, on the device."""
+        numpy = self.numpy
         chance = numpy.random.default_rng(1)
         for port in session.get_inputs():
-            dtype, shape = TYPES[port.type], dims[port.name]
+            dtype, shape = numpy.dtype(TYPES[port.type]), dims[port.name]
             floats = numpy.issubdtype(dtype, numpy.floating)
             content = (chance.random(shape, dtype=numpy.float32) - 0.5) * 0.35 if floats else numpy.ones(shape)
             yield port.name, self.ort.OrtValue.ortvalue_from_numpy(content.astype(dtype), self.where, 0)
@@ -66,7 +69,9 @@ class OnnxRuntime(peer.Peer):
             symbols = {}
             for port in session.get_inputs():
                 symbols |= {d: n for d, n in zip(port.shape, dims[port.name]) if isinstance(d, str)}
+            start = time.perf_counter()
             session = self.load(model, True, symbols)
+            self.bind_s = time.perf_counter() - start
         binding = session.io_binding()
         held = []
         for name, value in self.tensors(session, dims):
@@ -79,7 +84,8 @@ class OnnxRuntime(peer.Peer):
             # a graph keeps its addresses, so that they must be there before it is captured
             if not all(isinstance(d, int) for d in port.shape):
                 raise peer.Missing(f"{port.name} has extents that are known only after a run: {port.shape}")
-            value = self.ort.OrtValue.ortvalue_from_shape_and_type(port.shape, TYPES[port.type], self.where, 0)
+            value = self.ort.OrtValue.ortvalue_from_shape_and_type(port.shape, self.numpy.dtype(TYPES[port.type]).type, self.where,
+                                                                  0)
             binding.bind_ortvalue_output(port.name, value)
             held.append(value)
 
