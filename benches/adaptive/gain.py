@@ -5,7 +5,7 @@
            `static`, and under `lazy` after its compiles have ended
 """
 import workloads
-from cells import markdown, mean, median, number, of, order, ratio, verdict
+from cells import NOISE, markdown, mean, median, number, of, order, ratio, verdict
 
 LIMITS = {"gain": 300, "trace": 300}
 STRATEGIES = ["none", "static", "eager", "lazy"]
@@ -65,7 +65,7 @@ def gain_table(rows):
         special = lazy if lazy is not None else first
         peer = best.get(point, (None, "–"))
         against.append(ratio(special, peer[0]))
-        if ratio(special, generic) and ratio(special, generic) > 1:
+        if (ratio(special, generic) or 0) > NOISE:
             slower.append(" ".join(point))
         far = ratio(generic, compiled.get(point))
         worst = max(filter(None, (worst, far)), default=None)

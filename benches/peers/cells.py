@@ -4,6 +4,9 @@ import statistics
 
 import workloads
 
+# what two medians of the same thing may differ by
+NOISE = 1.02
+
 
 def of(rows, *kinds):
     return [row for row in rows if row["kind"] in kinds]
