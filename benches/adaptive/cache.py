@@ -117,15 +117,15 @@ def kill(ctx):
     code, _ = ctx.run("kill", f"{name} unharmed", command(ctx, name, folder))
     if code != 0:
         return
-    whole_run = time.monotonic() - began
+    whole_run, complete = time.monotonic() - began, stats(ctx, folder)[0] or 0
     shutil.rmtree(folder, ignore_errors=True)
+    at_a_time = min(16, max(PROCESSES, os.cpu_count() or 1))
     chance = random.Random(0)
-    kills = ended = rounds = damaged = 0
-    most = 0
-    while kills < KILLS and time.monotonic() + whole_run < end:
+    kills = rounds = damaged = most = 0
+    while kills < KILLS and time.monotonic() + 2 * whole_run < end:
         began = time.monotonic()
         children = []
-        for _ in range(min(PROCESSES, KILLS - kills)):
+        for _ in range(min(at_a_time, KILLS - kills)):
             child = subprocess.Popen([str(c) for c in command(ctx, name, folder)], env=ctx.env, stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             children.append((began + chance.uniform(0.02, whole_run), child))
@@ -134,17 +134,15 @@ def kill(ctx):
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 kills += 1
-            else:
-                ended += 1
             child.wait()
         entries, whole = stats(ctx, folder)
         rounds, damaged, most = rounds + 1, damaged + (not whole), max(most, entries or 0)
-        if len(children) > 1 and ended * 4 > kills:
-            # most of it is there by now, and there is too little left to write
+        if (entries or 0) * 4 > complete * 3:
+            # too little is left to write
             shutil.rmtree(folder, ignore_errors=True)
-            ended = 0
     code, _ = ctx.run("kill", f"{name} afterwards", command(ctx, name, folder))
-    ctx.emit(kind="kill", model=name, kills=kills, rounds=rounds, damaged=damaged, entries=most, runs_afterwards=code == 0)
+    after = "was stopped" if code is None else "works" if code == 0 else "FAILS"
+    ctx.emit(kind="kill", model=name, kills=kills, rounds=rounds, damaged=damaged, entries=most, afterwards=after)
     print(f"kill       {name}: {kills} kills in {rounds} rounds, {damaged} rounds with damage", flush=True)
 
 
@@ -179,8 +177,7 @@ def safety_table(rows):
                  f"bits; the folder is {'whole' if r['whole'] else 'DAMAGED'}\n")
         text += verdict(f"compiles in all ({r['compiled']}) by distinct keys ({r['keys']})", ratio(r["compiled"], r["keys"]), 1.5)
     for r in of(rows, "kill"):
-        after = "works" if r["runs_afterwards"] else "FAILS"
         text += (f"- {r['kills']} of {r['model']}'s processes killed while they filled a folder, verified {r['rounds']} times; up to "
-                 f"{r['entries']} entries; a run afterwards {after}\n")
+                 f"{r['entries']} entries; a run afterwards {r['afterwards']}\n")
         text += verdict("rounds after which the folder was damaged", r["damaged"], 0)
     return text

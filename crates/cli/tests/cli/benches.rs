@@ -54,5 +54,8 @@ fn the_steps_of_the_benches_run_on_the_host() {
     }
     let page = read("table.md");
     assert!(page.contains("## What specialising gains"), "{page}");
-    assert!(page.contains("kept: ") || page.contains("MISSED: "), "{page}");
+    assert!(
+        page.contains("kept: ") || page.contains("MISSED: "),
+        "{page}"
+    );
 }
