@@ -22,17 +22,17 @@ def graphs(ctx):
         rows = ctx.bench("graphs", name, shapes, ["eager"], ("whole", "off"), flags={"--host-time": True, "--dump-profile": True})
         whole = {r["label"]: r for r in rows if r["graph"] == "whole"}
         off = {r["label"]: r for r in rows if r["graph"] == "off"}
+        busy = probe.busy_ms(name, shapes)
         for shape in shapes:
             label = workloads.label(name, shape)
             on, without = whole.get(label), off.get(label)
             if not on or not without:
                 continue
             host = on["host_time"]
-            busy = probe.busy_ms(name, shape)
             ctx.emit(kind="graphs", model=name, shape=label, nodes=on["steps"], on_ms=on["steady_ms"], off_ms=without["steady_ms"],
                      on_queued_ms=host["queued_ms"], off_queued_ms=without["host_time"]["queued_ms"], call_us=host["call_us"],
                      moved_call_us=host["moved_call_us"], pointers=host["pointers"], off_call_us=without["host_time"]["call_us"],
-                     profile_ms=(on.get("profile") or {}).get("sum_ms"), busy_ms=busy)
+                     profile_ms=(on.get("profile") or {}).get("sum_ms"), busy_ms=busy.get(label))
 
 
 def switch(ctx):

@@ -65,33 +65,40 @@ class Probe:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
         return None if done.returncode == 0 else f"it does not compile: {done.stderr.strip().splitlines()[:1]}"
 
-    def busy_ms(self, name, shape):
-        """The sum of the times of a replay's kernels, the median of some replays; None if it could not be had."""
+    def busy_ms(self, name, shapes):
+        """The sum of the times of a replay's kernels at each shape, the median of some replays, by label."""
         if self.reason:
-            return None
+            return {}
         ctx, times = self.ctx, self.ctx.scratch / "kernel_times.txt"
         times.unlink(missing_ok=True)
-        trace = workloads.write_trace(ctx.scratch / "trace.jsonl", [shape] * RUNS)
+        requests = [shape for shape in shapes for _ in range(RUNS)]
+        trace = workloads.write_trace(ctx.scratch / "trace.jsonl", requests)
         env = dict(ctx.env, CUDA_INJECTION64_PATH=str(self.library), KERNEL_TIMES=str(times))
-        ctx.run("graphs", f"{name} {workloads.label(name, shape)} kernels' times", [
+        code, _ = ctx.run("graphs", f"{name} times of kernels", [
             ctx.bespoke, "run", ctx.file(name), "--shape-trace", trace, "--no-transfers", "--specialize", "eager", "--cache-dir",
-            ctx.cache(name), *ctx.place(), "--quiet"], env=env, limit=40)
-        return replayed(times)
+            ctx.cache(name), *ctx.place(), "--quiet"], env=env, limit=90)
+        sums = replayed(times)
+        if code != 0 or len(sums) != len(requests):
+            reason = f"{len(sums)} of {len(requests)} replays are in the records"
+            ctx.emit(kind="fail", step="graphs", what=f"{name} times of kernels", reason=reason)
+            return {}
+        labels = [workloads.label(name, shape) for shape in shapes]
+        return {label: statistics.median(sums[i * RUNS:(i + 1) * RUNS]) for i, label in enumerate(labels)}
 
 
 def replayed(file):
-    """What the records of a file say."""
+    """The sum of the times of each replay's kernels, in ms, in the order of the replays."""
     groups = {}
     try:
         lines = file.read_text().splitlines()
     except OSError:
-        return None
+        return []
     for line in lines:
         fields = line.split()
         if len(fields) == 3:
             correlation, begin, end = map(int, fields)
-            groups.setdefault(correlation, []).append(end - begin)
+            groups.setdefault(correlation, []).append((begin, end))
     # kernels that were launched alone are those of the set-up
     most = max(map(len, groups.values()), default=0)
-    sums = [sum(group) / 1e6 for group in groups.values() if len(group) == most]
-    return statistics.median(sums) if most > 1 else None
+    replays = sorted(group for group in map(sorted, groups.values()) if len(group) == most > 1)
+    return [sum(end - begin for begin, end in group) / 1e6 for group in replays]

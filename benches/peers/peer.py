@@ -47,8 +47,14 @@ class Peer:
     name = "?"
     # mode -> what it is
     modes = {}
+    # those that are measured if nobody names any; all of them if this is empty
+    usual = []
     # seconds that the last `bind` took to make a session of its own
     bind_s = 0
+
+    @staticmethod
+    def flags(parser):
+        """Adds its own flags."""
 
     def __init__(self, args):
         self.args = args
@@ -239,7 +245,8 @@ def arguments(kind):
     known = [*workloads.NAMES, *workloads.FETCHED]
     root = workloads.BUILDERS.parents[1]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"models, of {' '.join(known)}; default: all that it can run")
-    parser.add_argument("--modes", default=",".join(kind.modes), help=f"of {', '.join(kind.modes)}; default: all")
+    usual = ",".join(kind.usual or kind.modes)
+    parser.add_argument("--modes", default=usual, help=f"of {', '.join(kind.modes)}; default: {usual}")
     parser.add_argument("--shapes", action="append", type=workloads.parse, metavar="NAME:1x3x48x320,…",
                         help="a shape to measure; several times for several; default: those of workloads.py")
     parser.add_argument("--shape-trace", type=pathlib.Path, metavar="FILE.jsonl", help="run the requests of this trace instead")
@@ -252,7 +259,7 @@ def arguments(kind):
                         help="no measurement is begun after this time; those left out are lines of kind `skip`")
     parser.add_argument("--gate", metavar="FILE", help="a file to lock: processes that name the same work at the same time and "
                         "measure one at a time")
-    kind.flags(parser) if hasattr(kind, "flags") else None
+    kind.flags(parser)
     args = parser.parse_args()
     args.modes = args.modes.split(",")
     if unknown := set(args.names) - set(known):

@@ -89,6 +89,8 @@ def arguments():
     parser.add_argument("--limit", action="append", default=[], metavar="STEP=SECONDS",
                         help=f"for one process of a step; default: {' '.join(f'{k}={v}' for k, v in LIMITS.items())}")
     parser.add_argument("--reuse", action="store_true", help="do not export again what --work holds whole")
+    parser.add_argument("--caches", type=pathlib.Path, help="where the kernel caches of the steps lie, to keep them for the next "
+                        "run; default: a folder that is removed")
     parser.add_argument("--reference", choices=["fp16", "fp32", "none"], default="fp16",
                         help="precision of PyTorch's references; none: export the models alone, which is all that most steps need")
     parser.add_argument("--check-strategies", type=commas, default=["none", "eager"], help="default: none,eager")

@@ -79,7 +79,7 @@ class Context:
 
     def cache(self, name, empty=False):
         """The folder of the kernel cache that the steps of a model share."""
-        folder = self.scratch / "cache" / name
+        folder = (self.args.caches or self.scratch / "cache") / name
         if empty:
             shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ class Torch(peer.Peer):
     __doc__ = __doc__
     name = "torch"
     modes = MODES
+    usual = ["eager", "compile"]
 
     @staticmethod
     def flags(parser):
