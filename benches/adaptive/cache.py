@@ -173,11 +173,11 @@ def start_table(rows):
 def safety_table(rows):
     text = ""
     for r in of(rows, "together"):
-        text += (f"- {r['processes']} processes on one empty folder ({r['model']}): {r['right']} ended well, {r['alike']} with the same "
-                 f"bits; the folder is {'whole' if r['whole'] else 'DAMAGED'}\n")
+        text += (f"- {r['processes']} processes on one empty folder ({r['model']}): {r['right']} ended well, {r['alike']} with "
+                 f"the same bits; the folder is {'whole' if r['whole'] else 'DAMAGED'}\n")
         text += verdict(f"compiles in all ({r['compiled']}) by distinct keys ({r['keys']})", ratio(r["compiled"], r["keys"]), 1.5)
     for r in of(rows, "kill"):
-        text += (f"- {r['kills']} of {r['model']}'s processes killed while they filled a folder, verified {r['rounds']} times; up to "
-                 f"{r['entries']} entries; a run afterwards {r['afterwards']}\n")
+        text += (f"- {r['kills']} of {r['model']}'s processes killed while they filled a folder, verified {r['rounds']} times; "
+                 f"up to {r['entries']} entries; a run afterwards {r['afterwards']}\n")
         text += verdict("rounds after which the folder was damaged", r["damaged"], 0)
     return text

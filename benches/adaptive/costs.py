@@ -15,7 +15,8 @@ def costs(ctx):
         page, document = (ctx.recorder.out / f"costs-{name}.{end}" for end in ("md", "json"))
         ctx.run("costs", name, [
             ctx.bespoke, "costs", ctx.file(name), "--shapes", workloads.flag(workloads.opt(name, ctx.size)), *ctx.place(),
-            "--workers", ctx.args.costs_workers, "--launches", 5, "--export-markdown", page, "--export-json", document, "--quiet"])
+            "--workers", ctx.args.costs_workers, "--launches", 5, "--export-markdown", page, "--export-json", document,
+            "--quiet"])
         points = (read_json(document) or {}).get("points", [])
         for point in points:
             ctx.emit(kind="costs", model=name, shape=workloads.label(name, workloads.opt(name, ctx.size)), page=page.name,

@@ -29,8 +29,8 @@ def graphs(ctx):
             if not on or not without:
                 continue
             host = on["host_time"]
-            ctx.emit(kind="graphs", model=name, shape=label, nodes=on["steps"], on_ms=on["steady_ms"], off_ms=without["steady_ms"],
-                     on_queued_ms=host["queued_ms"], off_queued_ms=without["host_time"]["queued_ms"], call_us=host["call_us"],
+            ctx.emit(kind="graphs", model=name, shape=label, nodes=on["steps"], on_ms=on["steady_ms"],
+                     off_ms=without["steady_ms"], on_queued_ms=host["queued_ms"], off_queued_ms=without["host_time"]["queued_ms"], call_us=host["call_us"],
                      moved_call_us=host["moved_call_us"], pointers=host["pointers"], off_call_us=without["host_time"]["call_us"],
                      profile_ms=(on.get("profile") or {}).get("sum_ms"), busy_ms=busy.get(label))
 
@@ -48,7 +48,8 @@ def switch(ctx):
             row = [r["latency_us"] / 1e3 for r in same[i * ROUNDS + 1:(i + 1) * ROUNDS]]
             mixed = [r["latency_us"] / 1e3 for r in turn if r["shapes"] == shape]
             if row and mixed:
-                ctx.emit(kind="switch", model=name, shape=workloads.label(name, shape), same_ms=median(row), turn_ms=median(mixed))
+                ctx.emit(kind="switch", model=name, shape=workloads.label(name, shape), same_ms=median(row),
+                         turn_ms=median(mixed))
 
 
 def graphs_table(rows):
@@ -75,13 +76,14 @@ def graphs_table(rows):
             bound.append(f"{r['model']} {r['shape']}")
             least = gain if least is None else min(least, gain)
         body.append([r["model"], r["shape"], str(r["nodes"]), number(r["on_ms"]), number(r["off_ms"]), number(gain),
-                     number(r["on_queued_ms"]), number(r["off_queued_ms"]), number(own), number(r["profile_ms"]), number(gap),
-                     number(r["call_us"]), number(r["moved_call_us"]), str(r["pointers"]), number(each), number(r["off_call_us"])])
+                     number(r["on_queued_ms"]), number(r["off_queued_ms"]), number(own), number(r["profile_ms"]),
+                     number(gap), number(r["call_us"]), number(r["moved_call_us"]), str(r["pointers"]), number(each),
+                     number(r["off_call_us"])])
     head = ["model", "shape", "nodes", "on", "off", "off / on", "on, queued", "off, queued", "kernels", "kernels, marked",
             "gap a node, µs", "call, µs", "call, others, µs", "pointers", "each, µs", "call off, µs"]
     text = markdown(head, body)
-    text += ("\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. Queued: a "
-             "run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: "
+    text += ("\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. Queued: "
+             "a run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: "
              "the sum of the kernels' own times in a replay, by CUPTI; marked: launch by launch between two marks, which each "
              "read some µs longer. Gap: queued less kernels, by node. Call: from the call of a run until it is queued, with the "
              "pointers of the run before and with others.\n\n")

@@ -35,8 +35,8 @@ def roots():
 def find(pattern):
     """The first file of a name below the roots, toolkits before packages."""
     for root in roots():
-        for place in ("include", "extras/CUPTI/include", "lib", "lib64", "extras/CUPTI/lib64", "lib/cupti",
-                      "targets/*/include", "targets/*/lib"):
+        for place in ("include", "extras/CUPTI/include", "targets/*/include", "lib", "lib64", "extras/CUPTI/lib64",
+                      "lib/cupti", "targets/*/lib"):
             if found := sorted(root.glob(f"{place}/{pattern}")):
                 return found[-1]
     return None

@@ -35,18 +35,17 @@ def stall(ctx):
         generic = {label: median(times) for label, times in generic.items()}
         for strategy, events in found.items():
             runs = ctx.runs(events)
-            late = []
             for run in runs:
-                label = workloads.label(name, run["shapes"])
-                if label in generic:
-                    late.append((run["latency_us"] / 1e3 - generic[label], run["latency_us"] / 1e3 / generic[label], label, run))
-            if not late:
+                run["ms"], run["label"] = run["latency_us"] / 1e3, workloads.label(name, run["shapes"])
+            known = [run for run in runs if run["label"] in generic]
+            if not known:
                 continue
-            worst = max(late, key=lambda l: l[0])
+            worst = max(known, key=lambda run: run["ms"] - generic[run["label"]])
             bind = [r["bind_us"] for r in runs if r["new_shape"]]
-            ctx.emit(kind="stall", model=name, strategy=strategy, runs=len(late), shapes=len(bind),
-                     over=sum(l[1] > FACTOR for l in late), worst_excess_ms=round(worst[0], 3), worst_shape=worst[2],
-                     worst_run=worst[3]["run"], worst_record_us=worst[3]["record_us"], worst_bind_us=worst[3]["bind_us"],
+            ctx.emit(kind="stall", model=name, strategy=strategy, runs=len(known), shapes=len(bind),
+                     over=sum(run["ms"] > FACTOR * generic[run["label"]] for run in known),
+                     worst_excess_ms=round(worst["ms"] - generic[worst["label"]], 3), worst_shape=worst["label"],
+                     worst_run=worst["run"], worst_record_us=worst["record_us"], worst_bind_us=worst["bind_us"],
                      bind_us=median(bind), bind_max_us=max(bind, default=None), recorded=sum(r["record_us"] > 0 for r in runs),
                      specialized=sum(r["generic"] == 0 for r in runs),
                      installs=sum(e["event"] == "install" for e in events))

@@ -74,5 +74,6 @@ class Recorder:
         with self.mutex, open(self.out / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"== {step} {what}: {outcome}, {seconds:.1f} s\n$ {' '.join(map(str, command))}\n{log}\n")
         last = "" if code == 0 else "".join(f"\n    {line}" for line in log.strip().splitlines()[-3:])
-        print(f"{step:10} {what:32} {seconds:6.1f} s  {outcome}{last}", flush=True)
+        # one write, as steps may run processes at the same time
+        print(f"{step:10} {what:32} {seconds:6.1f} s  {outcome}{last}\n", end="", flush=True)
         return code, text

@@ -39,7 +39,7 @@ def read(files):
     """All lines, those that are no JSON object left out with a note: a process that was stopped may leave half a line."""
     rows = []
     for file in files:
-        for number, line in enumerate(pathlib.Path(file).read_text().splitlines(), 1):
+        for place, line in enumerate(pathlib.Path(file).read_text().splitlines(), 1):
             if not line.strip():
                 continue
             try:
@@ -49,7 +49,7 @@ def read(files):
             if isinstance(row, dict) and "kind" in row:
                 rows.append(row)
             else:
-                print(f"note: {file}:{number} is no result and is left out", file=sys.stderr)
+                print(f"note: {file}:{place} is no result and is left out", file=sys.stderr)
     return rows
 
 
