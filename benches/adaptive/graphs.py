@@ -28,10 +28,11 @@ def graphs(ctx):
             on, without = whole.get(label), off.get(label)
             if not on or not without:
                 continue
-            host = on["host_time"]
+            host, alone = on["host_time"], without["host_time"]
             ctx.emit(kind="graphs", model=name, shape=label, nodes=on["steps"], on_ms=on["steady_ms"],
-                     off_ms=without["steady_ms"], on_queued_ms=host["queued_ms"], off_queued_ms=without["host_time"]["queued_ms"], call_us=host["call_us"],
-                     moved_call_us=host["moved_call_us"], pointers=host["pointers"], off_call_us=without["host_time"]["call_us"],
+                     off_ms=without["steady_ms"], on_queued_ms=host["queued_ms"], off_queued_ms=alone["queued_ms"],
+                     call_us=host["call_us"], moved_call_us=host["moved_call_us"], pointers=host["pointers"],
+                     off_call_us=alone["call_us"],
                      profile_ms=(on.get("profile") or {}).get("sum_ms"), busy_ms=busy.get(label))
 
 
@@ -82,8 +83,8 @@ def graphs_table(rows):
     head = ["model", "shape", "nodes", "on", "off", "off / on", "on, queued", "off, queued", "kernels", "kernels, marked",
             "gap a node, µs", "call, µs", "call, others, µs", "pointers", "each, µs", "call off, µs"]
     text = markdown(head, body)
-    text += ("\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. Queued: "
-             "a run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: "
+    text += ("\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. "
+             "Queued: a run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: "
              "the sum of the kernels' own times in a replay, by CUPTI; marked: launch by launch between two marks, which each "
              "read some µs longer. Gap: queued less kernels, by node. Call: from the call of a run until it is queued, with the "
              "pointers of the run before and with others.\n\n")

@@ -60,8 +60,8 @@ class Probe:
         versions = [int(n) for n in re.findall(r"\}\s*CUpti_ActivityKernel(\d+);", text)]
         if not versions:
             return f"{header.parent} knows no records of kernels"
-        command = [compiler, "-O2", "-shared", "-fPIC", f"-DKERNEL=CUpti_ActivityKernel{max(versions)}", "-I", header.parent, "-I",
-                   cuda.parent, "-I", crt.parent.parent, SOURCE, "-o", self.library, cupti, f"-Wl,-rpath,{cupti.parent}"]
+        command = [compiler, "-O2", "-shared", "-fPIC", f"-DKERNEL=CUpti_ActivityKernel{max(versions)}", "-I", header.parent,
+                   "-I", cuda.parent, "-I", crt.parent.parent, SOURCE, "-o", self.library, cupti, f"-Wl,-rpath,{cupti.parent}"]
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
         return None if done.returncode == 0 else f"it does not compile: {done.stderr.strip().splitlines()[:1]}"
 

@@ -85,8 +85,8 @@ def stall_table(rows):
     head = ["model", "strategy", "runs", "shapes", f"over {FACTOR} × generic", "worst excess, ms", "where", "graphs recorded on "
             "the path", "runs specialised", "installs", "bind median, µs", "bind max, µs"]
     text = markdown(head, body)
-    text += ("\nA run against the median of its shape in the same trace under `none`, which is also in the table: what its own runs "
-             "exceed is the noise of the machine.\n\n")
+    text += ("\nA run against the median of its shape in the same trace under `none`, which is also in the table: what its own "
+             "runs exceed is the noise of the machine.\n\n")
     for r in found:
         if r["strategy"] == "lazy":
             text += verdict(f"{r['model']}: runs over {FACTOR} × generic", r["over"], 2)
@@ -111,4 +111,5 @@ def decode_table(rows):
     for strategy in dict.fromkeys(s for s, _ in found):
         growth = ratio(time(strategy, "growing"), time(strategy, "fixed"))
         text += verdict(f"a growing step by a fixed one, {strategy}", growth, 1.15)
-    return text + verdict("a growing step by a fixed one, lazy by generic", ratio(time("lazy", "growing"), time("none", "fixed")), 1.15)
+    growth = ratio(time("lazy", "growing"), time("none", "fixed"))
+    return text + verdict("a growing step by a fixed one, lazy by generic", growth, 1.15)

@@ -92,7 +92,7 @@ def arguments():
     parser.add_argument("--caches", type=pathlib.Path, help="where the kernel caches of the steps lie, to keep them for the next "
                         "run; default: a folder that is removed")
     parser.add_argument("--reference", choices=["fp16", "fp32", "none"], default="fp16",
-                        help="precision of PyTorch's references; none: export the models alone, which is all that most steps need")
+                        help="precision of PyTorch's references; none: no reference data, which only check needs")
     parser.add_argument("--check-strategies", type=commas, default=["none", "eager"], help="default: none,eager")
     parser.add_argument("--modes", default="eager,compile",
                         help="of time_torch.py, also compile-dynamic and compile-autotune; default: eager,compile")
@@ -105,7 +105,7 @@ def arguments():
     parser.add_argument("--target", metavar="sm_XX", help="with --device host: compile for this card, which the cache steps need")
     parser.add_argument("--shapes", type=int, default=20, help="shapes of a trace; default: 20")
     parser.add_argument("--stall-seconds", type=float, default=12, help="over which the requests of stall come; default: 12")
-    parser.add_argument("--decode-seconds", type=float, default=6, help="between the first step of decode and the rest; default: 6")
+    parser.add_argument("--decode-seconds", type=float, default=6, help="from the first step of decode to the rest; default: 6")
     parser.add_argument("--costs-workers", type=int, default=4, help="kernels that costs compiles at a time; default: 4")
     args = parser.parse_args()
     args.models = args.models or args.bundle.parent / "bundle-models"

@@ -105,7 +105,8 @@ def first_results(rows):
     if not points:
         return ""
     body = [[*p, *(number(first.get((*p, c))) for c in columns)] for p in points]
-    return markdown(["model", "shape", *columns], body) + "\nms until the first result at a shape, the model being loaded already.\n"
+    text = "\nms until the first result at a shape, the model being loaded already.\n"
+    return markdown(["model", "shape", *columns], body) + text
 
 
 def memory(rows):

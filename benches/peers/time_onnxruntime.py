@@ -84,8 +84,8 @@ class OnnxRuntime(peer.Peer):
             # a graph keeps its addresses, so that they must be there before it is captured
             if not all(isinstance(d, int) for d in port.shape):
                 raise peer.Missing(f"{port.name} has extents that are known only after a run: {port.shape}")
-            value = self.ort.OrtValue.ortvalue_from_shape_and_type(port.shape, self.numpy.dtype(TYPES[port.type]).type, self.where,
-                                                                  0)
+            dtype = self.numpy.dtype(TYPES[port.type]).type
+            value = self.ort.OrtValue.ortvalue_from_shape_and_type(port.shape, dtype, self.where, 0)
             binding.bind_ortvalue_output(port.name, value)
             held.append(value)
 

@@ -2,9 +2,10 @@
 
     python3 benches/peers/time_tensorrt_rtx.py bert unet --work target/full
 
-See peer.py for what it prints. The engine is built once a model for a profile from the least to the largest shape that is measured;
-kernels are specialised eagerly, so that no timed run is on a fallback, and runs are captured as whole graphs. Two modes:
-`cold` begins with an empty runtime cache, `warm` with the one that `cold` has left. PyTorch lends device memory and a stream.
+See peer.py for what it prints. The engine is built once a model, for a profile from the least to the largest shape that is
+measured; kernels are specialised eagerly, so that no timed run is on a fallback, and runs are captured as whole graphs. Two
+modes: `cold` begins with an empty runtime cache, `warm` with the one that `cold` has left. PyTorch lends device memory and a
+stream.
 """
 import peer
 import workloads
@@ -48,8 +49,8 @@ class TensorRtRtx(peer.Peer):
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse_from_file(str(self.file(model))):
             raise RuntimeError("; ".join(parser.get_error(i).desc() for i in range(parser.num_errors)))
-        shapes = [workloads.opt(model, args.size)]
-        shapes += args.shapes or (workloads.read_trace(args.shape_trace) if args.shape_trace else workloads.points(model, args.size))
+        traced = workloads.read_trace(args.shape_trace) if args.shape_trace else None
+        shapes = [workloads.opt(model, args.size), *(args.shapes or traced or workloads.points(model, args.size))]
         config, profile = builder.create_builder_config(), builder.create_optimization_profile()
         for i in range(network.num_inputs):
             port = network.get_input(i)
