@@ -83,11 +83,12 @@ def graphs_table(rows):
     head = ["model", "shape", "nodes", "on", "off", "off / on", "on, queued", "off, queued", "kernels", "kernels, marked",
             "gap a node, µs", "call, µs", "call, others, µs", "pointers", "each, µs", "call off, µs"]
     text = markdown(head, body)
-    text += ("\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. "
-             "Queued: a run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: "
-             "the sum of the kernels' own times in a replay, by CUPTI; marked: launch by launch between two marks, which each "
-             "read some µs longer. Gap: queued less kernels, by node. Call: from the call of a run until it is queued, with the "
-             "pointers of the run before and with others.\n\n")
+    text += (
+        "\nms but where the head says µs. On and off: a run of which the host awaits the end, with graph and without. Queued: a "
+        "run's part of many that are queued before any is awaited; with the graph on, that is the device's time. Kernels: the "
+        "sum of the kernels' own times in a replay, by CUPTI; marked: launch by launch between two marks, which each read some "
+        "µs longer. Gap: queued less kernels, by node. Call: from the call of a run until it is queued, with the pointers of "
+        "the run before and with others.\n\n")
 
     def at(what):
         return worst.get(what, (None, ""))

@@ -192,7 +192,8 @@ class Measuring:
     def row(self, dims, trace, bind_s, first, times):
         memory, counted = self.peer.memory()
         emit(kind="peer", **self.where(dims), dims=dims, trace=trace, load_s=round(self.load_s + bind_s, 3),
-             first_s=round(first, 4), **milliseconds(times), memory_bytes=memory, memory_of=counted, shared=self.gate.gate is not None)
+             first_s=round(first, 4), **milliseconds(times), memory_bytes=memory, memory_of=counted,
+             shared=self.gate.gate is not None)
 
     def late(self, dims):
         if time.monotonic() <= self.deadline:
