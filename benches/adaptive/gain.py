@@ -3,15 +3,18 @@
     gain   `bespoke bench`: none, static, eager and lazy, at the shapes of the peers
     trace  twenty shapes away from the one that `static` is tuned for, ten rounds through all of them: a shape's median under
            `static`, and under `lazy` after its compiles have ended
+    peers-trace  PyTorch along the same shapes, four rounds: eager, and compiled with dynamic shapes
 """
+import measure
 import workloads
 from cells import NOISE, markdown, mean, median, number, of, order, ratio, verdict
 
-LIMITS = {"gain": 300, "trace": 300}
+LIMITS = {"gain": 300, "trace": 300, "peers-trace": 240}
 STRATEGIES = ["none", "static", "eager", "lazy"]
 # models of the trace
 TRACED = ["bert", "llm", "unet", "ppocrv4_rec"]
 ROUNDS = 10
+PEER_MODES, PEER_ROUNDS = "eager,compile-dynamic", 4
 
 
 def gain(ctx):
@@ -36,12 +39,19 @@ def trace(ctx):
                              specialized=sum(r["generic"] == 0 for r in own))
 
 
-def best_peers(rows):
-    """The fastest peer at every (model, shape): its time, and which it is."""
+def peers_trace(ctx):
+    for name in [n for n in TRACED if n in measure.built(ctx)]:
+        shapes = workloads.away(name, ctx.size, ctx.args.shapes)
+        trace = workloads.write_trace(ctx.scratch / "away.jsonl", shapes * PEER_ROUNDS)
+        measure.adapter(ctx, "peers-trace", name, "time_torch.py", name, "--modes", PEER_MODES, "--shape-trace", trace)
+
+
+def best_peers(rows, trace=None):
+    """The fastest peer at every (model, shape), along a trace or not: its time, and which it is."""
     best = {}
     for row in of(rows, "peer"):
         key = row["model"], row["shape"]
-        if row.get("wall_ms") and (key not in best or row["wall_ms"] < best[key][0]):
+        if row["trace"] == trace and row.get("wall_ms") and (key not in best or row["wall_ms"] < best[key][0]):
             best[key] = row["wall_ms"], f"{row['peer']} {row['mode']}"
     return best
 
@@ -55,7 +65,7 @@ def gain_table(rows):
         return ""
     best, eager, compiled = best_peers(rows), {}, {}
     for row in of(rows, "peer"):
-        place = {"eager": eager, "compile": compiled}.get(row["mode"] if row["peer"] == "torch" else None)
+        place = {"eager": eager, "compile": compiled}.get(row["mode"] if row["peer"] == "torch" and not row["trace"] else None)
         if place is not None:
             place[row["model"], row["shape"]] = row["wall_ms"]
     points = sorted({key[:2] for key in times}, key=lambda p: order(*p))
@@ -87,14 +97,17 @@ def trace_table(rows):
     times = {(r["model"], r["shape"], r["strategy"]): r for r in of(rows, "trace")}
     if not times:
         return ""
-    body, gains = [], {}
+    body, gains, best = [], {}, best_peers(rows, "away")
     for model, shape in sorted({k[:2] for k in times}, key=lambda p: order(*p)):
         static, lazy = (times.get((model, shape, s), {}) for s in ("static", "lazy"))
         gain = ratio(static.get("median_ms"), lazy.get("median_ms"))
         gains.setdefault(model, []).append(gain)
         part = f"{lazy['specialized']} of {lazy['runs']}" if lazy else "–"
-        body.append([model, shape, number(static.get("median_ms")), number(lazy.get("median_ms")), number(gain), part])
-    text = markdown(["model", "shape", "static", "lazy", "static / lazy", "lazy runs specialised"], body)
+        peer = best.get((model, shape), (None, "–"))
+        body.append([model, shape, number(static.get("median_ms")), number(lazy.get("median_ms")), number(gain), part,
+                     number(peer[0]), peer[1]])
+    head = ["model", "shape", "static", "lazy", "static / lazy", "lazy runs specialised", "best peer", "which"]
+    text = markdown(head, body)
     text += "\nMedian ms of wall time a run, tensors on the device, going through all shapes in turn.\n\n"
     for model, values in gains.items():
         text += f"- {model}: geometric mean of {sum(v is not None for v in values)} shapes: {number(mean(values))}\n"

@@ -35,8 +35,11 @@ import stall
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # stall comes first: it begins with an empty cache, and what it compiles the others have
-ADAPTIVE = {"stall": stall.stall, "decode": stall.decode, "trace": gain.trace, "gain": gain.gain, "graphs": graphs.graphs,
-            "switch": graphs.switch, "start": cache.start, "together": cache.together, "kill": cache.kill, "costs": costs.costs}
+ADAPTIVE = {
+    "stall": stall.stall, "decode": stall.decode, "trace": gain.trace, "peers-trace": gain.peers_trace, "gain": gain.gain,
+    "graphs": graphs.graphs, "switch": graphs.switch, "start": cache.start, "together": cache.together, "kill": cache.kill,
+    "costs": costs.costs,
+}
 STEPS = measure.STEPS | ADAPTIVE
 GROUPS = {"peers": list(measure.STEPS), "adaptive": list(ADAPTIVE)}
 # seconds that one process of a step may take

@@ -61,7 +61,7 @@ def peers(rows):
             word = "skipped" if row["kind"] == "skip" else "failed"
             why[row["model"], row["shape"], (row["peer"], row["mode"])] = word
     for row in of(rows, "peer"):
-        if row["wall_ms"] is not None:
+        if row["wall_ms"] is not None and not row["trace"]:
             times[row["model"], row["shape"], (row["peer"], row["mode"])] = row["wall_ms"]
     for row in of(rows, "bespoke"):
         # graphs are how bespoke runs; a time without them counts only if there is none with
@@ -95,6 +95,8 @@ def first_results(rows):
     first = {}
     for row in of(rows, "peer"):
         key = row["peer"], row["mode"]
+        if row["trace"]:
+            continue
         first[row["model"], row["shape"], PEERS.get(key, " ".join(key))] = row["first_s"] * 1e3
     for row in of(rows, "bespoke"):
         if row["strategy"] in ("none", "eager") and row["graph"] != "off" and row["cache"] != "warm":
