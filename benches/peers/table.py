@@ -5,30 +5,41 @@
 Lines of several files are merged; where two measure the same, the later one counts. Which kinds of lines there are:
 
     machine   what the numbers were measured on
-    torch     a peer at a shape: {peer, model, shape, mode, first_s, wall_ms, gpu_ms}
-    bespoke   a measurement of `bespoke bench`, {model, shape, cache} replaced
+    peer      a peer at a shape; peer.py says what its fields are
+    bespoke   a measurement of `bespoke bench`, {model, shape, cache} replaced and the {step} added
     check     {model, shape, strategy, status, max_abs, max_rel, reason}
+    trace, stall, decode, graphs, switch, start, together, kill, costs
+              what the steps of benches/adaptive have found; their own files make their tables
     step      a process that ran: {step, what, seconds, outcome}
     skip, fail  something that was not measured, with its reason
 """
 import argparse
 import json
-import math
 import pathlib
 import sys
 
-import workloads
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "adaptive"))
 
-PEERS = {"eager": "torch eager", "compile": "torch.compile", "compile-dynamic": "torch.compile, dynamic",
-         "compile-autotune": "torch.compile, max-autotune"}
-STRATEGIES = ["none", "eager", "lazy", "static"]
+import cache
+import costs
+import gain
+import graphs
+import stall
+import workloads
+from cells import markdown, mean, number, of, order
+from steps import STRATEGIES
+
+PEERS = {("torch", "eager"): "torch eager", ("torch", "compile"): "torch.compile",
+         ("torch", "compile-dynamic"): "torch.compile, dynamic", ("torch", "compile-autotune"): "torch.compile, max-autotune",
+         ("onnxruntime", "cuda"): "ORT CUDA", ("onnxruntime", "cuda-graph"): "ORT CUDA, fixed, graph",
+         ("tensorrt-rtx", "cold"): "TensorRT RTX", ("tensorrt-rtx", "warm"): "TensorRT RTX, warm"}
 
 
 def read(files):
     """All lines, those that are no JSON object left out with a note: a process that was stopped may leave half a line."""
     rows = []
     for file in files:
-        for number, line in enumerate(pathlib.Path(file).read_text().splitlines(), 1):
+        for place, line in enumerate(pathlib.Path(file).read_text().splitlines(), 1):
             if not line.strip():
                 continue
             try:
@@ -38,60 +49,29 @@ def read(files):
             if isinstance(row, dict) and "kind" in row:
                 rows.append(row)
             else:
-                print(f"note: {file}:{number} is no result and is left out", file=sys.stderr)
+                print(f"note: {file}:{place} is no result and is left out", file=sys.stderr)
     return rows
-
-
-def of(rows, *kinds):
-    return [row for row in rows if row["kind"] in kinds]
-
-
-def number(x, unit=""):
-    """Three digits that mean something; a dash for what was not measured."""
-    if x is None:
-        return "–"
-    if x == 0:
-        return f"0{unit}"
-    digits = max(0, 2 - math.floor(math.log10(abs(x))))
-    return f"{x:.{min(digits, 4)}f}{unit}"
-
-
-def markdown(head, body):
-    """A table; columns of numbers are aligned right."""
-    def numeric(column):
-        cells = [row[column] for row in body if row[column] != "–"]
-        return bool(cells) and all(cell[:1].isdigit() for cell in cells)
-
-    rule = ["--:" if numeric(i) else "---" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body]) + "\n"
-
-
-def order(model, shapes):
-    """The order of a model's shapes: that of the numbers in their labels."""
-    key = workloads.NAMES.index(model) if model in workloads.NAMES else len(workloads.NAMES)
-    return (key, model, [int(n) if n.isdigit() else 0 for n in shapes.split("×")], shapes)
 
 
 def peers(rows):
     """Steady state of everything at every shape, and how the specialised kernels compare with the best peer."""
     times, ours, why = {}, {}, {}
     for row in of(rows, "skip", "fail"):
-        if "mode" in row:
-            why[row["model"], row.get("shape"), row["mode"]] = "skipped" if row["kind"] == "skip" else "failed"
-    for row in of(rows, "torch"):
-        times[row["model"], row["shape"], row["mode"]] = row["wall_ms"]
+        if "mode" in row and "shape" in row:
+            word = "skipped" if row["kind"] == "skip" else "failed"
+            why[row["model"], row["shape"], (row["peer"], row["mode"])] = word
+    for row in of(rows, "peer"):
+        if row["wall_ms"] is not None and not row["trace"]:
+            times[row["model"], row["shape"], (row["peer"], row["mode"])] = row["wall_ms"]
     for row in of(rows, "bespoke"):
         # graphs are how bespoke runs; a time without them counts only if there is none with
         key = row["model"], row["shape"], row["strategy"]
         if key not in ours or row["graph"] != "off" or ours[key][1] == "off":
             ours[key] = row["steady_ms"], row["graph"]
     modes = [m for m in PEERS if any(key[2] == m for key in [*times, *why])]
-    modes += sorted({key[2] for key in times} - set(modes))
     points = sorted({key[:2] for key in [*times, *ours]}, key=lambda p: order(*p))
     body, ratios = [], []
     for point in points:
-        if not any((*point, s) in ours for s in STRATEGIES) and point[0] not in workloads.NAMES:
-            continue
         generic = ours.get((*point, "none"), (None,))[0]
         special = next((ours[(*point, s)][0] for s in ("eager", "lazy") if (*point, s) in ours), None)
         best = min((times[(*point, m)] for m in modes if (*point, m) in times), default=None)
@@ -102,11 +82,10 @@ def peers(rows):
         body.append([*point, *cells, number(generic), number(special), number(ratio)])
     if not body:
         return ""
-    head = ["model", "shape", *(PEERS.get(m, m) for m in modes), "generic", "specialised", "ratio"]
+    head = ["model", "shape", *(PEERS[m] for m in modes), "generic", "specialised", "ratio"]
     text = markdown(head, body) + "\nMedian ms of wall time a run. Ratio: specialised to the best peer; below 1 is faster."
     if ratios:
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        text += f" Geometric mean of {len(ratios)} ratios: {mean:.2f}."
+        text += f" Geometric mean of {len(ratios)} ratios: {mean(ratios):.2f}."
     legend = "; ".join(f"{m}: {workloads.LEGEND[m]}" for m in workloads.LEGEND if any(p[0] == m for p in points))
     return f"{text} Shapes are {legend}.\n"
 
@@ -114,8 +93,11 @@ def peers(rows):
 def first_results(rows):
     """How long until the first result at a shape, which is where adapting differs from compiling ahead."""
     first = {}
-    for row in of(rows, "torch"):
-        first[row["model"], row["shape"], PEERS.get(row["mode"], row["mode"])] = row["first_s"] * 1e3
+    for row in of(rows, "peer"):
+        key = row["peer"], row["mode"]
+        if row["trace"]:
+            continue
+        first[row["model"], row["shape"], PEERS.get(key, " ".join(key))] = row["first_s"] * 1e3
     for row in of(rows, "bespoke"):
         if row["strategy"] in ("none", "eager") and row["graph"] != "off" and row["cache"] != "warm":
             name = "generic" if row["strategy"] == "none" else "specialised"
@@ -125,14 +107,40 @@ def first_results(rows):
     if not points:
         return ""
     body = [[*p, *(number(first.get((*p, c))) for c in columns)] for p in points]
-    return markdown(["model", "shape", *columns], body) + "\nms until the first result at a shape, the model being loaded already.\n"
+    text = "\nms until the first result at a shape, the model being loaded already.\n"
+    return markdown(["model", "shape", *columns], body) + text
+
+
+def memory(rows):
+    """Peak device memory of everything at every shape."""
+    most, counted = {}, {}
+    for row in of(rows, "peer"):
+        if row.get("memory_bytes"):
+            name = PEERS.get((row["peer"], row["mode"]), row["peer"])
+            most[row["model"], row["shape"], name] = row["memory_bytes"] / (1 << 20)
+            counted[name] = row["memory_of"]
+    for row in of(rows, "bespoke"):
+        if row["strategy"] in ("none", "eager", "lazy") and row["graph"] != "off" and row["device"].find("host") < 0:
+            name = "generic" if row["strategy"] == "none" else "specialised"
+            most[row["model"], row["shape"], name] = row["session_memory_bytes"] / (1 << 20)
+    columns = list(dict.fromkeys(key[2] for key in most))
+    points = sorted({key[:2] for key in most}, key=lambda p: order(*p))
+    if not points:
+        return ""
+    body = [[*p, *(number(most.get((*p, c))) for c in columns)] for p in points]
+    by_card = ", ".join(name for name, of_whom in counted.items() if of_whom == "card") or "none"
+    return markdown(["model", "shape", *columns], body) + (
+        "\nMiB of device memory at most until then: weights, temporaries, inputs and outputs, as each counts its own; of these, "
+        f"the whole card's use less what was before: {by_card}.\n")
 
 
 def strategies(rows):
     """What happens once, and the steady state, for every strategy with and without graph, cache cold and warm."""
     lines = {}
     for row in of(rows, "bespoke"):
-        lines[row["model"], row["shape"], row["strategy"], row["graph"], row["cache"]] = row
+        # `gain` and its like time what these tell in full
+        if row["step"] in ("bench", "strategies", "matrix"):
+            lines[row["model"], row["shape"], row["strategy"], row["graph"], row["cache"]] = row
     if not lines:
         return ""
 
@@ -179,7 +187,7 @@ def steps(rows):
     body = [[r["step"], r["what"], f"{r['seconds']:.0f} s", r["outcome"]] for r in of(rows, "step")]
     text = markdown(["step", "what", "time", "outcome"], body) if body else ""
     for row in of(rows, "skip", "fail"):
-        what = " ".join(str(row[k]) for k in ("step", "what", "model", "shape", "mode") if k in row)
+        what = " ".join(str(row[k]) for k in ("step", "peer", "what", "model", "shape", "mode") if k in row)
         text += f"\n- {'skipped' if row['kind'] == 'skip' else 'failed'}: {what}: {row['reason']}"
     return text + "\n" if text else ""
 
@@ -194,6 +202,16 @@ TABLES = {
     "machine": ("Machine", machine),
     "peers": ("Against the peers", peers),
     "first": ("First results", first_results),
+    "memory": ("Memory", memory),
+    "gain": ("What specialising gains", gain.gain_table),
+    "trace": ("Away from the shape that was tuned for", gain.trace_table),
+    "stall": ("Whether a run is ever held up", stall.stall_table),
+    "decode": ("A growing cache", stall.decode_table),
+    "graphs": ("Graphs", graphs.graphs_table),
+    "switch": ("Known shapes in turn", graphs.switch_table),
+    "start": ("From process start to steady state", cache.start_table),
+    "safety": ("Processes that share a cache", cache.safety_table),
+    "costs": ("Costs", costs.costs_table),
     "checks": ("Agreement with PyTorch", checks),
     "strategies": ("Strategies, graphs and cache", strategies),
     "steps": ("What ran", steps),

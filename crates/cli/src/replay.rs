@@ -2,21 +2,25 @@
 //!
 //! Every request of the trace is a run, in the trace's order and one at a time. Inputs have random content, which depends
 //! on seed and shape alone and is kept for the next run of the shape. Inputs that the trace does not name take what the
-//! command line says.
+//! command line says. With `--no-transfers` the inputs of all shapes lie on the device before the first run, and outputs stay
+//! there.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bespoke::device::Memory;
 use bespoke::ir::SymbolTable;
 use bespoke::runtime::trace::Trace;
-use bespoke::runtime::{RunReport, Tensor};
+use bespoke::runtime::{Bindings, RunReport, Session, Tensor};
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::console::{Console, micros};
 use crate::failure::Failure;
 use crate::inputs::{Port, Wanted, choose, resolve};
+use crate::placed::on_device;
 use crate::session::tensor;
 use crate::shapes::{Shape, Shapes};
 use crate::times::{median, percentile};
@@ -29,6 +33,42 @@ pub(crate) enum Pace {
     /// A run begins no earlier than its request came, from the first one on
     Recorded,
 }
+
+/// Keeps a pace.
+struct Metronome {
+    pace: Pace,
+    start: Instant,
+    late: Duration,
+}
+
+impl Metronome {
+    fn new(pace: Pace) -> Metronome {
+        Metronome {
+            pace,
+            start: Instant::now(),
+            late: Duration::ZERO,
+        }
+    }
+
+    /// Returns when a request comes that comes so long after the first.
+    fn wait(&mut self, at: Duration) {
+        if self.pace == Pace::Recorded {
+            let now = self.start.elapsed();
+            match at.checked_sub(now) {
+                Some(early) => std::thread::sleep(early),
+                None => self.late = self.late.max(now - at),
+            }
+        }
+    }
+
+    /// By how much it was late at most, in microseconds.
+    fn late_us(&self) -> u64 {
+        self.late.as_micros() as u64
+    }
+}
+
+/// Inputs and room for outputs on the device, and the memory that holds them.
+type Placed = (Bindings, Vec<Arc<dyn Memory>>);
 
 /// Inputs that are kept for the next run of their shape, in bytes.
 const KEPT: usize = 1 << 30;
@@ -122,8 +162,7 @@ impl Requests {
         let mut kept: HashMap<usize, Vec<Tensor>> = HashMap::new();
         let mut bytes = 0;
         let mut seen = vec![false; self.wanted.len()];
-        let start = Instant::now();
-        let mut late = Duration::ZERO;
+        let mut metronome = Metronome::new(pace);
         for &(at, shape) in &self.order {
             if !kept.contains_key(&shape) {
                 let inputs = resolve(ports, symbols, &self.wanted[shape])?;
@@ -137,17 +176,37 @@ impl Requests {
                 bytes += size;
                 kept.insert(shape, inputs);
             }
-            if pace == Pace::Recorded {
-                let now = start.elapsed();
-                match at.checked_sub(now) {
-                    Some(early) => std::thread::sleep(early),
-                    None => late = late.max(now - at),
-                }
-            }
+            metronome.wait(at);
             let new = !std::mem::replace(&mut seen[shape], true);
             run(kept.get(&shape).map_or(&[], Vec::as_slice), new)?;
         }
-        Ok(late.as_micros() as u64)
+        Ok(metronome.late_us())
+    }
+
+    /// Calls `run` with the device memory of each request and whether its shape is new, at the pace. Returns what
+    /// [`Requests::replay`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of `run`, and too little memory for the inputs and outputs of all shapes together.
+    pub(crate) fn replay_placed(
+        &self,
+        session: &Session,
+        ports: &[Port<'_>],
+        symbols: &SymbolTable,
+        pace: Pace,
+        mut run: impl FnMut(&Bindings, bool) -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
+        let place = |wanted| on_device(session, &resolve(ports, symbols, wanted)?);
+        let placed: Vec<Placed> = self.wanted.iter().map(place).collect::<Result<_, _>>()?;
+        let mut seen = vec![false; placed.len()];
+        let mut metronome = Metronome::new(pace);
+        for &(at, shape) in &self.order {
+            metronome.wait(at);
+            let new = !std::mem::replace(&mut seen[shape], true);
+            run(&placed[shape].0, new)?;
+        }
+        Ok(metronome.late_us())
     }
 }
 

@@ -71,6 +71,7 @@ pub enum EventKind {
         plan_us: u64,
         compile_us: u64,
         setup_us: u64,
+        weights_us: u64,
         total_us: u64,
         steps: usize,
         generic_kernels: usize,
@@ -211,6 +212,10 @@ pub struct Stats {
     pub lanes: u64,
     pub arena_bytes: u64,
     pub weight_bytes: u64,
+    /// Device memory that the session holds, as its limit counts it: kernels and graphs are the driver's.
+    pub memory_bytes: u64,
+    /// The most that it held at a time.
+    pub peak_memory_bytes: u64,
     pub block_writes: u64,
     pub events_dropped: u64,
 }

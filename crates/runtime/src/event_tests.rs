@@ -21,6 +21,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             plan_us: 30,
             compile_us: 400,
             setup_us: 50,
+            weights_us: 40,
             total_us: 600,
             steps: 2,
             generic_kernels: 1,

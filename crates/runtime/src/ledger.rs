@@ -5,6 +5,7 @@
 //! with other sessions count in each.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bespoke_device::{Arena, Device, DeviceError, DevicePtr, Memory};
@@ -34,6 +35,8 @@ impl Purpose {
 pub(crate) struct Ledger {
     limit: Option<u64>,
     held: Mutex<BTreeMap<Purpose, u64>>,
+    /// The largest sum so far.
+    peak: AtomicU64,
 }
 
 impl Ledger {
@@ -41,6 +44,7 @@ impl Ledger {
         Arc::new(Ledger {
             limit,
             held: Mutex::default(),
+            peak: AtomicU64::new(0),
         })
     }
 
@@ -58,6 +62,7 @@ impl Ledger {
             });
         }
         *held.entry(purpose).or_default() += bytes;
+        self.peak.fetch_max(sum + bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -127,6 +132,11 @@ impl Ledger {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.values().sum()
     }
+
+    /// The most that was entered at a time.
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
 }
 
 /// Bytes of a ledger; dropping it strikes them out.
@@ -190,6 +200,7 @@ impl LedgerArena {
             .entry(Purpose::Arena)
             .or_default() += more;
         self.entry.bytes += more;
+        ledger.peak.fetch_max(ledger.total(), Ordering::Relaxed);
         grown
     }
 }
@@ -217,10 +228,12 @@ mod tests {
         assert_eq!(ledger.total(), 512 + arena.len());
         arena.grow(100_000).unwrap();
         assert_eq!(ledger.total(), 512 + arena.len());
+        let arena_bytes = arena.len();
         drop(arena);
         assert_eq!(ledger.total(), 512);
+        let most = ledger.total() + arena_bytes;
         drop(memory);
-        assert_eq!(ledger.total(), 0);
+        assert_eq!((ledger.total(), ledger.peak()), (0, most));
     }
 
     #[test]

@@ -106,7 +106,11 @@ impl Session {
             shelf: loader.service.shelf(),
             ledger: &ledger,
         };
+        let weighing = Instant::now();
         let weights = Weights::load(&loading, &setup_program).map_err(out_of_memory)?;
+        // the graph below waits for the device anyway; waiting here tells whose time it is
+        first.stream.synchronize()?;
+        let weights_us = weighing.elapsed().as_micros() as u64;
         drop(setup_program);
         let whole_graph = options.cuda_graph == GraphMode::Whole;
         if whole_graph {
@@ -132,6 +136,7 @@ impl Session {
             plan_us,
             compile_us,
             setup_us,
+            weights_us,
             total_us: start.elapsed().as_micros() as u64,
             steps: plan.steps.len(),
             generic_kernels,

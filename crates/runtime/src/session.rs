@@ -366,7 +366,11 @@ impl Session {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.core.log.stats()
+        Stats {
+            memory_bytes: self.core.ledger.total(),
+            peak_memory_bytes: self.core.ledger.peak(),
+            ..self.core.log.stats()
+        }
     }
 
     /// What happened, oldest first.

@@ -108,6 +108,7 @@ impl Process {
                 steps,
                 generic_kernels,
                 weight_bytes,
+                ..
             } => {
                 let args = json!({"steps": steps, "kernels": generic_kernels, "weight_bytes": weight_bytes});
                 let track = self.track(LOAD, "load");

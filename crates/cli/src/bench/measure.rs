@@ -19,6 +19,7 @@ use bespoke::runtime::{
 };
 use serde::Serialize;
 
+use super::host::{self, HostTime};
 use super::points::Points;
 use super::profile::{self, Profile};
 use super::statistics::Statistics;
@@ -49,6 +50,8 @@ pub(crate) struct Effort {
     pub(crate) transfers: bool,
     /// Whether steps are profiled too.
     pub(crate) profile: bool,
+    /// Whether the host's part of a run is measured too.
+    pub(crate) host_time: bool,
 }
 
 /// Untimed runs before timing, at least.
@@ -98,6 +101,8 @@ pub(crate) struct Load {
     pub(crate) load_compile_ms: f64,
     /// To upload and prepare weights and record the generic graph.
     pub(crate) setup_ms: f64,
+    /// Of that, the weights.
+    pub(crate) weights_ms: f64,
     /// Of that, to record.
     pub(crate) load_record_ms: f64,
     /// Kernels compiled.
@@ -166,10 +171,15 @@ pub(crate) struct Measurement {
     pub(crate) peak_memory_bytes: Option<u64>,
     /// The same before the model was loaded.
     pub(crate) memory_before_bytes: Option<u64>,
+    /// Most device memory that the session has held so far, as its limit counts it, and this point's inputs and outputs.
+    pub(crate) session_memory_bytes: u64,
     pub(crate) warnings: Vec<Warning>,
     /// The time of every step, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) profile: Option<Profile>,
+    /// What a run takes of the host, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host_time: Option<HostTime>,
     /// Every timed run.
     #[serde(skip)]
     pub(crate) samples: Vec<Sample>,
@@ -246,6 +256,7 @@ impl Round<'_> {
                 plan_us,
                 compile_us,
                 setup_us,
+                weights_us,
                 ..
             } = event.kind
             {
@@ -254,6 +265,7 @@ impl Round<'_> {
                 load.plan_ms = ms(plan_us);
                 load.load_compile_ms = ms(compile_us);
                 load.setup_ms = ms(setup_us);
+                load.weights_ms = ms(weights_us);
             }
         }
         Ok(Opened {
@@ -402,6 +414,11 @@ impl Round<'_> {
             true => Some(work.profile(names, inputs)?),
             false => None,
         };
+        let session_memory_bytes = session.stats().peak_memory_bytes + work.bytes();
+        let host_time = match effort.host_time {
+            true => Some(work.host_time(names, inputs, steady.median_ms)?),
+            false => None,
+        };
         Ok(Measurement {
             shape: first.shape,
             strategy: self.flags.specialize.word.clone(),
@@ -430,8 +447,10 @@ impl Round<'_> {
             steady,
             peak_memory_bytes: peak,
             memory_before_bytes: opened.memory_before,
+            session_memory_bytes,
             warnings: found,
             profile,
+            host_time,
             samples,
         })
     }
@@ -467,8 +486,8 @@ enum Work<'a> {
     Device {
         session: &'a Session,
         bindings: Bindings,
-        /// Holds what the bindings point to.
-        _memory: Vec<Arc<dyn Memory>>,
+        /// What the bindings point to.
+        memory: Vec<Arc<dyn Memory>>,
     },
     Host {
         session: &'a Session,
@@ -496,7 +515,7 @@ impl<'a> Work<'a> {
         Ok(Work::Device {
             session,
             bindings,
-            _memory: memory,
+            memory,
         })
     }
 
@@ -508,6 +527,34 @@ impl<'a> Work<'a> {
             } => profile::take(session, bindings),
             Work::Host { session, .. } => {
                 Work::new(session, names, inputs, false)?.profile(names, inputs)
+            }
+        }
+    }
+
+    /// Bytes of device memory beside the session's.
+    fn bytes(&self) -> u64 {
+        match self {
+            Work::Device { memory, .. } => memory.iter().map(|m| m.len()).sum(),
+            Work::Host { .. } => 0,
+        }
+    }
+
+    /// Measures the host's part of a run; tensors that travel in a run lie on the device for this.
+    fn host_time(
+        &self,
+        names: &'a [String],
+        inputs: &[Arc<Constant>],
+        steady_ms: f64,
+    ) -> Result<HostTime, Failure> {
+        match self {
+            Work::Device {
+                session, bindings, ..
+            } => {
+                let (others, _memory) = on_device(session, inputs)?;
+                host::take(session, bindings, &others, steady_ms)
+            }
+            Work::Host { session, .. } => {
+                Work::new(session, names, inputs, false)?.host_time(names, inputs, steady_ms)
             }
         }
     }
@@ -540,6 +587,7 @@ mod tests {
             patience: Duration::ZERO,
             transfers: false,
             profile: false,
+            host_time: false,
         };
         let after =
             |effort: Effort, runs, seconds| enough(&effort, runs, Duration::from_secs(seconds));

@@ -8,12 +8,14 @@
 //! - `points`: from the command line to points, checked before a device is opened;
 //! - `measure`: a round;
 //! - `profile`: the time of every step;
+//! - `host`: what a run takes of the host;
 //! - `statistics`: from samples to numbers;
 //! - `warnings`: why a number cannot be trusted;
 //! - `report`: measurements for people and for scripts.
 //!
 //! Numbers mean something only next to others of the same machine. What could not be measured is absent, never zero.
 
+pub(crate) mod host;
 pub(crate) mod measure;
 pub(crate) mod points;
 pub(crate) mod profile;

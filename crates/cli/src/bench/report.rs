@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::host;
 use super::measure::{CacheState, Measurement, Sample};
 use super::profile::Profile;
 use crate::console::bytes;
@@ -180,6 +181,11 @@ pub(crate) fn text(m: &Measurement) -> String {
         m.generic, m.specialized, m.steps
     ));
     lines.push(format!("  GPU memory  {}", memory(m)));
+    lines.push(format!(
+        "  session     {} of device memory at most",
+        bytes(m.session_memory_bytes)
+    ));
+    lines.extend(m.host_time.as_ref().map(host::text));
     lines.join("\n")
 }
 
@@ -334,11 +340,13 @@ mod tests {
             steady,
             peak_memory_bytes: None,
             memory_before_bytes: None,
+            session_memory_bytes: 3 << 20,
             warnings: vec![Warning {
                 code: "few-iterations",
                 text: "2 timed runs".into(),
             }],
             profile: None,
+            host_time: None,
             samples: vec![
                 Sample {
                     start_ms: 0.0,
@@ -385,6 +393,7 @@ mod tests {
             "steady      1.00 ms median of 2 runs; mean 2.00 ms",
             "p90 3.00 ms",
             "GPU memory  unknown",
+            "session     3.0 MiB of device memory at most",
         ] {
             assert!(text.contains(words), "`{words}` is missing: {text}");
         }

@@ -157,6 +157,9 @@ struct ExportOptions {
     /// Also time every step, kernel by kernel, and write it there, as JSON
     #[arg(long, alias = "exportProfile", value_name = "FILE")]
     export_profile: Option<PathBuf>,
+    /// Also measure what a run takes of the host, with the same pointers and with others
+    #[arg(long)]
+    host_time: bool,
 }
 
 /// `--cache-state`.
@@ -221,6 +224,7 @@ impl Arguments {
             patience: effort.patience.seconds(),
             transfers: effort.transfers,
             profile: self.exports.dump_profile || self.exports.export_profile.is_some(),
+            host_time: self.exports.host_time,
         }
     }
 

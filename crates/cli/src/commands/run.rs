@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bespoke::ir::{Constant, SymbolTable, TensorType};
 use bespoke::onnx::{ImportOptions, import, write_tensor_file};
-use bespoke::runtime::{Event, GraphUse, RunReport, Session, Tensor};
+use bespoke::runtime::{Event, GraphUse, RunOptions, RunReport, Session, Tensor};
 use clap::Args;
 use serde::Serialize;
 
@@ -64,6 +64,9 @@ pub(crate) struct Arguments {
     /// With --shape-trace: whether to keep the times at which its requests came
     #[arg(long, value_enum, default_value = "asap", requires = "shape_trace")]
     pace: Pace,
+    /// With --shape-trace: inputs are on the device before the first run, and outputs stay there
+    #[arg(long, alias = "noDataTransfers", requires = "shape_trace")]
+    no_transfers: bool,
     /// Write the shapes of the runs there, as a trace for --shape-trace
     #[arg(long, value_name = "FILE.jsonl")]
     record_trace: Option<PathBuf>,
@@ -298,8 +301,12 @@ impl Runs<'_> {
         let names = self.names.iter().map(String::as_str);
         let given: Vec<(&str, &Tensor)> = names.zip(tensors).collect();
         let result = self.session.run(&given)?;
-        self.reports.push(result.report);
         self.outputs = result.outputs;
+        self.report(result.report, new, console)
+    }
+
+    fn report(&mut self, report: RunReport, new: bool, console: &Console) -> Result<(), Failure> {
+        self.reports.push(report);
         if new && self.arguments.wait_specialized {
             self.wait(console)?;
         }
@@ -331,11 +338,19 @@ impl Runs<'_> {
     ) -> Result<(), Failure> {
         let pace = self.arguments.pace;
         let bar = console.progress(requests.len() as u64, "replaying");
-        let late = requests.replay(ports, symbols, pace, |tensors, new| {
-            self.once(tensors, new, console)?;
-            bar.inc(1);
-            Ok(())
-        })?;
+        let late = if self.arguments.no_transfers {
+            let session = self.session;
+            requests.replay_placed(session, ports, symbols, pace, |bindings, new| {
+                let report = session.run_into(bindings, &RunOptions::default())?;
+                bar.inc(1);
+                self.report(report, new, console)
+            })?
+        } else {
+            requests.replay(ports, symbols, pace, |tensors, new| {
+                bar.inc(1);
+                self.once(tensors, new, console)
+            })?
+        };
         bar.finish_and_clear();
         self.late_us = (pace == Pace::Recorded).then_some(late);
         self.settle(console)

@@ -28,6 +28,25 @@ fn rows(document: &Value) -> &Vec<Value> {
 }
 
 #[test]
+fn the_host_s_part_of_a_run_is_measured_where_asked_for() {
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    let flags = ["--shapes", "x:3x4", "--specialize", "none", "--json"];
+    let without = bench(&world, &model, &flags).json();
+    assert!(rows(&without)[0].get("host_time").is_none(), "{without}");
+    for more in [&["--host-time"][..], &["--host-time", "--transfers"]] {
+        let document = bench(&world, &model, &[&flags[..], more].concat()).json();
+        let host = &rows(&document)[0]["host_time"];
+        assert_eq!(host["pointers"], 2, "{document}");
+        for key in ["call_us", "moved_call_us", "queued_ms"] {
+            assert!(host[key].as_f64() > Some(0.0), "{key}: {host}");
+        }
+    }
+    // input and output of 48 bytes each lie beside what the session holds
+    assert!(rows(&without)[0]["session_memory_bytes"].as_u64() >= Some(96));
+}
+
+#[test]
 fn the_document_has_every_phase_of_every_shape() {
     let world = World::without_gpu();
     let model = world.model("m.onnx", &relu());
@@ -68,6 +87,8 @@ fn the_document_has_every_phase_of_every_shape() {
             "plan_ms",
             "load_compile_ms",
             "setup_ms",
+            "weights_ms",
+            "session_memory_bytes",
             "load_record_ms",
             "load_compiled",
             "load_cached",

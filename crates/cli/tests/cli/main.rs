@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_model;
 mod bench;
+mod benches;
 mod cache;
 mod cache_entries;
 mod check;

@@ -95,6 +95,28 @@ fn what_is_recorded_is_replayed_and_recorded_again() {
 }
 
 #[test]
+fn without_transfers_every_request_still_is_a_run() {
+    let world = World::without_gpu();
+    let model = world.model("m.onnx", &relu());
+    let entry =
+        |seq: u32, n: u32| format!("{{\"seq\":{seq},\"at_us\":0,\"dims\":{{\"x\":[{n},4]}}}}\n");
+    let header = "{\"trace\":\"shapes\",\"v\":1,\"source\":\"recorded\"}\n";
+    let body: String = (0..6).map(|i| entry(i, 1 + i % 2)).collect();
+    world.file("t.jsonl", format!("{header}{body}").as_bytes());
+    let line = ["run", &model, "--device", "host", "--no-transfers"];
+    let more = ["--shape-trace", "t.jsonl", "--wait-specialized", "--json"];
+    let document = world.bespoke(&[&line[..], &more].concat()).json();
+    let runs = document["runs"].as_array().unwrap();
+    let shapes: Vec<&Value> = runs.iter().map(|r| &r["shape"]).collect();
+    assert_eq!(shapes, ["x:1x4", "x:2x4"].repeat(3));
+    assert!(runs.iter().all(|r| r["latency_us"].is_u64()), "{document}");
+    assert_eq!(document["outputs"], json!([]));
+    // the memory that tensors pass through was never asked for
+    assert!(document["session"]["peak_memory_bytes"].is_u64());
+    assert_eq!(world.bespoke(&line).code, 2, "it is for traces");
+}
+
+#[test]
 fn the_text_has_a_line_for_each_shape() {
     let world = World::without_gpu();
     let model = world.model("m.onnx", &relu());
