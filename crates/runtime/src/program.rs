@@ -54,17 +54,26 @@ impl Program {
 
     /// The plan that it follows, given the session's.
     pub(crate) fn plan<'a>(&'a self, session: &'a Plan) -> &'a Plan {
-        self.own.as_ref().map_or(session, |own| &own.plan)
+        match &self.own {
+            Some(own) => &own.plan,
+            None => session,
+        }
     }
 
     /// A shape that it serves, bound to its plan, given the same bound to the session's.
     pub(crate) fn binding<'a>(&'a self, session: &'a Binding) -> &'a Binding {
-        self.own.as_ref().map_or(session, |own| &own.binding)
+        match &self.own {
+            Some(own) => &own.binding,
+            None => session,
+        }
     }
 
     /// What its plan reads of what is there before the first run, given the session's.
     pub(crate) fn weights<'a>(&'a self, session: &'a Weights) -> &'a Weights {
-        self.own.as_ref().map_or(session, |own| &own.weights)
+        match &self.own {
+            Some(own) => &own.weights,
+            None => session,
+        }
     }
 
     /// Number of kernels made for the class.

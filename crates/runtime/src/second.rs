@@ -118,10 +118,13 @@ fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replann
     if source.device.needs_cubin() {
         specs.extend(&setup_distinct.specs);
     }
-    let request = |arch| move |spec: &&_| Request::new(*spec, props, arch);
-    let target = source.device.target();
-    let requests: Vec<Request> =
-        target.map_or_else(Vec::new, |arch| specs.iter().map(request(arch)).collect());
+    let requests: Vec<Request> = match source.device.target() {
+        Some(arch) => specs
+            .iter()
+            .map(|spec| Request::new(spec, props, arch))
+            .collect(),
+        None => Vec::new(),
+    };
     // a first tier that came out of a cache, with no compiler, is no reason to fail now
     let lacking = requests.iter().filter(|r| !source.service.can_make(r));
     let lacking = lacking.count();

@@ -100,8 +100,8 @@ impl Weights {
             .collect();
         let missing: BTreeSet<BufferId> = needed
             .iter()
-            .filter(|b| persistent(b) && !found.contains_key(b))
             .copied()
+            .filter(|b| persistent(b) && !found.contains_key(b))
             .collect();
         let (due, own) = due(plan, missing, |b| found.contains_key(&b));
         let ran = plan.setup.iter().zip(&due).filter(|(_, due)| **due);

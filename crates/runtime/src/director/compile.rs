@@ -166,11 +166,12 @@ impl Director {
             }
             Ok(())
         });
-        match (planner, &self.planner) {
-            (Ok(()), Some(planner)) => planner.ask(class, request, shape.clone()),
-            (Err(keep), _) => self.keep(&class, keep),
-            // started a moment ago
-            (Ok(()), None) => {}
+        if let Err(keep) = planner {
+            return self.keep(&class, keep);
+        }
+        // it was there, or was started a moment ago
+        if let Some(planner) = &self.planner {
+            planner.ask(class, request, shape.clone());
         }
     }
 
