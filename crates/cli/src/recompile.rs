@@ -3,7 +3,8 @@
 //! What counts is when a compile was asked for, not when it ended. Kernels that are asked for while a model is loaded or
 //! by the first run of a shape may be compiled, however long that takes in the background. A kernel that NVRTC compiles
 //! because of a later run of a shape is a recompile: whoever serves that shape again and again pays for it late. Kernels
-//! that are found in memory or in the cache are no compiles.
+//! that are found in memory or in the cache are no compiles. A shape's second tier is none either: it comes once, late by
+//! design, to what runs well already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,9 +38,13 @@ impl Recompiles {
                 self.first.insert(*run);
             }
             EventKind::Enqueue {
-                class, cause, run, ..
+                class,
+                cause,
+                run,
+                tier,
+                ..
             } => match (cause, run) {
-                (Cause::Run, Some(run)) => {
+                (Cause::Run, Some(run)) if *tier != 2 => {
                     self.asked.insert(class.clone(), *run);
                 }
                 _ => {
@@ -98,6 +103,7 @@ mod tests {
             lane: 0,
             begin_us: 0,
             wait_us: 0,
+            tier: 0,
         }
     }
 
@@ -108,6 +114,8 @@ mod tests {
             priority: 0,
             cause,
             run,
+            tier: 1,
+            expected: None,
         }
     }
 
@@ -145,6 +153,12 @@ mod tests {
         assert_eq!(verdict(&events), None);
         let loading = [enqueue(Cause::Load, None), compile(Origin::Compiled)];
         assert_eq!(verdict(&loading), None);
+        let mut second = enqueue(Cause::Run, Some(40));
+        if let EventKind::Enqueue { tier, .. } = &mut second {
+            *tier = 2;
+        }
+        let second = [run(0, true), second, compile(Origin::Compiled)];
+        assert_eq!(verdict(&second), None);
     }
 
     #[test]

@@ -14,21 +14,29 @@ use serde::Serialize;
 /// How many shapes a line names before it counts the others.
 const NAMED: usize = 4;
 
-/// A class of shapes that has no program of its own, so that its runs keep generic kernels.
+/// A class of shapes that has no program of its own, so that its runs keep generic kernels, or none of the second tier, so
+/// that they keep those of the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Refusal {
     /// The class: a shape, or `any`.
     class: String,
     /// Why.
     reason: String,
+    /// What it does not have: 1 is kernels of its own, 2 is a plan of its own.
+    tier: u8,
 }
 
 /// Every class that was refused, in the order in which it happened.
 pub(crate) fn refusals(events: &[Event]) -> Vec<Refusal> {
     let refusal = |event: &Event| match &event.kind {
-        EventKind::Reject { class, reason } => Some(Refusal {
+        EventKind::Reject {
+            class,
+            reason,
+            tier,
+        } => Some(Refusal {
             class: class.clone(),
             reason: reason.clone(),
+            tier: *tier,
         }),
         _ => None,
     };
@@ -61,22 +69,34 @@ fn compile_failures(events: &[Event]) -> impl Iterator<Item = (&str, &str)> {
 
 /// A line for each reason for which shapes were refused a program, and one if events are missing.
 pub(crate) fn of_session(events: &[Event], dropped: u64) -> Vec<String> {
-    let mut causes: Vec<(String, Vec<String>)> = Vec::new();
-    for Refusal { class, reason } in refusals(events) {
+    let mut causes: Vec<((u8, String), Vec<String>)> = Vec::new();
+    for refusal in refusals(events) {
+        let Refusal {
+            class,
+            reason,
+            tier,
+        } = refusal;
         // Kernels that do not compile have a message of their own, with the reason.
         let reason = match compile_failures(events).any(|(_, failed)| failed == reason) {
             true => "a kernel could not be compiled".to_owned(),
             false => reason,
         };
-        match causes.iter_mut().find(|(known, _)| *known == reason) {
+        let cause = (tier, reason);
+        match causes.iter_mut().find(|(known, _)| *known == cause) {
             Some((_, classes)) if classes.contains(&class) => {}
             Some((_, classes)) => classes.push(class),
-            None => causes.push((reason, vec![class])),
+            None => causes.push((cause, vec![class])),
         }
     }
     let mut lines: Vec<String> = causes
         .iter()
-        .map(|(reason, classes)| format!("{} generic kernels: {reason}", who(classes)))
+        .map(|((tier, reason), classes)| {
+            let kept = match tier {
+                2 => "the kernels of the first tier",
+                _ => "generic kernels",
+            };
+            format!("{} {kept}: {reason}", who(classes))
+        })
         .collect();
     if dropped > 0 {
         lines.push(format!(
@@ -184,6 +204,7 @@ mod tests {
         EventKind::Reject {
             class: class.into(),
             reason: reason.into(),
+            tier: 1,
         }
     }
 

@@ -18,6 +18,7 @@
 
 pub mod dtype;
 pub mod expr;
+mod fixed;
 pub mod graph;
 pub mod guard;
 pub mod op;
@@ -28,6 +29,7 @@ pub mod verify;
 
 pub use dtype::DType;
 pub use expr::{BinaryOp, Expr, ExprBuilder, Scalar, UnaryOp};
+pub use fixed::FixError;
 pub use graph::{Graph, Node, NodeId, Region, Value, ValueId};
 pub use guard::{Guard, GuardKind};
 pub use op::{Infer, InferError, Op, Operator};

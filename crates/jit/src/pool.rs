@@ -27,6 +27,9 @@ use crate::ending;
 /// Stack of a worker: compilers recurse deeply. Only touched pages cost memory.
 const STACK: usize = 16 << 20;
 
+/// Workers by default at most: a shape has some dozens of kernels, and each compile takes tens of MiB while it runs.
+pub const MOST_WORKERS: usize = 16;
+
 /// How to start a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
@@ -41,11 +44,13 @@ pub struct PoolConfig {
 }
 
 impl Default for PoolConfig {
-    /// Half of the processors, at least one and at most eight, at low priority; half a minute of patience.
+    /// All processors but one, at least one and at most [`MOST_WORKERS`], at low priority; half a minute of patience. A
+    /// shape's kernels should be there within seconds, and a thread that gives way takes only what serving leaves; the
+    /// processor left out is for the threads that launch, which would otherwise wait for one to be given back.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         PoolConfig {
-            workers: (processors / 2).clamp(1, 8),
+            workers: (processors - 1).clamp(1, MOST_WORKERS),
             low_priority: true,
             patience: Duration::from_secs(30),
         }
@@ -479,17 +484,18 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// Lowers the priority of the calling thread, so that compiling takes what serving leaves.
+/// Lowers the priority of the calling thread, so that it takes what serving leaves (Linux: nice 10; elsewhere nothing).
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "the standard library has no thread priorities")]
-fn give_way() {
+pub fn give_way() {
     // SAFETY: the call takes plain numbers and has no memory effects. On Linux `who` 0 of PRIO_PROCESS is the calling
     // thread. Raising one's own nice value needs no rights; a failure leaves the default priority.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }
 
+/// Lowers the priority of the calling thread, so that it takes what serving leaves (Linux: nice 10; elsewhere nothing).
 #[cfg(not(target_os = "linux"))]
-fn give_way() {}
+pub fn give_way() {}
 
 #[cfg(test)]
 #[path = "pool_tests.rs"]

@@ -33,6 +33,7 @@ enum Order {
     #[default]
     FirstCome,
     MostSeen,
+    MostGain,
 }
 
 /// The file as it is written; see the module.
@@ -45,6 +46,7 @@ struct Document {
     divisors: Option<Vec<i64>>,
     trigger: Start,
     sightings: Option<u32>,
+    second_tier: Option<u32>,
     blocking: bool,
     queue: Order,
     stale_seconds: Option<f64>,
@@ -109,6 +111,19 @@ pub fn parse(
             );
         }
     };
+    let one_shape = matches!(map, ClassMap::Exact) && trigger != Trigger::Never;
+    let second_tier = match document.second_tier {
+        Some(0) => None,
+        Some(_) if !one_shape => {
+            return refuse(
+                "`second_tier` needs `classes = \"exact\"` and a trigger: it is planned for one shape",
+            );
+        }
+        Some(runs) => Some(runs),
+        None => first_sight(document.blocking)
+            .second_tier
+            .filter(|_| one_shape),
+    };
     let micros = |what: &str, seconds: Option<f64>| match seconds {
         Some(s) if !s.is_finite() || s < 0.0 => Err(wrong(format!(
             "`{what}` must be a time in seconds, 0 or more"
@@ -119,9 +134,11 @@ pub fn parse(
     let axes = Axes {
         map,
         trigger,
+        second_tier,
         queue: match document.queue {
             Order::FirstCome => Queue::FirstCome,
             Order::MostSeen => Queue::MostSeen,
+            Order::MostGain => Queue::MostGain,
         },
         stale_us: micros("stale_seconds", document.stale_seconds)?,
         limits: Limits {
@@ -154,19 +171,21 @@ mod tests {
             .take_while(|l| *l != "```")
             .map(|l| format!("{l}\n"))
             .collect();
-        // it names every key, and these two exclude each other
-        for (out, class) in [("divisors", "4..15"), ("ratio", "*")] {
-            let classes = if out == "ratio" {
-                "divisible"
-            } else {
-                "ranges"
-            };
+        // it names every key, and these exclude each other
+        let cases = [
+            ("ranges", ["divisors", "second_tier"], "4..15"),
+            ("divisible", ["ratio", "second_tier"], "*"),
+            ("exact", ["ratio", "divisors"], "5"),
+        ];
+        for (classes, out, class) in cases {
             let text = text
-                .replace(&format!("{out} ="), &format!("# {out} ="))
+                .replace(&format!("{} =", out[0]), &format!("# {} =", out[0]))
+                .replace(&format!("{} =", out[1]), &format!("# {} =", out[1]))
                 .replace("classes = \"ranges\"", &format!("classes = \"{classes}\""));
             let policy = read(&text).unwrap();
             assert_eq!(policy.name(), "wide");
             assert_eq!(policy.class_of(&Signature::new(&[5])).to_string(), class);
+            assert_eq!(policy.has_second_tier(), classes == "exact");
         }
     }
 
@@ -174,7 +193,15 @@ mod tests {
     fn nothing_said_is_lazy() {
         let policy = read("").unwrap();
         assert_eq!(policy.name(), "mine.toml");
-        assert!(!policy.may_block());
+        assert!(!policy.may_block() && policy.has_second_tier());
+        for text in ["blocking = true", "second_tier = 0", "classes = \"ranges\""] {
+            assert!(!read(text).unwrap().has_second_tier(), "{text}");
+        }
+        assert!(
+            read("blocking = true\nsecond_tier = 8")
+                .unwrap()
+                .has_second_tier()
+        );
         assert_eq!(policy.class_of(&Signature::new(&[5])).to_string(), "5");
     }
 
@@ -192,6 +219,8 @@ mod tests {
             ("trigger = \"load\"", "single"),
             ("stale_seconds = -1.0", "stale_seconds"),
             ("max_programs = 0", "max_programs"),
+            ("classes = \"ranges\"\nsecond_tier = 8", "second_tier"),
+            ("trigger = \"never\"\nsecond_tier = 8", "second_tier"),
         ];
         for (text, word) in cases {
             let message = read(text).err().unwrap().to_string();

@@ -5,9 +5,9 @@
 //! is an [`Action`] with its reason, and equal events give equal actions. So one object serves live, in replay and in
 //! a simulator.
 //!
-//! # Six questions
+//! # Seven questions
 //!
-//! A strategy is a choice on six independent axes; [`Axes`] holds them, and the names users know are presets
+//! A strategy is a choice on seven independent axes; [`Axes`] holds them, and the names users know are presets
 //! ([`PRESETS`]).
 //!
 //! | axis | question | here |
@@ -15,6 +15,7 @@
 //! | class map | which shapes share a program? | [`ClassMap`]: each its own, ranges, divisibility, or all one |
 //! | validity | which shapes is a program right for? | [`ClassId::fits`]; nothing more is baked into it |
 //! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or so many sights of a class |
+//! | second tier | when is a class worth a plan of its own? | [`Axes::second_tier`]: never, or so many sights more |
 //! | queue | in what order, and who waits? | [`Queue`], staleness, [`Axes::priority`]; [`Axes::blocking`] |
 //! | resources | how much may it take? | [`Limits`]: programs (least recently seen leaves), compiles, compile time |
 //! | install | when is the program exchanged? | when every kernel of the class is ready, between runs |
@@ -31,17 +32,48 @@
 //!      │             (Cancel)               Failed (not asked again) ◀─ InstallFailed   Evicting
 //!      └────────────────────────────────────────────────────────── Evicted ─────────────────┘
 //! ```
+//!
+//! An installed class that stays hot goes through the middle of this once more, for its second tier, while the program
+//! of its first tier serves:
+//!
+//! ```text
+//!              n-th sight              room                   CompileFinished ok
+//!  Installed ─────────────▶ SecondWaiting ──▶ SecondCompiling ─────────────────▶ SecondInstalling ──▶ SecondInstalled
+//!      ▲                          │              │ not ok, Kept, stale                  │ InstallFailed
+//!      └──────────────────────────┴──────────────┴──────────────────────────────────────┘
+//! ```
 
 pub mod class;
 pub mod file;
+pub mod gain;
 mod machine;
 mod preset;
+mod state;
 
 pub use class::{ClassId, ClassMap, Fit, Signature};
-pub use machine::{ClassState, Machine};
+pub use gain::Gain;
+pub use machine::Machine;
 pub use preset::{
     Axes, Limits, PRESETS, PolicyError, PresetInfo, Queue, Trigger, from_axes, preset,
 };
+pub use state::ClassState;
+
+/// Which of the programs that a class may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// The steps that every shape has, with kernels made for the class.
+    First,
+    /// The model planned anew for the one shape of the class, with steps and kernels of its own.
+    Second,
+}
+
+impl Tier {
+    /// 1 or 2, for events and reports.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8 + 1
+    }
+}
 
 /// Something that happened, with the time at which it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,31 +102,51 @@ pub enum What {
         generic: bool,
     },
     /// Somebody wants a shape's program before any run shows the shape: a caller who warms up, or what an earlier process
-    /// learned. It counts as often enough seen.
+    /// learned. It counts as often enough seen; for a class in service, as often enough for its second tier.
     Wished {
         /// Its class, from [`Policy::class_of`].
         class: ClassId,
         /// Its shape.
         signature: Signature,
     },
+    /// A run ended.
+    Ran {
+        /// Its class, from [`Policy::class_of`].
+        class: ClassId,
+        /// The program that served it; `None` is the generic one.
+        tier: Option<Tier>,
+        /// What it took, microseconds, without what it waited for.
+        micros: u64,
+    },
     /// Every kernel of a class is compiled, or one of them failed.
     CompileFinished {
         /// The class.
         class: ClassId,
+        /// Of which tier.
+        tier: Tier,
         /// Whether all succeeded.
         ok: bool,
         /// Compile time, microseconds; 0 when all came from the cache.
         micros: u64,
     },
+    /// The second tier that was asked for would be no better than the first: there will be none.
+    Kept {
+        /// The class.
+        class: ClassId,
+    },
     /// The class's program serves runs from now on.
     Installed {
         /// The class.
         class: ClassId,
+        /// Its tier; a second takes the place of the first.
+        tier: Tier,
     },
     /// The class's program was compiled, but the device does not take it.
     InstallFailed {
         /// The class.
         class: ClassId,
+        /// Its tier; the first stays in service where the second fails.
+        tier: Tier,
     },
     /// The class's program is gone, by an [`Action::Evict`] or because the runtime needed its memory.
     Evicted {
@@ -112,12 +164,16 @@ pub enum Action {
     Specialise {
         /// The class.
         class: ClassId,
+        /// Which program.
+        tier: Tier,
         /// The shape to tune for.
         shape: Signature,
         /// Higher compiles earlier; equal ones in the order of the actions.
         priority: i64,
         /// Whether the run (or the loading) that caused it waits for the program.
         blocking: bool,
+        /// What is expected of it, where that decides the order.
+        gain: Option<Gain>,
     },
     /// The run that was observed waits for the class's compile, which another one started.
     Wait {
@@ -134,8 +190,10 @@ pub enum Action {
     Install {
         /// The class.
         class: ClassId,
+        /// Which program; a second tier takes the place of the first.
+        tier: Tier,
     },
-    /// Drop the class's program; runs of the class are generic again.
+    /// Drop the class's program, and with it what is being made for its second tier; runs of the class are generic again.
     Evict {
         /// The class.
         class: ClassId,
@@ -161,6 +219,16 @@ pub enum Reason {
     Installing,
     /// The class's program is in service.
     Installed,
+    /// The program of the class's first tier is in service; its second tier waits for its turn to compile.
+    SecondWaiting,
+    /// The program of the class's first tier is in service, and its second tier is being made.
+    SecondCompiling,
+    /// The program of the class's second tier is about to be put in service.
+    SecondInstalling,
+    /// The program of the class's second tier is in service.
+    SecondInstalled,
+    /// The class has no second tier, since it would be like the first.
+    Kept,
     /// The class's program is being dropped.
     Evicting,
     /// The class failed to compile before; it is not tried again.
@@ -191,6 +259,11 @@ impl Reason {
             Reason::Compiling => "compiling",
             Reason::Installing => "installing",
             Reason::Installed => "installed",
+            Reason::SecondWaiting => "second-waiting",
+            Reason::SecondCompiling => "second-compiling",
+            Reason::SecondInstalling => "second-installing",
+            Reason::SecondInstalled => "second-installed",
+            Reason::Kept => "kept",
             Reason::Evicting => "evicting",
             Reason::FailedBefore => "failed-before",
             Reason::CompileFailed => "compile-failed",
@@ -211,6 +284,16 @@ pub trait Policy: Send {
     /// Whether it specialises at all: one that never does need not be told what earlier sessions saw.
     fn specialises(&self) -> bool {
         true
+    }
+
+    /// Whether it may ask for second tiers: one that never does needs no model to plan anew.
+    fn has_second_tier(&self) -> bool {
+        false
+    }
+
+    /// Whether it wants to hear what runs took ([`What::Ran`]).
+    fn wants_times(&self) -> bool {
+        false
     }
 
     /// Whether it may ask runs to wait. A strategy that may is told of a run before the run begins.

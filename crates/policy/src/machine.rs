@@ -1,44 +1,18 @@
 //! [`Machine`]: the state machine behind every preset.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crate::gain::{Gain, Heat, Learned, Times};
 use crate::preset::{Axes, Queue, Trigger};
-use crate::{Action, ClassId, ClassMap, Event, Policy, Reason, Signature, What};
+use crate::{Action, ClassId, ClassMap, ClassState, Event, Policy, Reason, Signature, Tier, What};
+
+/// Priority of the compiles of a second tier: after all that a class still lacks its first for.
+const SECOND_PRIORITY: i64 = -1;
 
 /// Classes remembered without a program. A process that meets more of them starts to count the longest unseen ones
 /// anew, and tries the longest unseen failed ones again.
 const MAX_IDLE: usize = 4096;
-
-/// Where a class stands; see the crate's diagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ClassState {
-    /// Not seen often enough.
-    Counting,
-    /// Wanted, and waiting for a place among the compiles.
-    Waiting,
-    /// Asked for.
-    Compiling,
-    /// Compiled; the runtime was told to put it in service.
-    Installing,
-    /// In service.
-    Installed,
-    /// The runtime was told to drop it.
-    Evicting,
-    /// Did not compile, or the device did not take it.
-    Failed,
-}
-
-impl ClassState {
-    /// Whether the class counts against the limit of programs.
-    fn is_resident(self) -> bool {
-        matches!(self, ClassState::Installing | ClassState::Installed)
-    }
-
-    /// Whether forgetting the class costs nothing but its count.
-    fn is_idle(self) -> bool {
-        matches!(self, ClassState::Counting | ClassState::Failed)
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Class {
@@ -49,8 +23,14 @@ struct Class {
     sightings: u64,
     /// Time of the last sight, then number of the event: later is larger even when the clock stands still.
     seen: (u64, u64),
-    /// Number of the last event at which it was not yet asked for.
+    /// Number of the last event at which what it waits for was not yet asked for.
     since: u64,
+    /// Runs since the program of its first tier is in service.
+    served: u64,
+    /// Whether it is known that there will be no second tier.
+    one_tier: bool,
+    heat: Heat,
+    times: Times,
 }
 
 /// A strategy at work.
@@ -62,6 +42,7 @@ pub struct Machine {
     events: u64,
     /// Compile time taken so far, microseconds.
     spent_us: u64,
+    learned: Learned,
 }
 
 impl Machine {
@@ -74,6 +55,7 @@ impl Machine {
             classes: BTreeMap::new(),
             events: 0,
             spent_us: 0,
+            learned: Learned::default(),
         }
     }
 
@@ -101,38 +83,57 @@ impl Machine {
         limit.is_some_and(|limit| self.spent_us >= limit)
     }
 
-    /// Asks for a class that has not been asked for, now or when there is room.
-    fn want(&mut self, class: &ClassId, seen: (u64, u64)) -> Vec<Action> {
+    /// Asks for a tier of a class that has not been asked for, now or when there is room. No run waits for a second tier.
+    fn want(&mut self, class: &ClassId, tier: Tier, seen: (u64, u64)) -> Vec<Action> {
         if self.over_budget() {
             return vec![Action::Nothing(Reason::Budget)];
         }
         let limits = self.axes.limits;
-        let compiling = self.count(|state| state == ClassState::Compiling);
-        if self.axes.blocking || compiling < limits.max_compiling.get() {
-            return vec![self.specialise(class)];
+        let compiling = self.count(|state| state.compiling().is_some());
+        let blocking = self.axes.blocking && tier == Tier::First;
+        if blocking || compiling < limits.max_compiling.get() {
+            return vec![self.specialise(class, tier, seen.0)];
         }
-        if self.count(|state| state == ClassState::Waiting) >= limits.max_waiting {
+        if self.count(|state| state.waiting().is_some()) >= limits.max_waiting {
             return vec![Action::Nothing(Reason::Backlog)];
         }
-        self.set(class, ClassState::Waiting);
+        self.set(class, ClassState::wait(tier));
         let actions = self.next(seen.0);
         if actions.is_empty() {
-            return vec![Action::Nothing(Reason::Waiting)];
+            let reason = match tier {
+                Tier::First => Reason::Waiting,
+                Tier::Second => Reason::SecondWaiting,
+            };
+            return vec![Action::Nothing(reason)];
         }
         actions
     }
 
-    fn specialise(&mut self, class: &ClassId) -> Action {
+    fn specialise(&mut self, class: &ClassId, tier: Tier, now_us: u64) -> Action {
+        let gain = self.gain(class, tier, now_us);
         let Some(known) = self.classes.get_mut(class) else {
             return Action::Nothing(Reason::UnknownClass);
         };
-        known.state = ClassState::Compiling;
+        known.state = ClassState::compile(tier);
         Action::Specialise {
             class: class.clone(),
+            tier,
             shape: known.shape.clone(),
-            priority: self.axes.priority,
-            blocking: self.axes.blocking,
+            priority: match tier {
+                Tier::First => self.axes.priority,
+                Tier::Second => SECOND_PRIORITY,
+            },
+            blocking: self.axes.blocking && tier == Tier::First,
+            gain,
         }
+    }
+
+    /// What a class's tier is expected to bring, where that decides the order.
+    fn gain(&self, class: &ClassId, tier: Tier, now_us: u64) -> Option<Gain> {
+        let known = self.classes.get(class)?;
+        let asked = self.axes.queue == Queue::MostGain;
+        let gain = || self.learned.gain(&known.heat, &known.times, tier, now_us);
+        asked.then(gain)
     }
 
     /// Gives up compiles of classes that nobody has seen for too long.
@@ -143,11 +144,17 @@ impl Machine {
         let stale = |class: &Class| now_us.saturating_sub(class.seen.0) > stale_us;
         let mut actions = Vec::new();
         for (id, class) in &mut self.classes {
-            if stale(class) && class.state == ClassState::Compiling {
+            if !stale(class) {
+                continue;
+            }
+            let compiling = class.state.compiling();
+            if compiling.is_some() {
                 actions.push(Action::Cancel { class: id.clone() });
             }
-            if stale(class) && matches!(class.state, ClassState::Compiling | ClassState::Waiting) {
-                (class.state, class.sightings) = (ClassState::Counting, 0);
+            match compiling.or(class.state.waiting()) {
+                Some(Tier::First) => (class.state, class.sightings) = (ClassState::Counting, 0),
+                Some(Tier::Second) => (class.state, class.served) = (ClassState::Installed, 0),
+                None => {}
             }
         }
         actions
@@ -156,26 +163,38 @@ impl Machine {
     /// Fills the places for compiles with classes that wait, in the order of the queue. Stale ones make room first.
     fn next(&mut self, now_us: u64) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.count(|state| state == ClassState::Waiting) > 0 {
+        if self.count(|state| state.waiting().is_some()) > 0 {
             actions = self.cancel_stale(now_us);
         }
         let limit = self.axes.limits.max_compiling.get();
-        while self.count(|state| state == ClassState::Compiling) < limit && !self.over_budget() {
-            let waiting = self
-                .classes
-                .iter()
-                .filter(|(_, class)| class.state == ClassState::Waiting);
-            // the event's number breaks ties, so there is one order
-            let first = match self.axes.queue {
-                Queue::FirstCome => waiting.min_by_key(|(_, class)| class.since),
-                Queue::MostSeen => waiting.max_by_key(|(_, class)| (class.sightings, class.seen)),
-            };
-            let Some(class) = first.map(|(id, _)| id.clone()) else {
+        while self.count(|state| state.compiling().is_some()) < limit && !self.over_budget() {
+            let Some((class, tier)) = self.first_waiting(now_us) else {
                 break;
             };
-            actions.push(self.specialise(&class));
+            actions.push(self.specialise(&class, tier, now_us));
         }
         actions
+    }
+
+    /// The class that compiles next, of those that wait.
+    fn first_waiting(&self, now_us: u64) -> Option<(ClassId, Tier)> {
+        let waiting = self.classes.iter().filter_map(|(id, class)| {
+            let tier = class.state.waiting()?;
+            Some((id, class, tier))
+        });
+        // a class without any program of its own comes before one that would get a better one, unless the gain says
+        // otherwise; the event's number breaks ties, so there is one order
+        let first = match self.axes.queue {
+            Queue::FirstCome => waiting.min_by_key(|(_, class, tier)| (*tier, class.since)),
+            Queue::MostSeen => {
+                waiting.max_by_key(|(_, class, tier)| (Reverse(*tier), class.sightings, class.seen))
+            }
+            Queue::MostGain => waiting.max_by_key(|(id, class, tier)| {
+                let score = self.gain(id, *tier, now_us).map(|gain| gain.score);
+                (score, Reverse(*tier), class.sightings, class.seen)
+            }),
+        };
+        first.map(|(id, _, tier)| (id.clone(), tier))
     }
 
     fn observed(
@@ -195,13 +214,24 @@ impl Machine {
             sightings: 0,
             seen,
             since: seen.1,
+            served: 0,
+            one_tier: false,
+            heat: Heat::default(),
+            times: Times::default(),
         });
         known.sightings += 1;
         known.seen = known.seen.max(seen);
-        if known.state == ClassState::Counting {
+        known.heat.see(seen.0);
+        if matches!(known.state, ClassState::Counting | ClassState::Installed) {
             known.since = seen.1;
         }
+        // a wish is no run
+        if known.state == ClassState::Installed && !at_load {
+            known.served += 1;
+        }
         let (state, sightings) = (known.state, known.sightings);
+        let second = self.axes.second_tier.filter(|_| !known.one_tier);
+        let second = second.is_some_and(|least| at_load || known.served >= u64::from(least));
         match state {
             ClassState::Counting => {
                 let actions = match self.axes.trigger {
@@ -210,7 +240,7 @@ impl Machine {
                         nothing(Reason::Counting)
                     }
                     // What loading asked for and the runtime dropped since comes back when it is needed.
-                    Trigger::Load | Trigger::Sightings(_) => self.want(class, seen),
+                    Trigger::Load | Trigger::Sightings(_) => self.want(class, Tier::First, seen),
                 };
                 self.forget_idle();
                 actions
@@ -221,21 +251,34 @@ impl Machine {
             }],
             ClassState::Compiling => nothing(Reason::Compiling),
             ClassState::Installing => nothing(Reason::Installing),
+            ClassState::Installed if second => self.want(class, Tier::Second, seen),
             ClassState::Installed => nothing(Reason::Installed),
+            ClassState::SecondWaiting => nothing(Reason::SecondWaiting),
+            ClassState::SecondCompiling => nothing(Reason::SecondCompiling),
+            ClassState::SecondInstalling => nothing(Reason::SecondInstalling),
+            ClassState::SecondInstalled => nothing(Reason::SecondInstalled),
             ClassState::Evicting => nothing(Reason::Evicting),
             ClassState::Failed => nothing(Reason::FailedBefore),
         }
     }
 
-    /// Puts a compiled class in service, after making room for it.
-    fn compiled(&mut self, class: &ClassId, ok: bool, micros: u64, now_us: u64) -> Vec<Action> {
-        if self.classes.get(class).map(|known| known.state) != Some(ClassState::Compiling) {
+    /// Puts a compiled class in service, after making room for it; a second tier takes the room of the first.
+    fn compiled(
+        &mut self,
+        (class, tier): (&ClassId, Tier),
+        ok: bool,
+        micros: u64,
+        now_us: u64,
+    ) -> Vec<Action> {
+        let state = self.classes.get(class).map(|known| known.state);
+        if state.and_then(ClassState::compiling) != Some(tier) {
             return vec![Action::Nothing(Reason::UnknownClass)];
         }
         self.spent_us = self.spent_us.saturating_add(micros);
         let mut actions = Vec::new();
         if ok {
-            self.set(class, ClassState::Installing);
+            self.learned.compiled(tier, micros);
+            self.set(class, ClassState::install(tier));
             while self.count(ClassState::is_resident) > self.axes.limits.max_variants.get() {
                 let Some(oldest) =
                     self.least_recent(|other, state| other != class && state.is_resident())
@@ -247,14 +290,23 @@ impl Machine {
             }
             actions.push(Action::Install {
                 class: class.clone(),
+                tier,
             });
         } else {
-            self.set(class, ClassState::Failed);
-            self.forget_idle();
+            self.do_without(class, tier);
             actions.push(Action::Nothing(Reason::CompileFailed));
         }
         actions.extend(self.next(now_us));
         actions
+    }
+
+    /// A class will not have a tier: it is not asked for again.
+    fn do_without(&mut self, class: &ClassId, tier: Tier) {
+        self.set(class, ClassState::without(tier));
+        if let (Some(known), Tier::Second) = (self.classes.get_mut(class), tier) {
+            known.one_tier = true;
+        }
+        self.forget_idle();
     }
 
     fn forget_idle(&mut self) {
@@ -277,18 +329,20 @@ impl Machine {
             .map(|(id, _)| id.clone())
     }
 
-    /// Moves a class that is in one of some states to another.
-    fn follow(
-        &mut self,
-        class: &ClassId,
-        from: &[ClassState],
-        to: ClassState,
-        ok: Reason,
-    ) -> Reason {
+    /// What came of putting a class's tier in service.
+    fn installed(&mut self, class: &ClassId, tier: Tier, ok: bool) -> Reason {
         match self.classes.get_mut(class) {
-            Some(known) if from.contains(&known.state) => {
-                known.state = to;
-                ok
+            Some(known) if known.state == ClassState::install(tier) && ok => {
+                known.state = ClassState::serve(tier);
+                if tier == Tier::First {
+                    known.served = 0;
+                    known.times.forget_specialised();
+                }
+                Reason::Noted
+            }
+            Some(known) if known.state == ClassState::install(tier) => {
+                self.do_without(class, tier);
+                Reason::InstallFailed
             }
             // Told to leave before it arrived: the eviction stands.
             Some(known) if known.state == ClassState::Evicting => Reason::Evicting,
@@ -306,6 +360,14 @@ impl Policy for Machine {
         self.axes.trigger != Trigger::Never
     }
 
+    fn has_second_tier(&self) -> bool {
+        self.axes.second_tier.is_some()
+    }
+
+    fn wants_times(&self) -> bool {
+        self.axes.queue == Queue::MostGain
+    }
+
     fn may_block(&self) -> bool {
         self.axes.blocking && matches!(self.axes.trigger, Trigger::Sightings(_))
     }
@@ -317,7 +379,6 @@ impl Policy for Machine {
     fn on_event(&mut self, event: &Event) -> Vec<Action> {
         self.events += 1;
         let seen = (event.now_us, self.events);
-        let installing = &[ClassState::Installing];
         match &event.what {
             What::Loaded => match (self.axes.trigger, &self.axes.map) {
                 (Trigger::Load, ClassMap::Single { opt }) => {
@@ -331,18 +392,41 @@ impl Policy for Machine {
             What::Observed {
                 class, signature, ..
             } => self.observed(class, signature, seen, false),
-            What::CompileFinished { class, ok, micros } => {
-                self.compiled(class, *ok, *micros, event.now_us)
-            }
-            What::Installed { class } => {
-                let reason = self.follow(class, installing, ClassState::Installed, Reason::Noted);
+            What::Ran {
+                class,
+                tier,
+                micros,
+            } => {
+                let reason = match self.classes.get_mut(class) {
+                    Some(known) => {
+                        self.learned.ran(&mut known.times, *tier, *micros);
+                        Reason::Noted
+                    }
+                    None => Reason::UnknownClass,
+                };
                 vec![Action::Nothing(reason)]
             }
-            What::InstallFailed { class } => {
-                let reason =
-                    self.follow(class, installing, ClassState::Failed, Reason::InstallFailed);
-                self.forget_idle();
-                vec![Action::Nothing(reason)]
+            What::CompileFinished {
+                class,
+                tier,
+                ok,
+                micros,
+            } => self.compiled((class, *tier), *ok, *micros, event.now_us),
+            What::Kept { class } => {
+                let state = self.classes.get(class).map(|known| known.state);
+                if state != Some(ClassState::SecondCompiling) {
+                    return vec![Action::Nothing(Reason::UnknownClass)];
+                }
+                self.do_without(class, Tier::Second);
+                let mut actions = vec![Action::Nothing(Reason::Kept)];
+                actions.extend(self.next(event.now_us));
+                actions
+            }
+            What::Installed { class, tier } => {
+                vec![Action::Nothing(self.installed(class, *tier, true))]
+            }
+            What::InstallFailed { class, tier } => {
+                vec![Action::Nothing(self.installed(class, *tier, false))]
             }
             What::Evicted { class } => {
                 let gone = self.classes.get(class).is_some_and(|known| {

@@ -58,11 +58,22 @@ impl Script {
         })
     }
 
+    /// A run ends.
+    fn ran(&mut self, dim: i64, tier: Option<Tier>, micros: u64) {
+        let class = self.policy.class_of(&shape(dim));
+        self.tell(What::Ran {
+            class,
+            tier,
+            micros,
+        });
+    }
+
     /// A compile ends.
     fn finish(&mut self, dim: i64, ok: bool) -> Vec<Action> {
         let class = self.policy.class_of(&shape(dim));
         self.tell(What::CompileFinished {
             class,
+            tier: Tier::First,
             ok,
             micros: 5,
         })
@@ -74,6 +85,7 @@ impl Script {
         self.see(dim);
         let actions = self.tell(What::CompileFinished {
             class: class.clone(),
+            tier: Tier::First,
             ok: true,
             micros: 5,
         });
@@ -84,7 +96,10 @@ impl Script {
                 });
             }
         }
-        self.tell(What::Installed { class });
+        self.tell(What::Installed {
+            class,
+            tier: Tier::First,
+        });
         actions
     }
 }
@@ -99,21 +114,33 @@ fn lazy_compiles_in_the_background_and_installs_when_ready() {
     assert_eq!(script.tell(What::Loaded), nothing(Reason::NotATrigger));
     let ask = Action::Specialise {
         class: class(7),
+        tier: Tier::First,
         shape: shape(7),
         priority: 0,
         blocking: false,
+        gain: None,
     };
     assert_eq!(script.see(7), [ask]);
     assert_eq!(script.see(7), nothing(Reason::Compiling));
     let finished = What::CompileFinished {
         class: class(7),
+        tier: Tier::First,
         ok: true,
         micros: 9,
     };
-    assert_eq!(script.tell(finished), [Action::Install { class: class(7) }]);
+    assert_eq!(
+        script.tell(finished),
+        [Action::Install {
+            class: class(7),
+            tier: Tier::First
+        }]
+    );
     assert_eq!(script.see(7), nothing(Reason::Installing));
     assert_eq!(
-        script.tell(What::Installed { class: class(7) }),
+        script.tell(What::Installed {
+            class: class(7),
+            tier: Tier::First
+        }),
         nothing(Reason::Noted)
     );
     assert_eq!(script.see(7), nothing(Reason::Installed));
@@ -125,9 +152,11 @@ fn eager_waits_for_its_own_compile_and_for_that_of_another_run() {
     let mut script = Script::new("eager", Limits::default());
     let ask = Action::Specialise {
         class: class(7),
+        tier: Tier::First,
         shape: shape(7),
         priority: 100,
         blocking: true,
+        gain: None,
     };
     assert_eq!(script.see(7), [ask]);
     assert_eq!(script.see(7), [Action::Wait { class: class(7) }]);
@@ -138,24 +167,29 @@ fn static_compiles_once_at_load_for_every_shape() {
     let mut script = Script::new("static", Limits::default());
     let ask = Action::Specialise {
         class: ClassId::Any,
+        tier: Tier::First,
         shape: shape(64),
         priority: 100,
         blocking: true,
+        gain: None,
     };
     assert_eq!(script.tell(What::Loaded), std::slice::from_ref(&ask));
     let finished = What::CompileFinished {
         class: ClassId::Any,
+        tier: Tier::First,
         ok: true,
         micros: 9,
     };
     assert_eq!(
         script.tell(finished),
         [Action::Install {
-            class: ClassId::Any
+            class: ClassId::Any,
+            tier: Tier::First,
         }]
     );
     script.tell(What::Installed {
         class: ClassId::Any,
+        tier: Tier::First,
     });
     for dim in [1, 64, 1000] {
         assert_eq!(script.see(dim), nothing(Reason::Installed));
@@ -173,6 +207,7 @@ fn a_failed_class_is_not_tried_again() {
     script.see(7);
     let failed = What::CompileFinished {
         class: class(7),
+        tier: Tier::First,
         ok: false,
         micros: 9,
     };
@@ -186,11 +221,21 @@ fn a_class_that_the_device_refuses_is_not_tried_again() {
     script.see(7);
     let compiled = What::CompileFinished {
         class: class(7),
+        tier: Tier::First,
         ok: true,
         micros: 9,
     };
-    assert_eq!(script.tell(compiled), [Action::Install { class: class(7) }]);
-    let refused = What::InstallFailed { class: class(7) };
+    assert_eq!(
+        script.tell(compiled),
+        [Action::Install {
+            class: class(7),
+            tier: Tier::First
+        }]
+    );
+    let refused = What::InstallFailed {
+        class: class(7),
+        tier: Tier::First,
+    };
     assert_eq!(script.tell(refused), nothing(Reason::InstallFailed));
     assert_eq!(script.see(7), nothing(Reason::FailedBefore));
 }
@@ -205,7 +250,10 @@ fn the_least_recently_seen_class_leaves() {
         script.settle(3),
         [
             Action::Evict { class: class(2) },
-            Action::Install { class: class(3) }
+            Action::Install {
+                class: class(3),
+                tier: Tier::First
+            }
         ]
     );
     // A class that left is asked for again when it is seen again.
@@ -270,9 +318,189 @@ fn hot_waits_for_the_third_sight_and_prefers_what_is_seen_most() {
     assert_eq!(
         specialised(&hot.finish(1, true)),
         [2],
-        "five sights against four"
+        "five sights against four, and of times nothing is known"
     );
     assert_eq!(specialised(&hot.finish(2, true)), [3]);
+}
+
+#[test]
+fn what_gains_most_compiles_first() {
+    let mut hot = Script::new("hot", limits(8, 1));
+    assert!(hot.policy.wants_times());
+    for _ in 0..3 {
+        hot.see(1);
+    }
+    // 2 runs twice as often as 3, and takes a tenth of its time
+    for dim in [2, 2, 3, 2, 2, 3, 2, 2, 3] {
+        hot.see(dim);
+        hot.ran(dim, None, if dim == 2 { 1_000 } else { 10_000 });
+    }
+    let actions = hot.finish(1, true);
+    assert_eq!(specialised(&actions), [3]);
+    let gain = actions.iter().find_map(|action| match action {
+        Action::Specialise { gain, .. } => *gain,
+        _ => None,
+    });
+    // a quarter is saved, as long as no specialised run has told otherwise; the only compile so far took 5 µs
+    let gain = gain.expect("the order is by gain");
+    assert_eq!((gain.saves_us, gain.cost_us), (2_500, 5));
+    assert_eq!(gain.runs_per_hour, 3 * 83);
+    // 2 is the only one that waits; then 4 comes, which was seen long ago and as often
+    for _ in 0..6 {
+        hot.see(4);
+        hot.ran(4, None, 1_000);
+    }
+    hot.now_us += 50_000_000;
+    for _ in 0..2 {
+        hot.see(2);
+    }
+    assert_eq!(specialised(&hot.finish(3, true)), [2]);
+}
+
+#[test]
+fn a_class_that_stays_hot_is_planned_anew_once() {
+    let mut lazy = Script::new("lazy", limits(8, 1));
+    lazy.settle(7);
+    for _ in 0..31 {
+        assert_eq!(lazy.see(7), nothing(Reason::Installed));
+    }
+    let ask = Action::Specialise {
+        class: class(7),
+        tier: Tier::Second,
+        shape: shape(7),
+        priority: -1,
+        blocking: false,
+        gain: None,
+    };
+    assert_eq!(lazy.see(7), [ask]);
+    assert_eq!(lazy.see(7), nothing(Reason::SecondCompiling));
+    // it takes one of the places
+    assert_eq!(lazy.see(8), nothing(Reason::Waiting));
+    assert_eq!(
+        lazy.finish(7, true),
+        nothing(Reason::UnknownClass),
+        "of the first tier, which nobody asked for"
+    );
+    let (class, tier) = (class(7), Tier::Second);
+    let actions = lazy.tell(What::CompileFinished {
+        class: class.clone(),
+        tier,
+        ok: true,
+        micros: 5,
+    });
+    let install = Action::Install {
+        class: class.clone(),
+        tier,
+    };
+    assert_eq!(actions[0], install);
+    assert_eq!(specialised(&actions), [8]);
+    assert_eq!(lazy.see(7), nothing(Reason::SecondInstalling));
+    lazy.tell(What::Installed {
+        class: class.clone(),
+        tier,
+    });
+    for _ in 0..100 {
+        assert_eq!(lazy.see(7), nothing(Reason::SecondInstalled));
+    }
+    // it leaves as a whole, and begins from the start
+    lazy.tell(What::Evicted { class });
+    assert_eq!(lazy.see(7), nothing(Reason::Waiting), "8 is being compiled");
+}
+
+#[test]
+fn where_there_is_no_second_tier_the_first_goes_on() {
+    for end in 0..3 {
+        let mut lazy = Script::new("lazy", limits(8, 8));
+        lazy.settle(7);
+        (0..32).for_each(|_| {
+            lazy.see(7);
+        });
+        let (class, tier) = (class(7), Tier::Second);
+        let finished = |ok| What::CompileFinished {
+            class: class.clone(),
+            tier,
+            ok,
+            micros: 5,
+        };
+        let reason = match end {
+            0 => lazy.tell(What::Kept {
+                class: class.clone(),
+            }),
+            1 => lazy.tell(finished(false)),
+            _ => {
+                lazy.tell(finished(true));
+                lazy.tell(What::InstallFailed {
+                    class: class.clone(),
+                    tier,
+                })
+            }
+        };
+        let reasons = [Reason::Kept, Reason::CompileFailed, Reason::InstallFailed];
+        assert_eq!(reason, nothing(reasons[end]));
+        for _ in 0..100 {
+            assert_eq!(lazy.see(7), nothing(Reason::Installed), "not asked again");
+        }
+    }
+}
+
+#[test]
+fn first_tiers_come_before_second_ones_and_stale_ones_count_anew() {
+    let mut lazy = Script::new("lazy", limits(8, 1));
+    lazy.settle(7);
+    lazy.see(1);
+    for _ in 0..31 {
+        lazy.see(7);
+    }
+    assert_eq!(lazy.see(7), nothing(Reason::SecondWaiting));
+    assert_eq!(lazy.see(2), nothing(Reason::Waiting));
+    assert_eq!(specialised(&lazy.finish(1, true)), [2], "7 is served");
+    assert_eq!(specialised(&lazy.finish(2, true)), [7]);
+
+    let mut hot = Script::new("hot", limits(8, 1));
+    for _ in 0..3 {
+        hot.see(7);
+    }
+    hot.finish(7, true);
+    let (class, tier) = (class(7), Tier::First);
+    hot.tell(What::Installed { class, tier });
+    (0..32).for_each(|_| {
+        hot.see(7);
+    });
+    hot.now_us += 61_000_000;
+    (0..2).for_each(|_| {
+        hot.see(9);
+    });
+    let actions = hot.see(9);
+    assert!(matches!(&actions[0], Action::Cancel { class } if *class == self::class(7)));
+    assert_eq!(specialised(&actions), [9]);
+    assert_eq!(hot.see(7), nothing(Reason::Installed), "it still serves");
+}
+
+#[test]
+fn a_second_tier_takes_the_place_of_the_first_and_leaves_like_it() {
+    let mut lazy = Script::new("lazy", limits(1, 8));
+    lazy.settle(7);
+    (0..32).for_each(|_| {
+        lazy.see(7);
+    });
+    let (seven, tier) = (class(7), Tier::Second);
+    let finished = What::CompileFinished {
+        class: seven.clone(),
+        tier,
+        ok: true,
+        micros: 5,
+    };
+    let install = Action::Install {
+        class: seven.clone(),
+        tier,
+    };
+    assert_eq!(lazy.tell(finished), [install], "nothing has to leave");
+    lazy.tell(What::Installed {
+        class: seven.clone(),
+        tier,
+    });
+    let actions = lazy.settle(8);
+    assert_eq!(actions[0], Action::Evict { class: seven });
 }
 
 #[test]
@@ -303,10 +531,24 @@ fn what_nobody_sees_any_more_gives_up_its_place() {
 fn a_wish_counts_as_seen_often_enough() {
     let mut hot = Script::new("hot", Limits::default());
     let (class, signature) = (class(9), shape(9));
-    assert_eq!(
-        specialised(&hot.tell(What::Wished { class, signature })),
-        [9]
-    );
+    let wish = What::Wished { class, signature };
+    assert_eq!(specialised(&hot.tell(wish.clone())), [9]);
+    assert_eq!(hot.tell(wish.clone()), nothing(Reason::Compiling));
+    hot.finish(9, true);
+    hot.tell(What::Installed {
+        class: self::class(9),
+        tier: Tier::First,
+    });
+    // and once it is served, a wish is for the best there is
+    let actions = hot.tell(wish.clone());
+    assert!(matches!(
+        actions.as_slice(),
+        [Action::Specialise {
+            tier: Tier::Second,
+            ..
+        }]
+    ));
+    assert_eq!(hot.tell(wish), nothing(Reason::SecondCompiling));
 }
 
 #[test]
@@ -372,7 +614,7 @@ fn a_class_of_another_map_is_unknown() {
 
 /// Any event about a handful of classes, sensible or not.
 fn event() -> impl Strategy<Value = (u8, i64, bool, u64)> {
-    (0u8..7, 0i64..6, any::<bool>(), 0u64..50)
+    (0u8..12, 0i64..6, any::<bool>(), 0u64..50)
 }
 
 fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run: u64) -> Event {
@@ -385,21 +627,46 @@ fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run
             run,
             generic: ok,
         },
-        2 => What::CompileFinished {
+        2 | 3 => What::CompileFinished {
             class,
+            tier: [Tier::First, Tier::Second][usize::from(kind) - 2],
             ok,
             micros: now_us,
         },
-        3 => What::Installed { class },
-        4 => What::Evicted { class },
-        5 => What::Wished { class, signature },
+        4 | 5 => What::Installed {
+            class,
+            tier: [Tier::First, Tier::Second][usize::from(kind) - 4],
+        },
+        6 => What::InstallFailed {
+            class,
+            tier: if ok { Tier::First } else { Tier::Second },
+        },
+        7 => What::Evicted { class },
+        8 => What::Wished { class, signature },
+        9 => What::Kept { class },
+        10 => What::Ran {
+            class,
+            tier: ok.then_some(Tier::First),
+            micros: now_us,
+        },
         _ => What::Tick,
     };
     Event { now_us, what }
 }
 
+/// As the preset, with a second tier after two runs, so that short scripts come to it.
+fn warm(name: &str, limits: Limits) -> Box<dyn Policy> {
+    let Ok(policy) = crate::file::parse("second_tier = 2", name, None, limits) else {
+        unreachable!("the text is right");
+    };
+    match name {
+        "lazy" => policy,
+        _ => make(name, limits),
+    }
+}
+
 fn run(name: &str, limits: Limits, script: &[(u8, i64, bool, u64)]) -> Vec<(Event, Vec<Action>)> {
-    let mut policy = make(name, limits);
+    let mut policy = warm(name, limits);
     let step = |(index, raw): (usize, &(u8, i64, bool, u64))| {
         let event = build(policy.as_ref(), *raw, index as u64);
         let actions = policy.on_event(&event);
@@ -431,7 +698,9 @@ proptest! {
             for (_, actions) in run(name, limits(2, 2), &script) {
                 for action in actions {
                     match action {
-                        Action::Specialise { blocking, .. } => prop_assert_eq!(blocking, blocks),
+                        Action::Specialise { blocking, tier, .. } => {
+                            prop_assert_eq!(blocking, blocks && tier == Tier::First);
+                        }
                         Action::Wait { .. } => prop_assert!(blocks),
                         _ => {}
                     }
@@ -450,7 +719,9 @@ proptest! {
             if let What::Observed { class, signature, .. } = event.what && met.insert(class.clone()) {
                 prop_assert_eq!(
                     actions,
-                    [Action::Specialise { class, shape: signature, priority: 100, blocking: true }]
+                    [Action::Specialise {
+                        class, tier: Tier::First, shape: signature, priority: 100, blocking: true, gain: None,
+                    }]
                 );
             }
         }
@@ -459,25 +730,31 @@ proptest! {
     #[test]
     fn classes_are_asked_for_once_and_never_unasked(script in prop::collection::vec(event(), 0..80)) {
         for info in PRESETS {
-            let mut alive = BTreeSet::new();
+            let mut alive: BTreeSet<(ClassId, Tier)> = BTreeSet::new();
             for (event, actions) in run(info.name, limits(2, 3), &script) {
                 let mut known_before = alive.clone();
                 for action in actions {
                     match action {
-                        Action::Specialise { class, .. } => {
-                            prop_assert!(alive.insert(class.clone()), "{class} asked for twice");
-                            known_before.insert(class);
+                        Action::Specialise { class, tier, .. } => {
+                            prop_assert!(alive.insert((class.clone(), tier)), "{class} asked for twice");
+                            prop_assert!(alive.contains(&(class.clone(), Tier::First)), "{class} begins with {tier:?}");
+                            known_before.insert((class, tier));
                         }
-                        Action::Install { class } | Action::Wait { class } | Action::Evict { class } => {
-                            prop_assert!(known_before.contains(&class), "{class} was never asked for");
+                        Action::Install { class, tier } => {
+                            prop_assert!(known_before.contains(&(class.clone(), tier)), "{class} was never asked for");
+                        }
+                        Action::Wait { class } | Action::Evict { class } => {
+                            prop_assert!(known_before.contains(&(class.clone(), Tier::First)), "{class} was never asked for");
                         }
                         Action::Nothing(Reason::Noted) => {
                             if let What::Evicted { class } = &event.what {
-                                alive.remove(class);
+                                alive.retain(|(c, _)| c != class);
                             }
                         }
+                        // the later tier is the one under way
                         Action::Cancel { class } => {
-                            prop_assert!(alive.remove(&class), "{class} was never asked for");
+                            let last = alive.iter().filter(|(c, _)| *c == class).max().cloned();
+                            prop_assert!(last.is_some_and(|last| alive.remove(&last)), "{class} was never asked for");
                         }
                         Action::Nothing(_) => {}
                     }
@@ -495,12 +772,20 @@ proptest! {
             // Counted by an observer that only follows the actions and the runtime's own evictions.
             let mut resident = BTreeSet::new();
             for (event, actions) in run(info.name, limits(max, 64), &script) {
-                if let (What::Evicted { class }, [Action::Nothing(Reason::Noted)]) = (&event.what, actions.as_slice()) {
-                    resident.remove(class);
-                }
+                let gone = match (&event.what, actions.as_slice()) {
+                    (What::Evicted { class }, [Action::Nothing(Reason::Noted)]) => Some(class),
+                    // where a second tier fails, the first goes on
+                    (
+                        What::InstallFailed { class, tier: Tier::First },
+                        [Action::Nothing(Reason::InstallFailed)],
+                    ) => Some(class),
+                    _ => None,
+                };
+                gone.map(|class| resident.remove(class));
                 for action in actions {
                     match action {
-                        Action::Install { class } => prop_assert!(resident.insert(class)),
+                        Action::Install { class, tier: Tier::First } => prop_assert!(resident.insert(class)),
+                        Action::Install { class, tier: Tier::Second } => prop_assert!(resident.contains(&class)),
                         Action::Evict { class } => prop_assert!(resident.remove(&class)),
                         _ => {}
                     }

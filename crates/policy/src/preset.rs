@@ -21,8 +21,11 @@ pub enum Trigger {
 pub enum Queue {
     /// The one that waits longest.
     FirstCome,
-    /// The one that most runs would have gained from; of equals the one seen last.
+    /// The one seen most; of equals the one seen last.
     MostSeen,
+    /// The one whose compile is expected to save most for what it takes, by the times of runs and compiles so far; see
+    /// [`gain`](mod@crate::gain). Of equals the one seen most.
+    MostGain,
 }
 
 /// What a strategy may take.
@@ -43,7 +46,8 @@ impl Default for Limits {
         let number = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
         Limits {
             max_variants: number(32),
-            max_compiling: number(8),
+            // enough to keep the compiler's threads busy; what is begun is not overtaken any more
+            max_compiling: number(4),
             max_waiting: 256,
             max_compile_us: None,
         }
@@ -57,7 +61,10 @@ pub struct Axes {
     pub map: ClassMap,
     /// What starts a specialisation.
     pub trigger: Trigger,
-    /// Whether the run (or the loading) that started it waits.
+    /// Runs of a class after its program is in service that make it worth a second tier, planned anew with every extent
+    /// a constant; `None` is never. For classes of one shape.
+    pub second_tier: Option<u32>,
+    /// Whether the run (or the loading) that started it waits; for a second tier none does.
     pub blocking: bool,
     /// Which class compiles next when there is room.
     pub queue: Queue,
@@ -109,6 +116,9 @@ pub enum PolicyError {
 const BACKGROUND: i64 = 0;
 const AWAITED: i64 = 100;
 
+/// Runs after which the presets plan a shape anew: enough that it is no passer-by, few enough to pay within seconds.
+const HOT: u32 = 32;
+
 /// The strategies by name.
 pub const PRESETS: &[PresetInfo] = &[
     PresetInfo {
@@ -123,16 +133,17 @@ pub const PRESETS: &[PresetInfo] = &[
     },
     PresetInfo {
         name: "lazy",
-        summary: "a new shape runs generic while its own kernels are compiled in the background",
+        summary: "a new shape runs generic while its own kernels are compiled in the background; one that stays is planned anew",
         build: |_| Ok(first_sight(false)),
     },
     PresetInfo {
         name: "hot",
-        summary: "as lazy, but a shape must be seen three times, and the most seen is compiled first",
+        summary: "as lazy, but a shape must be seen three times, and what gains most by it is compiled first",
         build: |_| {
             Ok(Axes {
-                queue: Queue::MostSeen,
+                queue: Queue::MostGain,
                 stale_us: Some(60_000_000),
+                second_tier: Some(HOT),
                 ..exact(Trigger::Sightings(3), false)
             })
         },
@@ -172,9 +183,12 @@ pub const PRESETS: &[PresetInfo] = &[
     },
 ];
 
-/// The axes of `lazy` or, if runs wait, of `eager`.
+/// The axes of `lazy` or, if runs wait, of `eager`, which compiles nothing once a shape is served.
 pub(crate) fn first_sight(blocking: bool) -> Axes {
-    exact(Trigger::Sightings(1), blocking)
+    Axes {
+        second_tier: (!blocking).then_some(HOT),
+        ..exact(Trigger::Sightings(1), blocking)
+    }
 }
 
 fn exact(trigger: Trigger, blocking: bool) -> Axes {
@@ -182,6 +196,7 @@ fn exact(trigger: Trigger, blocking: bool) -> Axes {
     Axes {
         map: ClassMap::Exact,
         trigger,
+        second_tier: None,
         blocking,
         queue: Queue::FirstCome,
         stale_us: None,

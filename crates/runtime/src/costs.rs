@@ -154,11 +154,16 @@ impl Session {
         passes: usize,
     ) -> Result<(Vec<Passes>, f64), Error> {
         let core = &*self.core;
-        lane.make_ready(&core.plan, binding, pointers, &core.weights, &core.log)?;
+        let (device, weights) = (&*core.loader.device, &core.weights);
+        // both follow the session's plan, so one block is for both
+        if let Some(first) = programs.first() {
+            let plan = &core.plan;
+            lane.make_ready(first, plan, binding, pointers, weights, device, &core.log)?;
+        }
         let mut all = vec![Vec::with_capacity(passes); programs.len()];
         for _ in 0..passes {
             for (program, all) in programs.iter().zip(&mut all) {
-                let launches = lane.launches(program, &core.plan);
+                let launches = lane.launches(program, &core.plan, device)?;
                 for launch in &launches {
                     lane.stream.launch(launch)?;
                 }

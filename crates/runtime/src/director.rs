@@ -1,9 +1,13 @@
 //! The director: the one thread that carries decisions out.
 //!
 //! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
-//! policy, and does what the policy says: asks the compile service for a class's kernels, loads them, makes the graph on
-//! a spare executable beside the path, and exchanges the program between two runs. A run waits for it only if the
-//! strategy says so (`eager`): it then hands over a reply and goes on when that is dropped.
+//! policy, and does what the policy says: asks the compile service for a class's kernels (`compile`), loads them, makes
+//! the graph on a spare executable beside the path, and exchanges the program between two runs (`install`). For a class
+//! that is to be planned anew it asks the planner first. A run waits for it only if the strategy says so (`eager`): it
+//! then hands over a reply and goes on when that is dropped.
+
+mod compile;
+mod install;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,16 +16,19 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use bespoke_device::Stream;
-use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, What};
+use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, Tier, What};
 
 use crate::error::Error;
 use crate::event::{Cause, EventKind};
-use crate::kernels::{Answer, Distinct, report};
+use crate::kernels::{Answer, Distinct};
 use crate::lessons::Lessons;
 use crate::program::{Blueprint, Program};
+use crate::second::{Keep, Planner, Replanned};
 use crate::service::Ticket;
 use crate::shared::Core;
 use crate::trial::Verdict;
+use compile::{Asked, Wanted};
+use install::Times;
 
 /// Shapes of earlier sessions that a session begins with, at most.
 const RECALLED: usize = 16;
@@ -43,12 +50,24 @@ pub(crate) enum Message {
         generic: bool,
         reply: Option<Reply>,
     },
+    /// A run ended; `micros` without what it waited for.
+    Ran {
+        signature: Signature,
+        tier: Option<Tier>,
+        micros: u64,
+    },
     /// A kernel of a class is compiled, or failed to.
     Answer {
         class: Option<ClassId>,
         request: u64,
         index: usize,
         answer: Box<Answer>,
+    },
+    /// The model was planned anew for a class, or the class had better keep what it has.
+    Replanned {
+        class: ClassId,
+        request: u64,
+        result: Box<Result<Replanned, Keep>>,
     },
     /// Somebody wants programs for shapes before they occur.
     Wished(Vec<Signature>),
@@ -68,27 +87,6 @@ pub(crate) enum Message {
     Stop,
 }
 
-/// A class whose kernels are under way.
-struct Wanted {
-    /// Tells its answers from those of an earlier request for the class that was called off.
-    request: u64,
-    tickets: Vec<Ticket>,
-    blueprint: Blueprint,
-    distinct: Distinct,
-    answers: Vec<Option<Answer>>,
-    missing: usize,
-    replies: Vec<Reply>,
-    since: Instant,
-}
-
-/// What an install took.
-#[derive(Clone, Copy)]
-struct Times {
-    kernels: usize,
-    compile_us: u64,
-    install_us: u64,
-}
-
 pub(crate) struct Director {
     core: Arc<Core>,
     policy: Box<dyn Policy>,
@@ -99,8 +97,13 @@ pub(crate) struct Director {
     compiled: BTreeMap<ClassId, (Wanted, Vec<Answer>)>,
     /// Classes whose program is on trial.
     trials: BTreeMap<ClassId, Times>,
+    /// Programs out of service that a run may still hold; their graphs are given back when none does.
+    leaving: Vec<Arc<Program>>,
+    /// Started when the first class is planned anew.
+    planner: Option<Planner>,
     /// Kernels compiled for a target that this device does not need to run.
     background: usize,
+    background_tickets: Vec<Ticket>,
     settle: Vec<Reply>,
     lessons: Option<Lessons>,
     told: Instant,
@@ -124,27 +127,16 @@ impl Director {
             wanted: BTreeMap::new(),
             compiled: BTreeMap::new(),
             trials: BTreeMap::new(),
+            leaving: Vec::new(),
+            planner: None,
             background: 0,
+            background_tickets: Vec::new(),
             settle: Vec::new(),
             lessons,
             told: Instant::now(),
             next_program: 1,
             next_request: 0,
         }
-    }
-
-    /// Compiles the generic kernels for a target whose cubins this device stores but does not run.
-    pub(crate) fn compile_in_background(&mut self, blueprint: &Blueprint) {
-        let requests = self.core.loader.requests(&Distinct::of(blueprint).specs);
-        self.background += requests.len();
-        self.core.log.push(EventKind::Enqueue {
-            class: "generic".into(),
-            kernels: requests.len(),
-            priority: 0,
-            cause: Cause::Load,
-            run: None,
-        });
-        self.submit(None, 0, requests, 0);
     }
 
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) {
@@ -155,7 +147,10 @@ impl Director {
                 lessons.saw(signature);
             }
             match message {
-                Message::Stop => return self.tell(),
+                Message::Stop => {
+                    self.call_off();
+                    return self.tell();
+                }
                 // of what is left when the session is dropped, only the shapes matter
                 _ if self.stopping() => continue,
                 Message::Loaded(reply) => self.event(What::Loaded, Some(reply)),
@@ -174,6 +169,21 @@ impl Director {
                             generic,
                         },
                         reply,
+                    );
+                }
+                Message::Ran {
+                    signature,
+                    tier,
+                    micros,
+                } => {
+                    let class = self.policy.class_of(&signature);
+                    self.event(
+                        What::Ran {
+                            class,
+                            tier,
+                            micros,
+                        },
+                        None,
                     );
                 }
                 Message::Wished(signatures) => {
@@ -195,9 +205,14 @@ impl Director {
                     index,
                     answer,
                 } => self.answered(class, request, index, *answer),
+                Message::Replanned {
+                    class,
+                    request,
+                    result,
+                } => self.replanned(&class, request, *result),
                 Message::Dropped(classes) => {
                     for class in classes {
-                        self.evicted(&class, "out of memory");
+                        self.withdraw(&class, "out of memory");
                     }
                 }
                 Message::Judged {
@@ -207,6 +222,7 @@ impl Director {
                 } => self.judged(&class, candidate, *verdict),
                 Message::Settle(reply) => self.settle.push(reply),
             }
+            self.see_off();
             if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
                 if self.told.elapsed() > BETWEEN_LESSONS {
                     self.tell();
@@ -272,30 +288,6 @@ impl Director {
         self.core.stopping.load(Ordering::Relaxed)
     }
 
-    fn submit(
-        &self,
-        class: Option<&ClassId>,
-        request: u64,
-        kernels: Vec<crate::service::Request>,
-        priority: i64,
-    ) -> Vec<Ticket> {
-        let service = &self.core.loader.service;
-        let submit = |(index, kernel)| {
-            let sender = self.sender.clone();
-            let class = class.cloned();
-            service.submit(kernel, priority, move |answer| {
-                // a session that is gone needs no answer; the kernel is in the cache for the next one
-                let _ = sender.send(Message::Answer {
-                    class,
-                    request,
-                    index,
-                    answer: Box::new(answer),
-                });
-            })
-        };
-        kernels.into_iter().enumerate().map(submit).collect()
-    }
-
     /// Asks the policy about an event and does what it says.
     fn event(&mut self, what: What, mut reply: Option<Reply>) {
         let shape = match &what {
@@ -318,16 +310,24 @@ impl Director {
             match action {
                 Action::Specialise {
                     class,
+                    tier,
                     shape,
                     priority,
                     blocking,
+                    gain,
                 } => {
                     let replies = if blocking {
                         reply.take().into_iter().collect()
                     } else {
                         vec![]
                     };
-                    self.specialise(class, &shape, priority, replies, cause);
+                    let asked = Asked {
+                        tier,
+                        priority,
+                        cause,
+                        expected: gain.map(Into::into),
+                    };
+                    self.specialise(class, &shape, asked, replies);
                 }
                 Action::Wait { class } => {
                     if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take())
@@ -335,9 +335,9 @@ impl Director {
                         wanted.replies.push(reply);
                     }
                 }
-                Action::Cancel { class } => self.cancel(&class),
-                Action::Install { class } => self.install(&class),
-                Action::Evict { class } => self.evict(&class),
+                Action::Cancel { class } => self.cancel(&class, "stale"),
+                Action::Install { class, .. } => self.install(&class),
+                Action::Evict { class } => self.withdraw(&class, "policy"),
                 Action::Nothing(reason) => {
                     if let Some(shape) = &shape {
                         self.core.log.push(EventKind::Decision {
@@ -349,262 +349,5 @@ impl Director {
                 }
             }
         }
-    }
-
-    fn specialise(
-        &mut self,
-        class: ClassId,
-        shape: &Signature,
-        priority: i64,
-        replies: Vec<Reply>,
-        (cause, run): (Cause, Option<u64>),
-    ) {
-        let core = self.core.clone();
-        let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
-            Ok(binding) => binding,
-            Err(e) => return self.finished(&class, 0, Err(e.into())),
-        };
-        let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
-        let distinct = Distinct::of(&blueprint);
-        let requests = core.loader.requests(&distinct.specs);
-        let (text, kernels) = (class.to_string(), distinct.specs.len());
-        core.log.push(EventKind::Enqueue {
-            class: text,
-            kernels,
-            priority,
-            cause,
-            run,
-        });
-        let missing = requests.len();
-        let answers = vec![None; missing];
-        let since = Instant::now();
-        self.next_request += 1;
-        let request = self.next_request;
-        let tickets = self.submit(Some(&class), request, requests, priority);
-        self.wanted.insert(
-            class.clone(),
-            Wanted {
-                request,
-                tickets,
-                blueprint,
-                distinct,
-                answers,
-                missing,
-                replies,
-                since,
-            },
-        );
-        if missing == 0 {
-            self.complete(&class);
-        }
-    }
-
-    fn answered(&mut self, class: Option<ClassId>, request: u64, index: usize, answer: Answer) {
-        let Some(class) = class else {
-            report(&self.core.log, &answer, Some("generic"));
-            self.background = self.background.saturating_sub(1);
-            return;
-        };
-        let wanted = self.wanted.get_mut(&class);
-        let Some(wanted) = wanted.filter(|w| w.request == request) else {
-            return;
-        };
-        report(&self.core.log, &answer, Some(&class.to_string()));
-        if wanted.answers[index].replace(answer).is_none() {
-            wanted.missing -= 1;
-        }
-        if wanted.missing == 0 {
-            self.complete(&class);
-        }
-    }
-
-    /// Every kernel of a class has its answer.
-    fn complete(&mut self, class: &ClassId) {
-        let Some(mut wanted) = self.wanted.remove(class) else {
-            return;
-        };
-        let answers: Vec<Answer> = wanted.answers.drain(..).flatten().collect();
-        let micros = answers
-            .iter()
-            .filter_map(|a| a.as_ref().ok())
-            .map(|r| r.micros)
-            .sum();
-        let failure = answers.iter().find_map(|a| a.as_ref().err().cloned());
-        match failure {
-            Some(e) => self.finished(class, micros, Err(e.into())),
-            None => {
-                self.compiled.insert(class.clone(), (wanted, answers));
-                self.finished(class, micros, Ok(()));
-            }
-        }
-    }
-
-    fn finished(&mut self, class: &ClassId, micros: u64, result: Result<(), Error>) {
-        if let Err(e) = &result {
-            let (class, reason) = (class.to_string(), e.to_string());
-            self.core.log.push(EventKind::Reject { class, reason });
-        }
-        let ok = result.is_ok();
-        self.event(
-            What::CompileFinished {
-                class: class.clone(),
-                ok,
-                micros,
-            },
-            None,
-        );
-    }
-
-    /// Calls off the compiles of a class; kernels that other classes wait for as well are compiled all the same.
-    fn cancel(&mut self, class: &ClassId) {
-        let Some(wanted) = self.wanted.remove(class) else {
-            return;
-        };
-        for ticket in &wanted.tickets {
-            ticket.cancel();
-        }
-        self.core.log.push(EventKind::Cancel {
-            class: class.to_string(),
-            kernels: wanted.missing,
-            reason: "stale",
-        });
-    }
-
-    fn install(&mut self, class: &ClassId) {
-        let Some((wanted, answers)) = self.compiled.remove(class) else {
-            return;
-        };
-        let start = Instant::now();
-        let program = match self.make_ready(class, &wanted, &answers) {
-            Ok(program) => program,
-            Err(e) => return self.refuse(class, e.to_string()),
-        };
-        let times = Times {
-            kernels: wanted.distinct.specs.len(),
-            compile_us: (start - wanted.since).as_micros() as u64,
-            install_us: start.elapsed().as_micros() as u64,
-        };
-        if self.core.verify_swap {
-            self.trials.insert(class.clone(), times);
-            return self.core.put_candidate(class, program);
-        }
-        self.put_in_service(class, program, times);
-    }
-
-    /// Loads a class's kernels and makes its graph on every lane.
-    fn make_ready(
-        &mut self,
-        class: &ClassId,
-        wanted: &Wanted,
-        answers: &[Answer],
-    ) -> Result<Arc<Program>, Error> {
-        let core = &self.core;
-        let id = self.next_program;
-        self.next_program += 1;
-        let program = core.loader.program(
-            id,
-            Some(class.clone()),
-            &wanted.blueprint,
-            &wanted.distinct,
-            answers,
-        )?;
-        let program = Arc::new(program);
-        if core.whole_graph {
-            for lane in core.executables() {
-                lane.prepare(
-                    &program,
-                    &core.plan,
-                    &*core.loader.device,
-                    &*self.stream,
-                    &core.log,
-                    false,
-                )?;
-            }
-        }
-        Ok(program)
-    }
-
-    fn put_in_service(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
-        self.core.put_program(class, program);
-        self.core.log.push(EventKind::Install {
-            class: class.to_string(),
-            kernels: times.kernels,
-            compile_us: times.compile_us,
-            install_us: times.install_us,
-        });
-        let class = class.clone();
-        self.event(What::Installed { class }, None);
-    }
-
-    /// A class has no program after all; asking for it again would fail again.
-    fn refuse(&mut self, class: &ClassId, reason: String) {
-        self.core.log.push(EventKind::Reject {
-            class: class.to_string(),
-            reason,
-        });
-        let class = class.clone();
-        self.event(What::InstallFailed { class }, None);
-    }
-
-    fn judged(
-        &mut self,
-        class: &ClassId,
-        candidate: Arc<Program>,
-        verdict: Result<Verdict, Error>,
-    ) {
-        // evicted while it was tried
-        let Some(times) = self.trials.remove(class) else {
-            return self.retire(&candidate);
-        };
-        let reason = match &verdict {
-            Ok(verdict) => verdict.reason.clone(),
-            Err(e) => Some(e.to_string()),
-        };
-        if let Ok(verdict) = verdict {
-            self.core.log.push(EventKind::Trial {
-                class: class.to_string(),
-                passed: reason.is_none(),
-                max_abs: verdict.max_abs,
-                served_us: verdict.served_us,
-                candidate_us: verdict.candidate_us,
-            });
-        }
-        match reason {
-            None => self.put_in_service(class, candidate, times),
-            Some(reason) => {
-                self.retire(&candidate);
-                self.refuse(class, reason);
-            }
-        }
-    }
-
-    fn retire(&self, program: &Program) {
-        for lane in self.core.executables() {
-            lane.retire(program.id);
-        }
-    }
-
-    fn evict(&mut self, class: &ClassId) {
-        self.compiled.remove(class);
-        self.trials.remove(class);
-        let candidate = self.core.drop_candidate(class);
-        for program in self.core.take_program(class).into_iter().chain(candidate) {
-            self.retire(&program);
-        }
-        self.evicted(class, "policy");
-    }
-
-    fn evicted(&mut self, class: &ClassId, reason: &'static str) {
-        self.core.log.push(EventKind::Evict {
-            class: class.to_string(),
-            reason,
-        });
-        self.event(
-            What::Evicted {
-                class: class.clone(),
-            },
-            None,
-        );
     }
 }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use bespoke_policy::Gain;
 use serde::Serialize;
 
 use crate::feed::Feed;
@@ -49,6 +50,27 @@ pub enum Cause {
     Turn,
 }
 
+/// What the strategy expected of specialising a class when it was its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Expected {
+    /// Runs of the class in an hour, at the rate of late.
+    pub runs_per_hour: u64,
+    /// Microseconds that a run saves.
+    pub saves_us: u64,
+    /// Microseconds of compiler time.
+    pub cost_us: u64,
+}
+
+impl From<Gain> for Expected {
+    fn from(gain: Gain) -> Expected {
+        Expected {
+            runs_per_hour: gain.runs_per_hour,
+            saves_us: gain.saves_us,
+            cost_us: gain.cost_us,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -78,7 +100,7 @@ pub enum EventKind {
         weight_bytes: u64,
     },
     /// A run ended. `dims` are the extents of every input in the model's order. It was called at `begin_us`; the first
-    /// `wait_us` of its `latency_us` passed before it had a lane.
+    /// `wait_us` of its `latency_us` passed before it had a lane. `tier` is that of the program: 0 is the generic one.
     Run {
         run: u64,
         shape: String,
@@ -95,6 +117,7 @@ pub enum EventKind {
         lane: u64,
         begin_us: u64,
         wait_us: u64,
+        tier: u8,
     },
     /// The policy answered an observation.
     Decision {
@@ -107,6 +130,20 @@ pub enum EventKind {
     Recall { known: usize, wished: usize },
     /// The shapes that occurred could not be written down for the next session.
     LearnFailed { reason: String },
+    /// The model was planned anew for a class of one shape, which takes `steps` steps instead of `steps_before`.
+    Replan {
+        class: String,
+        steps_before: usize,
+        steps: usize,
+        setup_steps: usize,
+        micros: u64,
+    },
+    /// A class keeps the program of its first tier, for a reason with a stable code.
+    Keep {
+        class: String,
+        reason: &'static str,
+        detail: String,
+    },
     /// A class's kernels were asked for; `run` is the run that caused it, if one did.
     Enqueue {
         class: String,
@@ -114,12 +151,17 @@ pub enum EventKind {
         priority: i64,
         cause: Cause,
         run: Option<u64>,
+        tier: u8,
+        /// What is expected of them, where that decides the order.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expected: Option<Expected>,
     },
     /// The compiles of a class were called off; so many kernels had no answer yet.
     Cancel {
         class: String,
         kernels: usize,
         reason: &'static str,
+        tier: u8,
     },
     /// A kernel is there: `kernel` is its key in the cache, `spec` what it is. The thread `thread` looked for it and
     /// compiled it from `begin_us` for `wall_us`, `micros` of which were the compiler's.
@@ -143,12 +185,13 @@ pub enum EventKind {
         reason: String,
         class: Option<String>,
     },
-    /// A class's program serves runs from now on.
+    /// A class's program serves runs from now on; one of the second tier takes the place of the first.
     Install {
         class: String,
         kernels: usize,
         compile_us: u64,
         install_us: u64,
+        tier: u8,
     },
     /// A class's program was tried on a live run beside the one in service.
     Trial {
@@ -157,9 +200,14 @@ pub enum EventKind {
         max_abs: f64,
         served_us: f64,
         candidate_us: f64,
+        tier: u8,
     },
-    /// A class has no program.
-    Reject { class: String, reason: String },
+    /// A class will have no program of this tier.
+    Reject {
+        class: String,
+        reason: String,
+        tier: u8,
+    },
     /// A class's program is gone.
     Evict { class: String, reason: &'static str },
     /// Memory ran out: idle lanes and specialised programs were dropped, and the run was tried once more.
@@ -196,6 +244,11 @@ pub struct Stats {
     pub specialized_runs: u64,
     pub programs: u64,
     pub installs: u64,
+    /// Those of them that were of the second tier, and the classes that keep their first.
+    pub second_tiers: u64,
+    pub second_tiers_kept: u64,
+    /// Runs that programs of the second tier served, of `specialized_runs`.
+    pub second_tier_runs: u64,
     pub rejects: u64,
     pub evictions: u64,
     pub cancels: u64,
@@ -310,9 +363,11 @@ impl Stats {
                 generic,
                 block_written,
                 new_shape,
+                tier,
                 ..
             } => {
                 self.runs += 1;
+                self.second_tier_runs += u64::from(*tier == 2);
                 self.shapes += u64::from(*new_shape);
                 match graph {
                     GraphUse::Replayed => self.graph_replayed += 1,
@@ -342,10 +397,15 @@ impl Stats {
                 self.compile_us += micros;
             }
             EventKind::CompileFailed { .. } => self.kernels_failed += 1,
-            EventKind::Install { .. } => {
+            EventKind::Install { tier, .. } => {
                 self.installs += 1;
-                self.programs += 1;
+                if *tier == 2 {
+                    self.second_tiers += 1;
+                } else {
+                    self.programs += 1;
+                }
             }
+            EventKind::Keep { .. } => self.second_tiers_kept += 1,
             EventKind::Reject { .. } => self.rejects += 1,
             EventKind::Evict { .. } => {
                 self.evictions += 1;
@@ -361,6 +421,7 @@ impl Stats {
             | EventKind::Recall { .. }
             | EventKind::LearnFailed { .. }
             | EventKind::Decision { .. }
+            | EventKind::Replan { .. }
             | EventKind::Enqueue { .. }
             | EventKind::Record { .. } => {}
         }

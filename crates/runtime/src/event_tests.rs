@@ -43,6 +43,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             lane: 0,
             begin_us: 2905,
             wait_us: 3,
+            tier: 0,
         },
         Some(EventKind::Run { .. }) => EventKind::Decision {
             shape: "N=3".into(),
@@ -55,11 +56,30 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             priority: 5,
             cause: Cause::Run,
             run: Some(0),
+            tier: 1,
+            expected: Some(Expected {
+                runs_per_hour: 830,
+                saves_us: 40,
+                cost_us: 900,
+            }),
         },
-        Some(EventKind::Enqueue { .. }) => EventKind::Cancel {
+        Some(EventKind::Enqueue { .. }) => EventKind::Replan {
+            class: class(),
+            steps_before: 2,
+            steps: 1,
+            setup_steps: 0,
+            micros: 45,
+        },
+        Some(EventKind::Replan { .. }) => EventKind::Keep {
+            class: class(),
+            reason: "same-kernels",
+            detail: "1 step".into(),
+        },
+        Some(EventKind::Keep { .. }) => EventKind::Cancel {
             class: class(),
             kernels: 1,
             reason: "stale",
+            tier: 1,
         },
         Some(EventKind::Cancel { .. }) => EventKind::Compile {
             kernel: "0123456789ab".into(),
@@ -83,6 +103,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             kernels: 2,
             compile_us: 300,
             install_us: 25,
+            tier: 1,
         },
         Some(EventKind::Install { .. }) => EventKind::Trial {
             class: class(),
@@ -90,10 +111,12 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             max_abs: 0.5,
             served_us: 12.5,
             candidate_us: 8.0,
+            tier: 1,
         },
         Some(EventKind::Trial { .. }) => EventKind::Reject {
             class: class(),
             reason: "too many registers".into(),
+            tier: 1,
         },
         Some(EventKind::Reject { .. }) => EventKind::Evict {
             class: class(),

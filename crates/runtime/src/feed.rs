@@ -189,6 +189,8 @@ mod tests {
             priority: 0,
             cause: crate::event::Cause::Run,
             run: Some(1),
+            tier: 1,
+            expected: None,
         };
         assert!(progress.add(&enqueue(3)));
         assert!(!progress.add(&EventKind::Lane { lanes: 1 }));
@@ -202,6 +204,7 @@ mod tests {
             class: "N=1".into(),
             kernels: 2,
             reason: "stale",
+            tier: 1,
         };
         assert!(progress.add(&cancel));
         assert_eq!(progress, Progress { wanted: 3, done: 3 });

@@ -11,7 +11,7 @@ use bespoke_templates::KernelSpec;
 
 use crate::error::Error;
 use crate::event::{Cause, EventKind, Log};
-use crate::program::{Blueprint, Program};
+use crate::program::{Blueprint, Own, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
 
 /// Loads kernels for one session.
@@ -105,7 +105,7 @@ impl Loader {
         Ok(kernel)
     }
 
-    /// Makes a program of a blueprint whose kernels have their answers.
+    /// Makes a program of a blueprint whose kernels have their answers. Its plan is the session's.
     pub(crate) fn program(
         &self,
         id: u64,
@@ -113,6 +113,19 @@ impl Loader {
         blueprint: &Blueprint,
         distinct: &Distinct,
         answers: &[Answer],
+    ) -> Result<Program, Error> {
+        self.program_of(id, class, blueprint, distinct, answers, None)
+    }
+
+    /// The same, with a plan of its own if one is given.
+    pub(crate) fn program_of(
+        &self,
+        id: u64,
+        class: Option<bespoke_policy::ClassId>,
+        blueprint: &Blueprint,
+        distinct: &Distinct,
+        answers: &[Answer],
+        own: Option<Own>,
     ) -> Result<Program, Error> {
         let mut kernels = Vec::with_capacity(distinct.specs.len());
         for (i, spec) in distinct.specs.iter().enumerate() {
@@ -129,6 +142,7 @@ impl Loader {
             class,
             kernels,
             generic: blueprint.generic,
+            own,
         })
     }
 }
@@ -151,6 +165,8 @@ pub(crate) fn load_generic(
             priority: i64::MAX,
             cause: Cause::Load,
             run: None,
+            tier: 0,
+            expected: None,
         });
         let told = |answer: &Answer| report(log, answer, Some("generic"));
         let (all, _) = loader.service.get_all(requests, i64::MAX, told);

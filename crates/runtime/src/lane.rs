@@ -2,10 +2,11 @@
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
 //! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots; a new shape or
-//! new pointers rewrite the block, with one copy, and only if a slot changed.
+//! new pointers rewrite the block, with one copy, and only if a slot changed. A program with a plan of its own has a block
+//! of its own on each lane, which lives and leaves with its graph there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream};
@@ -26,6 +27,9 @@ pub(crate) struct Executables {
     /// Number of the lane in its session.
     pub(crate) number: u64,
     block: Arc<dyn Memory>,
+    ledger: Arc<Ledger>,
+    /// Extent blocks of programs with a plan of their own.
+    own_blocks: Mutex<BTreeMap<u64, Arc<dyn Memory>>>,
     graphs: Mutex<BTreeMap<u64, (SharedGraph, GraphReason)>>,
     spares: Mutex<Vec<Box<dyn Graph>>>,
 }
@@ -38,6 +42,25 @@ impl Executables {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&program.id)
             .cloned()
+    }
+
+    /// The extent block that a program reads here; made now if it is the program's own and there is none yet.
+    fn block_of(&self, program: &Program, device: &dyn Device) -> Result<Arc<dyn Memory>, Error> {
+        let Some(own) = &program.own else {
+            return Ok(self.block.clone());
+        };
+        let mut blocks = self
+            .own_blocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(block) = blocks.get(&program.id) {
+            return Ok(block.clone());
+        }
+        let bytes = own.plan.slot_count().max(1) as u64 * 8;
+        let what = "the extent block of a second tier";
+        let block = self.ledger.alloc(device, Purpose::Blocks, what, bytes)?;
+        blocks.insert(program.id, block.clone());
+        Ok(block)
     }
 
     /// Makes the executable of a program, of a spare one if there is any, and uploads it.
@@ -54,12 +77,16 @@ impl Executables {
             return Ok(graph);
         }
         let start = Instant::now();
-        let launches = program.launches(&plan.steps, self.block.ptr());
-        let spare = self
-            .spares
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let launches = program.launches(&plan.steps, self.block_of(program, device)?.ptr());
+        // spares have the steps of the session's plan
+        let spare = match program.own {
+            None => self
+                .spares
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop(),
+            Some(_) => None,
+        };
         let updated = spare.is_some();
         let graph = match spare {
             Some(mut graph) => {
@@ -120,19 +147,31 @@ impl Executables {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|&id, _| id == 0);
+        self.own_blocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.spares
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
 
-    /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it.
-    pub(crate) fn retire(&self, program: u64) {
+    /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it, unless its steps are
+    /// the program's own.
+    pub(crate) fn retire(&self, program: &Program) {
         let graph = self
             .graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&program);
+            .remove(&program.id);
+        if program.own.is_some() {
+            self.own_blocks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&program.id);
+            return;
+        }
         if let Some(Ok(mutex)) = graph.map(|(graph, _)| Arc::try_unwrap(graph)) {
             let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
             self.spares
@@ -160,10 +199,19 @@ pub(crate) struct Lane {
     /// Device memory for inputs and outputs that live on the host, grown as needed.
     staging_in: Vec<Option<Arc<dyn Memory>>>,
     staging_out: Vec<Option<Arc<dyn Memory>>>,
-    /// What the block holds now, and for which shape and pointers it was made.
+    written: Written,
+    /// The same of the blocks of programs with a plan of their own.
+    own_written: BTreeMap<u64, Written>,
+    scratch: Vec<i64>,
+}
+
+/// What a block holds now, and for which shape and pointers it was made.
+#[derive(Debug, Default)]
+struct Written {
+    /// The block: one that was made anew holds nothing yet, wherever it lies.
+    block: Option<Weak<dyn Memory>>,
     slots: Vec<i64>,
     made_for: Option<(Vec<i64>, Pointers)>,
-    scratch: Vec<i64>,
 }
 
 /// How a program was executed.
@@ -197,6 +245,8 @@ impl Lane {
             executables: Arc::new(Executables {
                 number,
                 block,
+                ledger: ledger.clone(),
+                own_blocks: Mutex::default(),
                 graphs: Mutex::default(),
                 spares: Mutex::default(),
             }),
@@ -206,8 +256,8 @@ impl Lane {
             ledger: ledger.clone(),
             staging_in: vec![None; plan.inputs.len()],
             staging_out: vec![None; plan.outputs.len()],
-            slots: Vec::new(),
-            made_for: None,
+            written: Written::default(),
+            own_written: BTreeMap::new(),
             scratch: Vec::new(),
         })
     }
@@ -256,7 +306,8 @@ impl Lane {
         log: &Log,
         whole_graph: bool,
     ) -> Result<Execution, Error> {
-        let block_written = self.make_ready(plan, binding, pointers, weights, log)?;
+        let block_written =
+            self.make_ready(program, plan, binding, pointers, weights, device, log)?;
         let mut execution = Execution {
             graph: GraphUse::Off,
             graph_reason: GraphReason::Asked,
@@ -265,7 +316,7 @@ impl Lane {
             block_written,
         };
         if !whole_graph {
-            for launch in self.launches(program, plan) {
+            for launch in self.launches(program, plan, device)? {
                 self.stream.launch(&launch)?;
             }
             return Ok(execution);
@@ -294,13 +345,19 @@ impl Lane {
         Ok(execution)
     }
 
-    /// Makes room for a run and brings the extent block up to date; returns whether that had to be written.
+    /// Makes room for a run and brings the program's extent block up to date; returns whether that had to be written.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "as for `execute`, which hands them on"
+    )]
     pub(crate) fn make_ready(
         &mut self,
+        program: &Program,
         plan: &Plan,
         binding: &Binding,
         pointers: &Pointers,
         weights: &Weights,
+        device: &dyn Device,
         log: &Log,
     ) -> Result<bool, Error> {
         if binding.memory.total > self.arena.len() {
@@ -314,23 +371,58 @@ impl Lane {
                 lane: self.executables.number,
             });
         }
-        self.write_block(plan, binding, pointers, weights)
+        let block = self.executables.block_of(program, device)?;
+        let mut written = match program.own {
+            None => std::mem::take(&mut self.written),
+            Some(_) => {
+                let here = self
+                    .executables
+                    .own_blocks
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                self.own_written.retain(|id, _| here.contains_key(id));
+                self.own_written.remove(&program.id).unwrap_or_default()
+            }
+        };
+        let known = written.block.as_ref().and_then(Weak::upgrade);
+        if !known.is_some_and(|known| Arc::ptr_eq(&known, &block)) {
+            written = Written {
+                block: Some(Arc::downgrade(&block)),
+                ..Written::default()
+            };
+        }
+        let to = (block.ptr(), &mut written);
+        let changed = self.write_block(to, plan, binding, pointers, weights);
+        match program.own {
+            None => self.written = written,
+            Some(_) => {
+                self.own_written.insert(program.id, written);
+            }
+        }
+        changed
     }
 
-    /// The launches of a program over this lane's extent block.
-    pub(crate) fn launches(&self, program: &Program, plan: &Plan) -> Vec<Launch> {
-        program.launches(&plan.steps, self.executables.block.ptr())
+    /// The launches of a program over its extent block on this lane.
+    pub(crate) fn launches(
+        &self,
+        program: &Program,
+        plan: &Plan,
+        device: &dyn Device,
+    ) -> Result<Vec<Launch>, Error> {
+        let block = self.executables.block_of(program, device)?;
+        Ok(program.launches(&plan.steps, block.ptr()))
     }
 
-    /// Brings the extent block up to date; returns whether it had to be written.
+    /// Brings an extent block up to date; returns whether it had to be written.
     fn write_block(
         &mut self,
+        (block, written): (DevicePtr, &mut Written),
         plan: &Plan,
         binding: &Binding,
         pointers: &Pointers,
         weights: &Weights,
     ) -> Result<bool, Error> {
-        if let Some((symbols, known)) = &self.made_for
+        if let Some((symbols, known)) = &written.made_for
             && *symbols == binding.symbols
             && known == pointers
         {
@@ -350,16 +442,15 @@ impl Lane {
             },
             &mut self.scratch,
         );
-        let changed = self.scratch != self.slots;
+        let changed = self.scratch != written.slots;
         if changed {
             // a failed write leaves the block in doubt: forget what it held
-            self.made_for = None;
-            self.slots.clear();
-            self.stream
-                .write(self.executables.block.ptr(), &le_bytes(&self.scratch))?;
-            std::mem::swap(&mut self.slots, &mut self.scratch);
+            written.made_for = None;
+            written.slots.clear();
+            self.stream.write(block, &le_bytes(&self.scratch))?;
+            std::mem::swap(&mut written.slots, &mut self.scratch);
         }
-        self.made_for = Some((binding.symbols.clone(), pointers.clone()));
+        written.made_for = Some((binding.symbols.clone(), pointers.clone()));
         Ok(changed)
     }
 }

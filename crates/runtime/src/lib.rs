@@ -15,6 +15,7 @@
 //! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
+//! - `second`: the model planned anew for one shape, for the second tier of a class that stays hot.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
@@ -45,6 +46,7 @@ pub mod prebuild;
 pub mod profile;
 pub mod program;
 pub mod request;
+mod second;
 pub mod service;
 pub mod session;
 mod shared;
@@ -58,7 +60,7 @@ mod weights;
 
 pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
-pub use event::{Event, EventKind, Stats};
+pub use event::{Event, EventKind, Expected, Stats};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
@@ -67,7 +69,7 @@ pub use request::{
     Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
     SessionOptions,
 };
-pub use service::{CompileService, CompileStats, ServiceOptions};
+pub use service::{Backlog, CompileService, CompileStats, ServiceOptions};
 pub use session::Session;
 pub use strategy::Strategy;
 pub use stretch::CompileCost;

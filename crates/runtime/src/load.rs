@@ -82,7 +82,7 @@ impl Session {
             ..Limits::default()
         };
         let policy = options.strategy.policy(opt, limits)?;
-        let may_block = policy.may_block();
+        let (may_block, wants_times) = (policy.may_block(), policy.wants_times());
         log.push(EventKind::Started {
             model: graph.name.clone(),
             device: device.props().name.clone(),
@@ -105,6 +105,7 @@ impl Session {
             stream: &*first.stream,
             shelf: loader.service.shelf(),
             ledger: &ledger,
+            base: None,
         };
         let weighing = Instant::now();
         let weights = Weights::load(&loading, &setup_program).map_err(out_of_memory)?;
@@ -145,9 +146,11 @@ impl Session {
 
         let info = |ports: &[Port]| ports.iter().map(|p| PortInfo::of(&plan, p)).collect();
         let (inputs, outputs) = (info(&plan.inputs), info(&plan.outputs));
+        let metadata = std::mem::take(&mut graph.metadata);
+        let graph = policy.has_second_tier().then_some(graph);
         let director_stream = device.stream()?;
         let core = Arc::new(Core::new(
-            plan,
+            (plan, graph),
             loader,
             log,
             weights,
@@ -180,9 +183,10 @@ impl Session {
             director: Some(thread),
             sender: Mutex::new(sender),
             may_block,
+            wants_times,
             inputs,
             outputs,
-            metadata: graph.metadata,
+            metadata,
         };
         session.ask(Message::Loaded, Patience::default())?;
         if options.learn {

@@ -14,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bespoke_device::DeviceProps;
 use bespoke_ir::Graph;
 use bespoke_plan::Plan;
-use bespoke_policy::{Action, ClassId, Event, Limits, Signature, What};
+use bespoke_policy::{Action, ClassId, Event, Limits, Signature, Tier, What};
 
 use crate::error::Error;
 use crate::program::Blueprint;
 use crate::request::{PortInfo, in_order};
+use crate::second::plan_at;
 use crate::service::Request;
 use crate::strategy::Strategy;
 
@@ -55,6 +56,8 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Prebuild {
     plan: Plan,
+    /// For what is planned anew.
+    graph: Graph,
 }
 
 impl Prebuild {
@@ -67,6 +70,7 @@ impl Prebuild {
         bespoke_passes::canonicalize(&mut graph)?;
         Ok(Prebuild {
             plan: bespoke_plan::plan(&graph)?,
+            graph,
         })
     }
 
@@ -105,41 +109,76 @@ impl Prebuild {
         list.add(Blueprint::generic(&plan.setup, props), Serves::Setup);
         for (number, shape) in shapes.iter().enumerate() {
             let signature = Signature::new(&plan.signature(&in_order(plan, shape)?)?);
-            if let Some((class, tuned_for)) = asked_for(strategy, &signature)? {
+            let serves = Serves::Shape(number);
+            for (class, tier, tuned_for) in asked_for(strategy, &signature)? {
                 let binding = plan.bind_symbols(tuned_for.dims().to_vec())?;
-                let blueprint = Blueprint::of(plan, &class, &binding, props, bit_stable);
-                list.add(blueprint, Serves::Shape(number));
+                match tier {
+                    Tier::First => {
+                        list.add(
+                            Blueprint::of(plan, &class, &binding, props, bit_stable),
+                            serves,
+                        );
+                    }
+                    Tier::Second if bit_stable => {}
+                    // where a second tier would be no better, a session asks for nothing more either
+                    Tier::Second => {
+                        let at = (&class, &tuned_for);
+                        if let Ok((own, _, blueprint)) = plan_at(&self.graph, plan, at, props) {
+                            list.add(blueprint, serves);
+                            list.add(Blueprint::generic(&own.setup, props), serves);
+                        }
+                    }
+                }
             }
         }
         Ok(list.wanted)
     }
 }
 
-/// The class that a strategy specialises for a shape, and the shape that it tunes for; `None` if it never does.
+/// What a strategy specialises for a shape, and the shapes that it tunes for: nothing, the class's first tier, or after
+/// that its second too.
 fn asked_for(
     strategy: &Strategy,
     signature: &Signature,
-) -> Result<Option<(ClassId, Signature)>, Error> {
+) -> Result<Vec<(ClassId, Tier, Signature)>, Error> {
     let mut policy = strategy.policy(Some(signature.clone()), Limits::default())?;
-    let class = policy.class_of(signature);
+    let seen = policy.class_of(signature);
+    let mut asked = Vec::new();
+    let tiers = if policy.has_second_tier() { 2 } else { 1 };
+    let mut now_us = 0;
+    let mut tell = |what| {
+        now_us += 1;
+        policy.on_event(&Event { now_us, what })
+    };
     let sightings = (0..SIGHTINGS).map(|run| What::Observed {
-        class: class.clone(),
+        class: seen.clone(),
         signature: signature.clone(),
         run,
         generic: true,
     });
-    for (now_us, what) in std::iter::once(What::Loaded).chain(sightings).enumerate() {
-        let event = Event {
-            now_us: now_us as u64,
-            what,
-        };
-        for action in policy.on_event(&event) {
-            if let Action::Specialise { class, shape, .. } = action {
-                return Ok(Some((class, shape)));
-            }
+    for what in std::iter::once(What::Loaded).chain(sightings) {
+        for action in tell(what) {
+            let Action::Specialise {
+                class, tier, shape, ..
+            } = action
+            else {
+                continue;
+            };
+            asked.push((class.clone(), tier, shape));
+            // as if it had been made at once
+            tell(What::CompileFinished {
+                class: class.clone(),
+                tier,
+                ok: true,
+                micros: 0,
+            });
+            tell(What::Installed { class, tier });
+        }
+        if asked.len() >= tiers {
+            break;
         }
     }
-    Ok(None)
+    Ok(asked)
 }
 
 /// Distinct kernels so far.
@@ -222,7 +261,12 @@ mod tests {
         // those that are seen later or more often are the same kernels
         let keys = |list: &[Wanted]| list.iter().map(|w| w.request.key()).collect::<Vec<_>>();
         for later in ["lazy", "hot"] {
-            assert_eq!(keys(&kernels(later, &[1, 500])), keys(&eager), "{later}");
+            let later = keys(&kernels(later, &[1, 500]));
+            assert_eq!(
+                later[..eager.len()],
+                keys(&eager),
+                "and then a second tier, if it is another one"
+            );
         }
         assert!(
             kernels("static", &[500])

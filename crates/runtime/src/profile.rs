@@ -39,9 +39,18 @@ impl Session {
         let (binding, pointers) = self.place(bindings)?;
         let program = core.pick(&Signature::new(&binding.symbols));
         let mut lane = core.lane(Patience::default())?;
-        let ready = lane.make_ready(&core.plan, &binding, &pointers, &core.weights, &core.log);
+        let (plan, device) = (program.plan(&core.plan), &*core.loader.device);
+        let ready = lane.make_ready(
+            &program,
+            plan,
+            program.binding(&binding),
+            &pointers,
+            program.weights(&core.weights),
+            device,
+            &core.log,
+        );
         let times = ready.and_then(|_| {
-            let launches = lane.launches(&program, &core.plan);
+            let launches = lane.launches(&program, plan, device)?;
             times(&lane, &launches)
         });
         if times.is_err() {
@@ -49,7 +58,7 @@ impl Session {
             let _ = lane.stream.synchronize();
         }
         core.give_back(lane);
-        let steps = core.plan.steps.iter().zip(&program.kernels).zip(times?);
+        let steps = plan.steps.iter().zip(&program.kernels).zip(times?);
         Ok(steps
             .map(|((step, (kernel, _)), ms)| StepTime {
                 name: step.name.clone(),

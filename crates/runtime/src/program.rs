@@ -1,16 +1,19 @@
 //! Programs: one kernel a step.
 //!
-//! A program is immutable. The generic one serves every shape; a specialised one serves its class. All programs of a
-//! session have the same steps in the same order with the same slots, so a graph of one becomes a graph of another by
-//! node updates alone.
+//! A program is immutable. The generic one serves every shape; a specialised one serves its class. The generic program
+//! and all of the first tier have the same steps in the same order with the same slots, so a graph of one becomes a graph
+//! of another by node updates alone. A program of the second tier serves one shape and has a plan of its own, made with
+//! every extent a constant, and what belongs to that: its binding, its weights and, on each lane, its extent block.
 
 use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, SlotKind};
 use bespoke_ir::SymInt;
 use bespoke_plan::{Arg, Binding, Plan, Step};
-use bespoke_policy::{ClassId, Fit};
+use bespoke_policy::{ClassId, Fit, Tier};
 use bespoke_templates::{Args, Baked, KernelSpec, Param};
+
+use crate::weights::Weights;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,9 +26,56 @@ pub struct Program {
     pub kernels: Vec<(Arc<dyn Kernel>, LaunchConfig)>,
     /// How many kernels are generic.
     pub generic: usize,
+    /// The plan that it follows, if that is not the session's.
+    pub(crate) own: Option<Own>,
+}
+
+/// What a program of the second tier has for itself.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) plan: Arc<Plan>,
+    /// Of the one shape that it serves.
+    pub(crate) binding: Arc<Binding>,
+    pub(crate) weights: Weights,
 }
 
 impl Program {
+    /// Which tier it is of; `None` is the generic program.
+    pub fn tier(&self) -> Option<Tier> {
+        let second = self.own.is_some();
+        self.class.as_ref()?;
+        Some(if second { Tier::Second } else { Tier::First })
+    }
+
+    /// Its tier as events and reports say it: 0 is the generic program.
+    pub fn tier_number(&self) -> u8 {
+        self.tier().map_or(0, Tier::number)
+    }
+
+    /// The plan that it follows, given the session's.
+    pub(crate) fn plan<'a>(&'a self, session: &'a Plan) -> &'a Plan {
+        match &self.own {
+            Some(own) => &own.plan,
+            None => session,
+        }
+    }
+
+    /// A shape that it serves, bound to its plan, given the same bound to the session's.
+    pub(crate) fn binding<'a>(&'a self, session: &'a Binding) -> &'a Binding {
+        match &self.own {
+            Some(own) => &own.binding,
+            None => session,
+        }
+    }
+
+    /// What its plan reads of what is there before the first run, given the session's.
+    pub(crate) fn weights<'a>(&'a self, session: &'a Weights) -> &'a Weights {
+        match &self.own {
+            Some(own) => &own.weights,
+            None => session,
+        }
+    }
+
     /// Number of kernels made for the class.
     pub fn specialized(&self) -> usize {
         self.kernels.len() - self.generic
@@ -111,6 +161,13 @@ impl Blueprint {
             configs,
             generic: 0,
         }
+    }
+
+    /// Whether both launch the same kernels in the same order. In kernels for one shape every number is baked, so nothing
+    /// but the addresses of what they read and write may differ.
+    pub(crate) fn is_like(&self, other: &Blueprint) -> bool {
+        let texts = |b: &Blueprint| b.specs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.configs == other.configs && texts(self) == texts(other)
     }
 }
 

@@ -176,6 +176,8 @@ pub struct RunReport {
     pub record_us: u64,
     /// Whether the shape was seen for the first time.
     pub new_shape: bool,
+    /// Which tier the program was of: 0 is the generic program, 1 has kernels made for the class, 2 a plan of its own.
+    pub tier: u8,
 }
 
 /// Outputs and report of a run.

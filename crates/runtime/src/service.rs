@@ -4,7 +4,8 @@
 //! first request, and a hit needs none. Equal kernels are compiled once, however many ask. Jobs run on the pool's
 //! low-priority threads and hold no session.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -144,7 +145,8 @@ pub struct ServiceOptions {
     pub nvrtc_dirs: Vec<PathBuf>,
     /// Newest major version of NVRTC that the driver accepts.
     pub max_nvrtc_major: Option<u32>,
-    /// Compile threads; `None` is half of the processors.
+    /// Compile threads; `None` is all processors but one, at most [`bespoke_jit::pool::MOST_WORKERS`]. They give way to
+    /// others (on Linux by nice 10), so that serving is served first.
     pub workers: Option<usize>,
     /// Compile nothing: a kernel that is neither in memory nor in the cache is a [`CompileError::NotCached`], for every
     /// session of the service.
@@ -183,6 +185,18 @@ struct Counters {
     stretched: AtomicU64,
 }
 
+/// Jobs of a service at this moment, of all sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Backlog {
+    /// Waiting for a thread.
+    pub queued: usize,
+    /// On a thread, those that were told to stop included.
+    pub running: usize,
+}
+
+/// What compiles of a template take before any was seen: microseconds for each byte of its source.
+const MICROS_A_BYTE: u64 = 10;
+
 /// A cubin in memory.
 #[derive(Clone)]
 struct Held {
@@ -211,6 +225,8 @@ struct Shop {
     nvrtc: OnceLock<Result<Arc<Nvrtc>, JitError>>,
     memory: Mutex<HashMap<Key, Held>>,
     counters: Counters,
+    /// What the compiles of each template took on average, microseconds.
+    took: Mutex<BTreeMap<&'static str, u64>>,
     error_on_cache_miss: bool,
     cost: CompileCost,
 }
@@ -239,6 +255,7 @@ impl std::fmt::Debug for CompileService {
 #[derive(Clone, Debug)]
 pub struct Request {
     name: String,
+    template: &'static str,
     source: String,
     arch: Arch,
     preimage: Preimage,
@@ -265,6 +282,7 @@ impl Request {
         let key = builder.key();
         Request {
             name: text,
+            template: spec.template.name(),
             source,
             arch,
             preimage: builder.finish(),
@@ -343,6 +361,7 @@ impl Shop {
         let miss = match self.cache.get(&key, build.as_deref()) {
             Lookup::Hit(entry) => {
                 let held = Held::from(entry);
+                self.learn(request.template, held.made_in);
                 if !self.cost.replays() {
                     Self::count(&self.counters.cache_hits, 1);
                     self.remember(key, &held);
@@ -417,6 +436,7 @@ impl Shop {
                 }
             })?;
         let made_in = (compiled.seconds * 1e6) as u64;
+        self.learn(request.template, made_in);
         if !self.cost.sleep(start, made_in, cancel) {
             return Err(CompileError::Cancelled(request.name.clone()));
         }
@@ -460,6 +480,13 @@ impl Shop {
         micros
     }
 
+    /// Remembers what a compile took; the average moves by an eighth of what is new.
+    fn learn(&self, template: &'static str, micros: u64) {
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        let average = took.entry(template).or_insert(micros);
+        *average = average.saturating_mul(7).saturating_add(micros) / 8;
+    }
+
     fn remember(&self, key: Key, held: &Held) {
         self.memory
             .lock()
@@ -486,6 +513,7 @@ impl CompileService {
                 nvrtc: OnceLock::new(),
                 memory: Mutex::default(),
                 counters: Counters::default(),
+                took: Mutex::default(),
                 error_on_cache_miss: options.error_on_cache_miss,
                 cost: options.compile_cost,
             }),
@@ -530,6 +558,56 @@ impl CompileService {
         };
         memory().entry(request.key).or_insert(held);
         true
+    }
+
+    /// Whether a kernel can be had at all: it is there, or it may be compiled and there is a compiler.
+    pub(crate) fn can_make(&self, request: &Request) -> bool {
+        let shop = &self.shop;
+        if !shop.error_on_cache_miss && !shop.cost.replays() && shop.nvrtc().is_ok() {
+            return true;
+        }
+        let memory = shop.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.contains_key(&request.key) {
+            return true;
+        }
+        drop(memory);
+        let build = shop.nvrtc().as_ref().ok().map(|n| n.build().to_owned());
+        matches!(
+            shop.cache.get(&request.key, build.as_deref()),
+            Lookup::Hit(_)
+        )
+    }
+
+    /// Requests with their places, the one whose compile is expected to take longest first: begun last, it would keep a
+    /// class waiting while the other threads have nothing left to do.
+    pub(crate) fn longest_first(&self, requests: Vec<Request>) -> Vec<(usize, Request)> {
+        let took = self
+            .shop
+            .took
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let expected = |request: &Request| {
+            let guess = request.source.len() as u64 * MICROS_A_BYTE;
+            took.get(request.template).copied().unwrap_or(guess)
+        };
+        let mut order: Vec<(usize, Request)> = requests.into_iter().enumerate().collect();
+        order.sort_by_cached_key(|(i, request)| {
+            (
+                Reverse(expected(request)),
+                Reverse(request.source.len()),
+                *i,
+            )
+        });
+        order
+    }
+
+    /// What the compile threads have to do now.
+    pub fn backlog(&self) -> Backlog {
+        let stats = self.pool.stats();
+        Backlog {
+            queued: stats.queued,
+            running: stats.running,
+        }
     }
 
     /// Counters.
@@ -585,7 +663,7 @@ impl CompileService {
         let start = Instant::now();
         let (send, receive) = mpsc::channel();
         let names: Vec<String> = requests.iter().map(|r| r.name.clone()).collect();
-        for (i, request) in requests.into_iter().enumerate() {
+        for (i, request) in self.longest_first(requests) {
             let send = send.clone();
             self.submit(request, priority, move |answer| {
                 // the receiver waits for every answer

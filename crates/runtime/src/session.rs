@@ -32,6 +32,7 @@ pub struct Session {
     pub(crate) director: Option<JoinHandle<()>>,
     pub(crate) sender: Mutex<Sender<Message>>,
     pub(crate) may_block: bool,
+    pub(crate) wants_times: bool,
     pub(crate) inputs: Vec<PortInfo>,
     pub(crate) outputs: Vec<PortInfo>,
     pub(crate) metadata: BTreeMap<String, String>,
@@ -209,6 +210,15 @@ impl Session {
         };
         let (outputs, ran) = result?;
         let execution = ran.execution;
+        // where a run only queues its work, its time says nothing of the work
+        if self.wants_times && !options.asynchronous {
+            let waited = wait_us + execution.record_us;
+            self.send(Message::Ran {
+                signature: signature.clone(),
+                tier: program.tier(),
+                micros: ran.latency_us.saturating_sub(waited),
+            })?;
+        }
 
         let mut shape = String::new();
         for (port, dims) in core.plan.inputs.iter().zip(&dims) {
@@ -228,6 +238,7 @@ impl Session {
             bind_us,
             record_us: execution.record_us,
             new_shape,
+            tier: program.tier_number(),
         };
         core.log.push(EventKind::Run {
             run,
@@ -245,6 +256,7 @@ impl Session {
             lane: execution.lane,
             begin_us: core.log.micros_at(start),
             wait_us,
+            tier: report.tier,
         });
         Ok((report, outputs))
     }
@@ -334,7 +346,8 @@ impl Session {
     }
 
     /// Asks for the programs of shapes before they occur: the extents of every input by name, a list for each shape. The
-    /// strategy decides; [`Session::wait_specialized`] waits for what it wants.
+    /// strategy decides; [`Session::wait_specialized`] waits for what it wants. A shape that has its own program already is
+    /// given its second tier, if the strategy has one, as if it had run often enough.
     ///
     /// # Errors
     ///
@@ -471,10 +484,10 @@ fn run_on(
     }
     let execution = lane.execute(
         program,
-        plan,
-        binding,
+        program.plan(plan),
+        program.binding(binding),
         &pointers,
-        &core.weights,
+        program.weights(&core.weights),
         device,
         &core.log,
         core.whole_graph,

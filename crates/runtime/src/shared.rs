@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use bespoke_ir::Graph;
 use bespoke_plan::{Binding, Plan};
 use bespoke_policy::{ClassId, Signature};
 
@@ -42,7 +43,9 @@ struct LanePool {
 /// What run threads and the director share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
+    /// What was planned, if the strategy may have it planned anew.
+    pub(crate) graph: Option<Arc<Graph>>,
     pub(crate) loader: Loader,
     pub(crate) log: Log,
     pub(crate) whole_graph: bool,
@@ -70,7 +73,7 @@ const REMEMBERED_SHAPES: usize = 1024;
 impl Core {
     /// Starts with the generic program in service and one lane.
     pub(crate) fn new(
-        plan: Plan,
+        (plan, graph): (Plan, Option<Graph>),
         loader: Loader,
         log: Log,
         weights: Weights,
@@ -79,7 +82,8 @@ impl Core {
         options: &SessionOptions,
     ) -> Core {
         Core {
-            plan,
+            plan: Arc::new(plan),
+            graph: graph.map(Arc::new),
             loader,
             log,
             verify_swap: options.verify_swap,
@@ -115,21 +119,26 @@ impl Core {
             .clone()
     }
 
-    pub(crate) fn put_program(&self, class: &ClassId, program: Arc<Program>) {
+    /// Puts a program in service; returns the one whose place it takes.
+    pub(crate) fn put_program(
+        &self,
+        class: &ClassId,
+        program: Arc<Program>,
+    ) -> Option<Arc<Program>> {
         let mut programs = self
             .programs
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         match class {
-            ClassId::Exact(signature) => {
-                programs.exact.insert(signature.clone(), program);
-            }
+            ClassId::Exact(signature) => programs.exact.insert(signature.clone(), program),
             ClassId::Any | ClassId::Fits(_) => {
-                programs.wide.retain(|(c, _)| c != class);
+                let at = programs.wide.iter().position(|(c, _)| c == class);
+                let left = at.map(|at| programs.wide.remove(at).1);
                 programs.wide.push((class.clone(), program));
                 programs
                     .wide
                     .sort_by_key(|(c, _)| std::cmp::Reverse(c.narrowness()));
+                left
             }
         }
     }

@@ -119,6 +119,7 @@ mod tests {
                 limits,
                 map: bespoke_policy::ClassMap::Ranges { ratio: 8 },
                 trigger: bespoke_policy::Trigger::Sightings(2),
+                second_tier: None,
                 blocking: false,
                 queue: bespoke_policy::Queue::FirstCome,
                 stale_us: None,

@@ -148,13 +148,14 @@ impl Process {
                 lane,
                 begin_us,
                 wait_us,
+                tier,
             } => {
                 let begin = begin_us + wait_us;
                 let args = json!({
                     "run": run, "shape": shape, "generic": generic, "specialized": specialized,
                     "graph": graph, "graph_reason": graph_reason, "latency_us": latency_us,
                     "wait_us": wait_us, "bind_us": bind_us, "record_us": record_us,
-                    "block_written": block_written, "new_shape": new_shape,
+                    "block_written": block_written, "new_shape": new_shape, "tier": tier,
                 });
                 let track = self.lane(*lane);
                 let micros = latency_us.saturating_sub(*wait_us);
@@ -175,17 +176,46 @@ impl Process {
                 priority,
                 cause,
                 run,
+                tier,
+                expected,
             } => {
-                let args =
-                    json!({"kernels": kernels, "priority": priority, "cause": cause, "run": run});
+                let mut args = json!({
+                    "kernels": kernels, "priority": priority, "cause": cause, "run": run, "tier": tier,
+                });
+                if let Some(expected) = expected {
+                    args["expected"] = json!(expected);
+                }
                 self.moment(at, &format!("want {class}"), &args);
+            }
+            EventKind::Replan {
+                class,
+                steps_before,
+                steps,
+                setup_steps,
+                micros,
+            } => {
+                let track = self.track(DIRECTOR, "director");
+                let args = json!({
+                    "steps_before": steps_before, "steps": steps, "setup_steps": setup_steps,
+                });
+                let begin = at.saturating_sub(*micros);
+                self.slice(track, &format!("plan {class} anew"), begin, *micros, &args);
+            }
+            EventKind::Keep {
+                class,
+                reason,
+                detail,
+            } => {
+                let args = json!({"reason": reason, "detail": detail});
+                self.moment(at, &format!("keep {class}"), &args);
             }
             EventKind::Cancel {
                 class,
                 kernels,
                 reason,
+                tier,
             } => {
-                let args = json!({"kernels": kernels, "reason": reason});
+                let args = json!({"kernels": kernels, "reason": reason, "tier": tier});
                 self.moment(at, &format!("call off {class}"), &args);
             }
             EventKind::Compile {
@@ -225,9 +255,10 @@ impl Process {
                 kernels,
                 compile_us,
                 install_us,
+                tier,
             } => {
                 let track = self.track(DIRECTOR, "director");
-                let args = json!({"kernels": kernels, "compile_us": compile_us});
+                let args = json!({"kernels": kernels, "compile_us": compile_us, "tier": tier});
                 let begin = at.saturating_sub(*install_us);
                 self.slice(
                     track,
@@ -236,8 +267,11 @@ impl Process {
                     *install_us,
                     &args,
                 );
-                self.programs += 1;
-                self.counter(at, "programs", self.programs);
+                // a second tier takes the place of the first
+                if *tier != 2 {
+                    self.programs += 1;
+                    self.counter(at, "programs", self.programs);
+                }
             }
             EventKind::Trial {
                 class,
@@ -245,14 +279,21 @@ impl Process {
                 max_abs,
                 served_us,
                 candidate_us,
+                tier,
             } => {
                 let args = json!({
                     "passed": passed, "max_abs": max_abs, "served_us": served_us, "candidate_us": candidate_us,
+                    "tier": tier,
                 });
                 self.moment(at, &format!("try {class}"), &args);
             }
-            EventKind::Reject { class, reason } => {
-                self.moment(at, &format!("refuse {class}"), &json!({"reason": reason}));
+            EventKind::Reject {
+                class,
+                reason,
+                tier,
+            } => {
+                let args = json!({"reason": reason, "tier": tier});
+                self.moment(at, &format!("refuse {class}"), &args);
             }
             EventKind::Evict { class, reason } => {
                 self.moment(at, &format!("evict {class}"), &json!({"reason": reason}));

@@ -121,10 +121,10 @@ fn time(
         let start = lane.stream.mark()?;
         lane.execute(
             program,
-            &core.plan,
-            binding,
+            program.plan(&core.plan),
+            program.binding(binding),
             pointers,
-            &core.weights,
+            program.weights(&core.weights),
             &*core.loader.device,
             &core.log,
             core.whole_graph,

@@ -109,6 +109,58 @@ fn end(device: Arc<dyn Device>, service: Arc<CompileService>) {
     assert!(report().alive.is_empty(), "{:?}", report().alive);
 }
 
+/// A session that is dropped takes its queued and running compiles with it, but for those that another one waits for.
+pub(crate) fn a_dropped_session_calls_off_what_nobody_else_waits_for(_: &[String]) {
+    let cache = crate::rig::folder();
+    let (device, service) = prepared(&cache);
+    script("endless");
+    let alone = load(&device, &service, strategy("lazy")).expect("a session");
+    for n in [8, 9, 10] {
+        run(&alone, n).expect("a run");
+    }
+    until("it compiles", LIMIT, || report().number("compiles") > 1);
+    let backlog = service.backlog();
+    assert!(backlog.queued > 0 && backlog.running > 0, "{backlog:?}");
+    let heard = alone.subscribe();
+    let start = Instant::now();
+    drop(alone);
+    until("the threads are free", LIMIT, || {
+        service.backlog() == bespoke::runtime::Backlog::default()
+    });
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let mut called_off = 0;
+    while let bespoke::runtime::Heard::Event(event) = heard.next(Duration::ZERO) {
+        let dropped = matches!(
+            event.kind,
+            EventKind::Cancel {
+                reason: "dropped",
+                ..
+            }
+        );
+        called_off += usize::from(dropped);
+    }
+    assert_eq!(called_off, 3, "it says so for every shape");
+
+    script("slow=compile:20000");
+    let first = load(&device, &service, strategy("lazy")).expect("a session");
+    let second = load(&device, &service, strategy("lazy")).expect("a session");
+    for session in [&first, &second] {
+        run(session, 8).expect("a run");
+    }
+    run(&first, 9).expect("a run");
+    until("it compiles", LIMIT, || service.backlog().running > 0);
+    drop(first);
+    assert!(second.wait_specialized(LIMIT));
+    assert_eq!((rejects(&second), installs(&second)), (0, 1));
+    assert_eq!(run(&second, 8).expect("a run").report.generic_kernels, 0);
+    until("the threads are free", LIMIT, || {
+        service.backlog() == bespoke::runtime::Backlog::default()
+    });
+    drop(second);
+    script("");
+    end(device, service);
+}
+
 /// Kernels that compile and then do not load, do not fit into the graph, or find no memory: the generic ones serve.
 pub(crate) fn a_variant_that_cannot_be_installed_is_dropped(_: &[String]) {
     let cache = crate::rig::folder();

@@ -28,6 +28,7 @@ scenarios! {
     many_sessions_leave_nothing_behind,
     a_refused_kernel_is_told_once_and_the_generic_one_serves,
     a_compile_without_end_stops_nobody,
+    a_dropped_session_calls_off_what_nobody_else_waits_for,
     a_variant_that_cannot_be_installed_is_dropped,
     an_image_that_the_driver_refuses_is_compiled_again,
     an_image_newer_than_the_driver_is_told,

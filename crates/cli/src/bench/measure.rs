@@ -143,6 +143,10 @@ pub(crate) struct Measurement {
     pub(crate) record_ms: f64,
     /// Waiting after the first run until nothing is left to install.
     pub(crate) specialize_ms: f64,
+    /// After that, planning the shape anew and compiling its second tier, if the strategy has one.
+    pub(crate) second_tier_ms: f64,
+    /// Tier of the program in the timed runs: 0 is the generic one, 1 has kernels made for the shape, 2 a plan of its own.
+    pub(crate) tier: u8,
     /// Kernels compiled for this point.
     pub(crate) compiled: u64,
     /// Kernels from the cache for this point.
@@ -287,6 +291,7 @@ impl Round<'_> {
             let mut work = Work::new(&opened.session, &points.names, inputs, false)?;
             work.run()?;
             self.settle(&opened.session)?;
+            self.second_tier(&opened.session, &points.names, inputs)?;
         }
         Ok(())
     }
@@ -343,6 +348,22 @@ impl Round<'_> {
         ))
     }
 
+    /// Asks for the best that the strategy has for a shape, and waits for it: what many more runs would bring about.
+    /// Returns how long that took, in milliseconds.
+    fn second_tier(
+        &self,
+        session: &Session,
+        names: &[String],
+        inputs: &[Arc<Constant>],
+    ) -> Result<f64, Failure> {
+        let shape = names
+            .iter()
+            .zip(inputs)
+            .map(|(name, input)| (name.clone(), input.dims().to_vec()));
+        session.prewarm(&[shape.collect()])?;
+        self.settle(session)
+    }
+
     fn point(
         &self,
         opened: &Opened,
@@ -364,6 +385,7 @@ impl Round<'_> {
         peak = peak.max(memory(place));
         // A strategy may want to see a shape more than once before it compiles, which the warm-up runs bring about; timing
         // begins when they change nothing more.
+        let mut second_tier_ms = None;
         for _ in 0..WARM_UPS {
             let installed = session.stats().installs;
             let warming = Instant::now();
@@ -373,6 +395,13 @@ impl Round<'_> {
                 warm += 1;
             }
             specialize_ms += self.settle(session)?;
+            if session.stats().installs > installed {
+                continue;
+            }
+            if second_tier_ms.is_some() {
+                break;
+            }
+            second_tier_ms = Some(self.second_tier(session, names, inputs)?);
             if session.stats().installs == installed {
                 break;
             }
@@ -432,6 +461,8 @@ impl Round<'_> {
             record_us: first.record_us,
             record_ms,
             specialize_ms,
+            second_tier_ms: second_tier_ms.unwrap_or(0.0),
+            tier: last.tier,
             compiled,
             cached: stats.cache_hits - compiles.cache_hits,
             replayed: stats.replayed - compiles.replayed,

@@ -176,10 +176,20 @@ pub(crate) fn text(m: &Measurement) -> String {
         let _ = write!(steady, ", p{} {}", p.percent, time(p.ms));
     }
     lines.push(steady);
-    lines.push(format!(
+    let mut kernels = format!(
         "  kernels     {} generic, {} specialised; {} steps",
         m.generic, m.specialized, m.steps
-    ));
+    );
+    if m.tier == 2 {
+        // writing to a String cannot fail
+        let _ = write!(
+            kernels,
+            ", {} planned anew for the shape in {}",
+            m.generic + m.specialized,
+            time(m.second_tier_ms)
+        );
+    }
+    lines.push(kernels);
     lines.push(format!("  GPU memory  {}", memory(m)));
     lines.push(format!(
         "  session     {} of device memory at most",
@@ -325,6 +335,8 @@ mod tests {
             record_us: 0,
             record_ms: 0.25,
             specialize_ms: 1500.0,
+            second_tier_ms: 0.0,
+            tier: 1,
             compiled: 3,
             cached: 0,
             replayed: 0,

@@ -95,6 +95,8 @@ struct Run {
     bind_us: u64,
     record_us: u64,
     new_shape: bool,
+    /// 0 is the generic program, 1 has kernels made for the shape, 2 a plan of its own.
+    tier: u8,
 }
 
 #[derive(Default, Serialize)]
@@ -108,6 +110,8 @@ struct Summary {
     median_generic_us: Option<u64>,
     /// Over runs after the first in which all kernels were specialised.
     median_specialized_us: Option<u64>,
+    /// Of those, over runs that a plan of the shape's own served.
+    median_second_tier_us: Option<u64>,
     recorded: usize,
     replayed: usize,
     launched: usize,
@@ -138,7 +142,7 @@ struct Document<'a> {
     late_us: Option<u64>,
     summary: Summary,
     outputs: Vec<Output>,
-    /// Classes of shapes that have no program of their own, each with its reason.
+    /// Classes of shapes that have no program of their own, or none of the second tier, each with its reason.
     refused: Vec<warnings::Refusal>,
     /// The warnings of standard error.
     warnings: Vec<String>,
@@ -399,6 +403,7 @@ fn describe(report: &RunReport) -> Run {
         bind_us: report.bind_us,
         record_us: report.record_us,
         new_shape: report.new_shape,
+        tier: report.tier,
     }
 }
 
@@ -411,6 +416,9 @@ fn line(number: u32, report: &RunReport) -> String {
         report.specialized_kernels,
         graph_word(&report.graph),
     );
+    if report.tier == 2 {
+        text.push_str("  second tier");
+    }
     if report.record_us > 0 {
         text.push_str(&format!(" in {}", micros(report.record_us)));
     }
@@ -432,6 +440,7 @@ fn summary(reports: &[RunReport]) -> Summary {
                 .map(|r| r.latency_us),
         )
     };
+    let second = later.iter().filter(|r| r.tier == 2);
     let graphs = |word| {
         reports
             .iter()
@@ -446,6 +455,7 @@ fn summary(reports: &[RunReport]) -> Summary {
         max_us: times().max().unwrap_or(0),
         median_generic_us: of(true),
         median_specialized_us: of(false),
+        median_second_tier_us: median(second.map(|r| r.latency_us)),
         recorded: graphs("recorded"),
         replayed: graphs("replayed"),
         launched: graphs("off"),
@@ -505,12 +515,13 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
         time.map_or_else(String::new, |time| format!(", {word} {}", micros(time)))
     };
     console.line(format_args!(
-        "{} runs: first {}, median {}{}{}, min {}, max {}",
+        "{} runs: first {}, median {}{}{}{}, min {}, max {}",
         s.runs,
         micros(s.first_us),
         micros(s.median_us),
         part("median on generic kernels", s.median_generic_us),
         part("median on specialised kernels", s.median_specialized_us),
+        part("median on the second tier", s.median_second_tier_us),
         micros(s.min_us),
         micros(s.max_us)
     ))?;
@@ -520,8 +531,11 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
     ))?;
     let p = &document.session;
     console.line(format_args!(
-        "programs: {} installed, {} evicted, {} refused",
-        p.installs, p.evictions, p.rejects
+        "programs: {} installed{}, {} evicted, {} refused",
+        p.installs,
+        many(p.second_tiers, "of the second tier", " (", ")"),
+        p.evictions,
+        p.rejects
     ))?;
     let c = &document.compile;
     console.line(format_args!(

@@ -57,6 +57,10 @@ impl Window {
         SymInt::min(&up, &last_start)
     }
 
+    pub(crate) fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.pads.iter_mut().flat_map(|(begin, end)| [begin, end]).collect()
+    }
+
     pub(crate) fn attributes(&self, symbols: &SymbolTable) -> Attributes {
         let pads: Vec<SymInt> = self
             .pads
@@ -114,6 +118,10 @@ impl Operator for Conv {
 
     fn attributes(&self, symbols: &SymbolTable) -> String {
         self.window.attributes(symbols).show("groups", self.groups).done()
+    }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.window.extents_mut()
     }
 }
 

@@ -62,6 +62,10 @@ impl Operator for ConvTranspose {
             .show("groups", self.groups)
             .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.window.extents_mut()
+    }
 }
 
 #[cfg(test)]

@@ -22,4 +22,8 @@ impl Operator for Expand {
     fn attributes(&self, symbols: &SymbolTable) -> String {
         Attributes::default().syms("dims", &self.dims, symbols).done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.dims.iter_mut().collect()
+    }
 }

@@ -33,6 +33,10 @@ impl Operator for HostInts {
     fn attributes(&self, symbols: &SymbolTable) -> String {
         Attributes::default().syms("elements", &self.elements, symbols).done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.elements.iter_mut().collect()
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,10 @@ impl Operator for Map {
             None => a.done(),
         }
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.shape.iter_mut().flatten().collect()
+    }
 }
 
 /// A literal as a constant of rank 0.

@@ -25,6 +25,12 @@ pub trait Operator {
 
     /// `key=value` pairs in a fixed order; empty if there are none.
     fn attributes(&self, symbols: &SymbolTable) -> String;
+
+    /// Every attribute that may hold symbols, for [`crate::Graph::fixed`]. One that is left out stays right, since its
+    /// symbols keep their values; it is only not known to be constant.
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        Vec::new()
+    }
 }
 
 macro_rules! operators {
@@ -47,6 +53,10 @@ macro_rules! operators {
             }
 
             fn as_operator(&self) -> &dyn Operator {
+                match self { $(Op::$op(op) => op,)* }
+            }
+
+            fn as_operator_mut(&mut self) -> &mut dyn Operator {
                 match self { $(Op::$op(op) => op,)* }
             }
         }
@@ -98,6 +108,11 @@ impl Op {
     /// `key=value` pairs in a fixed order; empty if there are none.
     pub fn attributes(&self, symbols: &SymbolTable) -> String {
         self.as_operator().attributes(symbols)
+    }
+
+    /// Every attribute that may hold symbols.
+    pub fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.as_operator_mut().extents_mut()
     }
 }
 

@@ -67,6 +67,10 @@ impl Operator for Pad {
         }
         .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.pads.iter_mut().flat_map(|(begin, end)| [begin, end]).collect()
+    }
 }
 
 #[cfg(test)]

@@ -81,6 +81,10 @@ impl Operator for Pool {
             .flag("ceil", self.ceil)
             .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.window.extents_mut()
+    }
 }
 
 #[cfg(test)]

@@ -101,4 +101,8 @@ impl Operator for Resize {
             .flag("crop", self.crop.is_some())
             .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.dims.iter_mut().collect()
+    }
 }

@@ -37,4 +37,8 @@ impl Operator for Slice {
             .syms("dims", &self.dims, symbols)
             .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        self.starts.iter_mut().chain(&mut self.dims).collect()
+    }
 }

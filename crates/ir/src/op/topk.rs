@@ -36,4 +36,8 @@ impl Operator for TopK {
             .flag("largest", self.largest)
             .done()
     }
+
+    fn extents_mut(&mut self) -> Vec<&mut SymInt> {
+        vec![&mut self.k]
+    }
 }
