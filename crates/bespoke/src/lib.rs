@@ -37,7 +37,7 @@ pub use bespoke_templates as templates;
 
 pub use bespoke_runtime::{
     Bindings, CompileCost, CompileService, CompileStats, Error, ErrorKind, Event, EventKind,
-    GraphMode, GraphUse, PortInfo, RunOptions, RunReport, RunResult, ServiceOptions, Session,
+    GraphMode, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions, RunReport, RunResult, ServiceOptions, Session,
     SessionOptions, Stats, StepTime, Tensor, TensorError, TensorView,
 };
 

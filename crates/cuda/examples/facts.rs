@@ -14,7 +14,7 @@ use std::time::Instant;
 use bespoke_cuda::CudaDevice;
 use bespoke_device::{
     Device, DevicePtr, Graph, Image, Kernel, Launch, LaunchConfig, Memory, Signature, Stream, Twin,
-    TwinCall, TwinError,
+    TwinCall, TwinError, chain,
 };
 use bespoke_jit::{CompileRequest, Compiled, Nvrtc, SearchPlan};
 use bytes::Bytes;
@@ -143,7 +143,7 @@ impl Bench {
             .zip([0, 4, 8])
             .map(|(k, slot)| self.launch(k, slot))
             .collect();
-        Ok(self.device.graph(&launches)?)
+        Ok(self.device.graph(&launches, &chain(launches.len()))?)
     }
 
     fn chain_slots(&self, n: u64) -> Outcome<()> {
@@ -253,7 +253,7 @@ fn maps_in_memory(t: &Bench, what: &'static str, entry: &str) -> Outcome<Fact> {
         block: 128,
         shared_bytes: 0,
     };
-    let graph = t.device.graph(&[launch])?;
+    let graph = t.device.graph(&[launch], &[])?;
     let mut wrong = 0;
     for turn in 0..TURNS {
         let (at, seed) = sources[turn % 2];
@@ -328,7 +328,7 @@ fn updates(t: &Bench) -> Outcome<Fact> {
     // the chain works in place
     t.slots(&[a, a, n])?;
     let start = Instant::now();
-    let mut graph = t.device.graph(&vec![t.launch(&plus, 0); NODES])?;
+    let mut graph = t.device.graph(&vec![t.launch(&plus, 0); NODES], &chain(NODES))?;
     let recorded = start.elapsed().as_secs_f64() * 1e3;
     let mut expected_ops = vec![false; NODES];
     let mut right = 0;
@@ -384,7 +384,7 @@ fn writing(t: &Bench, what: &'static str, nodes: usize) -> Outcome<Fact> {
     block.resize(512, 0);
     let bytes: Vec<u8> = block.iter().flat_map(|s: &u64| s.to_le_bytes()).collect();
     t.stream.write(t.block.ptr(), &bytes)?;
-    let graph = t.device.graph(&vec![t.launch(&plus, 0); nodes])?;
+    let graph = t.device.graph(&vec![t.launch(&plus, 0); nodes], &chain(nodes))?;
     t.stream.upload(graph.as_ref())?;
     // microseconds until the call returns, until the device is done, and between two marks
     let turn = |write: bool| -> Outcome<[f64; 3]> {

@@ -1,24 +1,33 @@
 //! Lanes: what one run at a time needs.
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
-//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots; a new shape or
-//! new pointers rewrite the block, with one copy, and only if a slot changed.
+//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots. A new shape or new
+//! pointers rewrite the slots that changed and no others (`block`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream};
-use bespoke_plan::{Binding, Place, Plan};
+use bespoke_plan::{Binding, BufferId, Place, Plan};
 
+use crate::block::Held;
 use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::ledger::{Ledger, LedgerArena, Purpose};
+use crate::order::{Edges, GraphOrder};
 use crate::program::Program;
 use crate::request::{GraphReason, GraphUse};
-use crate::weights::{Weights, le_bytes};
+use crate::weights::Weights;
 
 type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
+
+/// An executable graph with the order that it was recorded in, which no update changes.
+#[derive(Debug)]
+struct Recorded<G> {
+    graph: G,
+    edges: Arc<Edges>,
+}
 
 /// The part of a lane that the director may touch while a run is under way.
 #[derive(Debug)]
@@ -26,18 +35,24 @@ pub(crate) struct Executables {
     /// Number of the lane in its session.
     pub(crate) number: u64,
     block: Arc<dyn Memory>,
-    graphs: Mutex<BTreeMap<u64, (SharedGraph, GraphReason)>>,
-    spares: Mutex<Vec<Box<dyn Graph>>>,
+    order: GraphOrder,
+    graphs: Mutex<BTreeMap<u64, (Recorded<SharedGraph>, GraphReason)>>,
+    spares: Mutex<Vec<Recorded<Box<dyn Graph>>>>,
 }
 
 impl Executables {
     /// A program's graph, and who made it.
     fn find(&self, program: &Program) -> Option<(SharedGraph, GraphReason)> {
-        self.graphs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&program.id)
-            .cloned()
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (recorded, reason) = graphs.get(&program.id)?;
+        Some((recorded.graph.clone(), *reason))
+    }
+
+    /// A spare executable with these edges, if there is one.
+    fn take_spare(&self, edges: &Edges) -> Option<Recorded<Box<dyn Graph>>> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = spares.iter().rposition(|s| s.edges.edges == edges.edges)?;
+        Some(spares.swap_remove(at))
     }
 
     /// Makes the executable of a program, of a spare one if there is any, and uploads it.
@@ -55,34 +70,38 @@ impl Executables {
         }
         let start = Instant::now();
         let launches = program.launches(&plan.steps, self.block.ptr());
-        let spare = self
-            .spares
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let wanted = self.order.edges(plan, device);
+        let spare = self.take_spare(&wanted).filter(|s| s.graph.len() == launches.len());
         let updated = spare.is_some();
-        let graph = match spare {
-            Some(mut graph) => {
+        let Recorded { graph, edges } = match spare {
+            Some(mut spare) => {
                 for (i, launch) in launches.iter().enumerate() {
-                    graph.update(i, launch)?;
+                    spare.graph.update(i, launch)?;
                 }
-                graph
+                spare
             }
-            None => device.graph(&launches)?,
+            None => Recorded {
+                graph: device.graph(&launches, &wanted.edges)?,
+                edges: Arc::new(wanted),
+            },
         };
         stream.upload(&*graph)?;
         stream.synchronize()?;
-        let nodes = graph.len();
+        let (nodes, programmatic) = (graph.len(), graph.programmatic());
         let graph = Arc::new(Mutex::new(graph));
         let made = match (on_path, &program.class) {
             (true, _) => GraphReason::MadeByRun,
             (false, None) => GraphReason::MadeAtLoad,
             (false, Some(_)) => GraphReason::MadeAtInstall,
         };
+        let recorded = Recorded {
+            graph: graph.clone(),
+            edges: edges.clone(),
+        };
         self.graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(program.id, (graph.clone(), made));
+            .insert(program.id, (recorded, made));
         let class = program
             .class
             .as_ref()
@@ -91,6 +110,9 @@ impl Executables {
         log.push(EventKind::Record {
             class,
             nodes,
+            edges: edges.edges.len(),
+            programmatic,
+            plain: edges.plain,
             updated,
             micros,
             on_path,
@@ -106,11 +128,14 @@ impl Executables {
         plan: &Plan,
         device: &dyn Device,
     ) -> Result<(), Error> {
-        let graph = device.graph(&program.launches(&plan.steps, self.block.ptr()))?;
+        let edges = self.order.edges(plan, device);
+        let launches = program.launches(&plan.steps, self.block.ptr());
+        let graph = device.graph(&launches, &edges.edges)?;
+        let edges = Arc::new(edges);
         self.spares
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(graph);
+            .push(Recorded { graph, edges });
         Ok(())
     }
 
@@ -128,17 +153,20 @@ impl Executables {
 
     /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it.
     pub(crate) fn retire(&self, program: u64) {
-        let graph = self
+        let recorded = self
             .graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&program);
-        if let Some(Ok(mutex)) = graph.map(|(graph, _)| Arc::try_unwrap(graph)) {
+        let Some((Recorded { graph, edges }, _)) = recorded else {
+            return;
+        };
+        if let Ok(mutex) = Arc::try_unwrap(graph) {
             let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
             self.spares
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(graph);
+                .push(Recorded { graph, edges });
         }
     }
 }
@@ -148,6 +176,14 @@ impl Executables {
 pub(crate) struct Pointers {
     pub(crate) inputs: Vec<DevicePtr>,
     pub(crate) outputs: Vec<DevicePtr>,
+}
+
+impl Pointers {
+    /// Becomes equal to others, in the memory that is there.
+    pub(crate) fn take_over(&mut self, others: &Pointers) {
+        self.inputs.clone_from(&others.inputs);
+        self.outputs.clone_from(&others.outputs);
+    }
 }
 
 /// See the module.
@@ -160,10 +196,8 @@ pub(crate) struct Lane {
     /// Device memory for inputs and outputs that live on the host, grown as needed.
     staging_in: Vec<Option<Arc<dyn Memory>>>,
     staging_out: Vec<Option<Arc<dyn Memory>>>,
-    /// What the block holds now, and for which shape and pointers it was made.
-    slots: Vec<i64>,
-    made_for: Option<(Vec<i64>, Pointers)>,
-    scratch: Vec<i64>,
+    /// What the extent block holds.
+    held: Held,
 }
 
 /// How a program was executed.
@@ -190,6 +224,7 @@ impl Lane {
         plan: &Plan,
         device: &dyn Device,
         ledger: &Arc<Ledger>,
+        order: GraphOrder,
     ) -> Result<Lane, Error> {
         let bytes = plan.slot_count().max(1) as u64 * 8;
         let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
@@ -197,6 +232,7 @@ impl Lane {
             executables: Arc::new(Executables {
                 number,
                 block,
+                order,
                 graphs: Mutex::default(),
                 spares: Mutex::default(),
             }),
@@ -206,9 +242,7 @@ impl Lane {
             ledger: ledger.clone(),
             staging_in: vec![None; plan.inputs.len()],
             staging_out: vec![None; plan.outputs.len()],
-            slots: Vec::new(),
-            made_for: None,
-            scratch: Vec::new(),
+            held: Held::default(),
         })
     }
 
@@ -330,37 +364,23 @@ impl Lane {
         pointers: &Pointers,
         weights: &Weights,
     ) -> Result<bool, Error> {
-        if let Some((symbols, known)) = &self.made_for
-            && *symbols == binding.symbols
-            && known == pointers
-        {
-            return Ok(false);
-        }
         let arena = self.arena.ptr();
-        plan.slots(
-            &plan.steps,
-            binding,
-            |i, place, offset| match place {
-                Place::Input(n) => pointers.inputs[*n].0,
-                Place::Output(n) => pointers.outputs[*n].0,
-                Place::Constant(_) | Place::Persistent => {
-                    weights.ptr(bespoke_plan::BufferId(i as u32)).0
-                }
-                Place::Arena { .. } => arena.offset(offset).0,
-            },
-            &mut self.scratch,
-        );
-        let changed = self.scratch != self.slots;
-        if changed {
-            // a failed write leaves the block in doubt: forget what it held
-            self.made_for = None;
-            self.slots.clear();
-            self.stream
-                .write(self.executables.block.ptr(), &le_bytes(&self.scratch))?;
-            std::mem::swap(&mut self.slots, &mut self.scratch);
+        let changed = self.held.update(plan, binding, pointers, |i, place, offset| match place {
+            Place::Input(n) => pointers.inputs[*n].0,
+            Place::Output(n) => pointers.outputs[*n].0,
+            Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
+            Place::Arena { .. } => arena.offset(offset).0,
+        });
+        let block = self.executables.block.ptr();
+        for piece in 0..changed {
+            let (at, bytes) = self.held.bytes(piece);
+            if let Err(e) = self.stream.write(block.offset(at), bytes) {
+                // a failed write leaves the block in doubt
+                self.held.forget();
+                return Err(e.into());
+            }
         }
-        self.made_for = Some((binding.symbols.clone(), pointers.clone()));
-        Ok(changed)
+        Ok(changed > 0)
     }
 }
 

@@ -16,7 +16,8 @@
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
-//!   graph serves all shapes of a program and any pointers.
+//!   graph serves all shapes of a program and any pointers. `block`: what of it has to be written.
+//! - `order`: in which order a graph's kernels run.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
 //! - `lessons`: the shapes that occurred, for the next session of the model.
@@ -30,6 +31,7 @@
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`mod@feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
+mod block;
 pub mod costs;
 pub mod director;
 pub mod error;
@@ -40,6 +42,7 @@ pub mod lane;
 mod ledger;
 mod lessons;
 mod load;
+mod order;
 pub mod patience;
 pub mod prebuild;
 pub mod profile;
@@ -64,8 +67,8 @@ pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
-    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
-    SessionOptions,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions, RunReport,
+    RunResult, SessionOptions,
 };
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;

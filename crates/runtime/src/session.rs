@@ -110,6 +110,11 @@ impl Session {
     pub(crate) fn views<'a>(&self, bindings: &'a Bindings) -> Result<Views<'a>, Error> {
         let plan = &self.core.plan;
         let find = |what, list: &'a [(String, TensorView)], ports: &[Port]| {
+            // whoever keeps to the model's order is not searched for
+            let mut pairs = list.iter().zip(ports);
+            if list.len() == ports.len() && pairs.all(|(l, port)| l.0 == port.name) {
+                return Ok(list.iter().map(|(_, view)| view).collect());
+            }
             self.check_names(what, list.iter().map(|i| i.0.as_str()), ports)?;
             let views = ports.iter().map(|port| {
                 let found = list.iter().find(|(name, _)| *name == port.name);
@@ -200,10 +205,17 @@ impl Session {
 
         let mut shape = String::new();
         for (port, dims) in core.plan.inputs.iter().zip(&dims) {
-            let text: Vec<String> = dims.iter().map(i64::to_string).collect();
-            let comma = if shape.is_empty() { "" } else { "," };
-            // writing to a String cannot fail
-            let _ = write!(shape, "{comma}{}:{}", port.name, text.join("x"));
+            if !shape.is_empty() {
+                shape.push(',');
+            }
+            shape.push_str(&port.name);
+            for (i, d) in dims.iter().enumerate() {
+                // writing to a String cannot fail
+                let _ = write!(shape, "{}{d}", if i == 0 { ':' } else { 'x' });
+            }
+            if dims.is_empty() {
+                shape.push(':');
+            }
         }
         let report = RunReport {
             run,

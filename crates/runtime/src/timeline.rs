@@ -273,6 +273,7 @@ impl Process {
                 micros,
                 on_path,
                 lane,
+                ..
             } => {
                 let track = match on_path {
                     true => self.lane(*lane),
