@@ -246,9 +246,9 @@ fn with_tracks(mut needs: Vec<Vec<usize>>, sizes: &[Size]) -> Vec<Vec<usize>> {
             false => until[s],
         });
         let join = join.min().unwrap_or(usize::MAX);
-        // the track that lets it begin earliest
+        // the track that lets it begin earliest, and of those one that is not in use yet
         let free = tracks.iter_mut().filter(|t| t.tail.is_none_or(|t| t < first));
-        let track = free.min_by_key(|t| fork.max(t.since));
+        let track = free.min_by_key(|t| (fork.max(t.since), t.tail.is_some()));
         let work: u32 = segment.iter().map(|s| sizes[*s].work).sum();
         match track {
             Some(track)

@@ -59,3 +59,61 @@ impl GraphOrder {
         Edges { edges, plain }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bespoke_host::{HostDevice, HostOptions};
+    use bespoke_ir::op::MatMul;
+    use bespoke_ir::{Constant, DType, Graph, TensorType};
+
+    use super::*;
+
+    /// `((x·w)·w)·((x·w)·w')ᵀ`: two steps in a row, then two side by side that meet.
+    fn plan() -> Plan {
+        let mut g = Graph::new("two branches");
+        let f = DType::F32;
+        let x = g.add_input("x", TensorType::new(f, vec![4.into(), 8.into()]));
+        let times = |g: &mut Graph, name: &str, x| {
+            let w = Constant::new(f, vec![8, 8], vec![0; 256].into()).unwrap();
+            let w = g.add_constant("w", w);
+            g.add1(name, MatMul::default(), &[x, w]).unwrap()
+        };
+        let a = times(&mut g, "a", x);
+        let b = times(&mut g, "b", a);
+        let (c, d) = (times(&mut g, "c", b), times(&mut g, "d", b));
+        let last = MatMul {
+            transpose_b: true,
+            ..MatMul::default()
+        };
+        let y = g.add1("y", last, &[c, d]).unwrap();
+        g.add_output(y);
+        bespoke_plan::plan(&g).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_up_has_a_reason() {
+        let plan = plan();
+        let host = HostDevice::new(HostOptions::default());
+        let edges = |graph, programmatic| {
+            let options = SessionOptions {
+                cuda_graph: graph,
+                programmatic_launch: programmatic,
+                ..SessionOptions::default()
+            };
+            GraphOrder::of(&options).edges(&plan, &*host)
+        };
+        assert!(plan.edges.contains(&Edge::programmatic(0, 1)), "{plan}");
+        for (programmatic, reason) in [
+            (ProgrammaticLaunch::Auto, "serial"),
+            (ProgrammaticLaunch::Off, "asked"),
+        ] {
+            let whole = edges(GraphMode::Whole, programmatic);
+            assert_eq!(whole.plain, Some(reason));
+            assert_eq!(whole.edges.len(), plan.edges.len());
+            assert!(whole.edges.iter().all(|e| !e.programmatic));
+        }
+        let in_a_row = edges(GraphMode::Chain, ProgrammaticLaunch::Auto);
+        assert_eq!((in_a_row.edges, in_a_row.plain), (chain(5), None));
+        assert!(plan.edges.len() > 4, "{plan}");
+    }
+}

@@ -163,16 +163,33 @@ impl Session {
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
         let run = core.number();
         let signature = Signature::new(&binding.symbols);
-        let generic = core.pick(&signature).generic > 0;
-        self.observe(&signature, run, generic, patience)?;
-        let program = core.pick(&signature);
+        patience.check("it was queued")?;
+        let mut program = core.pick(&signature);
+        let generic = program.generic > 0;
+        let mut told = self.may_block;
+        if told {
+            self.observe(&signature, run, generic, patience)?;
+            program = core.pick(&signature);
+        }
+        // telling wakes another thread: unless the run may have to wait for what comes of it, the device begins first
+        let mut queued = || match std::mem::replace(&mut told, true) {
+            true => Ok(()),
+            false => self.observe(&signature, run, generic, patience),
+        };
 
         let mut wait_us = 0;
         let mut attempt = |program: &Program| {
             let mut lane = core.lane(patience)?;
             wait_us = start.elapsed().as_micros() as u64;
             let mut result = run_on(
-                &mut lane, core, program, &binding, sources, targets, options,
+                &mut lane,
+                core,
+                program,
+                &binding,
+                sources,
+                targets,
+                options,
+                &mut queued,
             );
             if let Ok((_, ran)) = &mut result {
                 ran.latency_us = start.elapsed().as_micros() as u64;
@@ -200,6 +217,8 @@ impl Session {
             }
             result => (program, result),
         };
+        // a shape whose run failed has occurred as well
+        queued()?;
         let (outputs, ran) = result?;
         let execution = ran.execution;
 
@@ -294,7 +313,6 @@ impl Session {
         generic: bool,
         patience: Patience<'_>,
     ) -> Result<(), Error> {
-        patience.check("it was queued")?;
         let message = |reply| Message::Observed {
             signature: signature.clone(),
             run,
@@ -419,6 +437,10 @@ impl Drop for Session {
     }
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call site; a struct would only rename them"
+)]
 fn run_on(
     lane: &mut Lane,
     core: &Core,
@@ -427,6 +449,7 @@ fn run_on(
     sources: &[Source<'_>],
     targets: Option<&[&TensorView]>,
     options: &RunOptions,
+    queued: &mut dyn FnMut() -> Result<(), Error>,
 ) -> Result<(Vec<Tensor>, Ran), Error> {
     let (plan, device) = (&core.plan, &*core.loader.device);
     let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
@@ -462,6 +485,7 @@ fn run_on(
         &core.log,
         core.whole_graph,
     )?;
+    queued()?;
     let mut outputs = Vec::new();
     if targets.is_none() {
         for (port, &ptr) in plan.outputs.iter().zip(&pointers.outputs) {
