@@ -141,7 +141,13 @@ impl CudaGraph {
         };
         let on = context.enter()?;
         for range in chunks(launches.len()) {
-            graph.record_piece(&on, arch, range.start, &launches[range.clone()], &before[range])?;
+            graph.record_piece(
+                &on,
+                arch,
+                range.start,
+                &launches[range.clone()],
+                &before[range],
+            )?;
         }
         drop(on);
         Ok(graph)
@@ -203,7 +209,13 @@ impl CudaGraph {
             let (to, data) = (vec![node; count], vec![PROGRAMMATIC; count]);
             // SAFETY: reads `count` entries of each list; all nodes are of this graph.
             let code = unsafe {
-                add_edges(raw, programmatic.as_ptr(), to.as_ptr(), data.as_ptr(), count)
+                add_edges(
+                    raw,
+                    programmatic.as_ptr(),
+                    to.as_ptr(),
+                    data.as_ptr(),
+                    count,
+                )
             };
             on.check("cuGraphAddDependencies", code)?;
             self.programmatic += count;
@@ -418,7 +430,10 @@ mod tests {
         let launches = vec![launch(&context, 8); CHUNK + 1];
         let edges: Vec<Edge> = (1..=CHUNK).map(|i| Edge::programmatic(i - 1, i)).collect();
         let graph = record(&context, &launches, &edges).unwrap();
-        assert_eq!((graph.programmatic(), fake::edges().len()), (CHUNK - 1, CHUNK - 1));
+        assert_eq!(
+            (graph.programmatic(), fake::edges().len()),
+            (CHUNK - 1, CHUNK - 1)
+        );
     }
 
     #[test]

@@ -247,7 +247,9 @@ fn with_tracks(mut needs: Vec<Vec<usize>>, sizes: &[Size]) -> Vec<Vec<usize>> {
         });
         let join = join.min().unwrap_or(usize::MAX);
         // the track that lets it begin earliest, and of those one that is not in use yet
-        let free = tracks.iter_mut().filter(|t| t.tail.is_none_or(|t| t < first));
+        let free = tracks
+            .iter_mut()
+            .filter(|t| t.tail.is_none_or(|t| t < first));
         let track = free.min_by_key(|t| (fork.max(t.since), t.tail.is_some()));
         let work: u32 = segment.iter().map(|s| sizes[*s].work).sum();
         match track {
@@ -302,12 +304,7 @@ fn joins(after: &[Vec<usize>], main: &[bool]) -> Vec<usize> {
 }
 
 /// The row of steps from `first` on in which each is the only consumer of the one before and has no other producer.
-fn segment(
-    first: usize,
-    needs: &[Vec<usize>],
-    after: &[Vec<usize>],
-    main: &[bool],
-) -> Vec<usize> {
+fn segment(first: usize, needs: &[Vec<usize>], after: &[Vec<usize>], main: &[bool]) -> Vec<usize> {
     let mut segment = vec![first];
     let mut at = first;
     while let [next] = after[at][..]

@@ -47,7 +47,14 @@ fn projections(rows: impl Fn(&mut Graph) -> SymInt, size: i64) -> Plan {
     let q = product(&mut g, "q", h, size, size);
     let k = product(&mut g, "k", h, size, size);
     let v = product(&mut g, "v", h, size, size);
-    let s = g.add1("s", MatMul { transpose_b: true, ..MatMul::default() }, &[q, k]);
+    let s = g.add1(
+        "s",
+        MatMul {
+            transpose_b: true,
+            ..MatMul::default()
+        },
+        &[q, k],
+    );
     let y = g.add1("y", MatMul::default(), &[s.unwrap(), v]).unwrap();
     g.add_output(y);
     let plan = crate::plan(&g).unwrap();
@@ -97,11 +104,24 @@ fn a_lone_map_is_not_worth_a_branch() {
     // read twice, so that nothing takes it in
     let n = Map::new(Expr::unary(UnaryOp::Exp, DType::F32));
     let n = g.add1("n", n, &[m]).unwrap();
-    let c = g.add1("c", MatMul { transpose_b: true, ..MatMul::default() }, &[b, n]).unwrap();
+    let c = g
+        .add1(
+            "c",
+            MatMul {
+                transpose_b: true,
+                ..MatMul::default()
+            },
+            &[b, n],
+        )
+        .unwrap();
     let d = g.add1("d", MatMul::default(), &[c, n]).unwrap();
     g.add_output(d);
     let plan = crate::plan(&g).unwrap();
-    let chain: Vec<Edge> = plan.edges.iter().map(|e| Edge::plain(e.from, e.to)).collect();
+    let chain: Vec<Edge> = plan
+        .edges
+        .iter()
+        .map(|e| Edge::plain(e.from, e.to))
+        .collect();
     assert_eq!(chain, bespoke_device::chain(plan.steps.len()), "{plan}");
 }
 
@@ -115,7 +135,10 @@ fn a_segment_stays_near_its_place() {
         at = product(&mut g, &format!("m{i}"), at, 32, 32);
         if i == 19 {
             let side = product(&mut g, "side", origin, 32, 32);
-            let both = MatMul { transpose_b: true, ..MatMul::default() };
+            let both = MatMul {
+                transpose_b: true,
+                ..MatMul::default()
+            };
             let s = g.add1("join", both, &[at, side]).unwrap();
             at = product(&mut g, "m", s, 4, 32);
         }
@@ -168,9 +191,13 @@ fn random(picks: &[(u8, u8, u8)], large: u8) -> Plan {
                 product(&mut g, &format!("{name}b"), wide, 1 << 19, 16)
             }
             1 | 2 => {
-                let both = MatMul { transpose_b: true, ..MatMul::default() };
+                let both = MatMul {
+                    transpose_b: true,
+                    ..MatMul::default()
+                };
                 let s = g.add1(name.as_str(), both, &[a, b]).unwrap();
-                g.add1(&*format!("{name}b"), MatMul::default(), &[s, a]).unwrap()
+                g.add1(&*format!("{name}b"), MatMul::default(), &[s, a])
+                    .unwrap()
             }
             _ => {
                 let map = Map::new(Expr::unary(UnaryOp::Exp, DType::F32));

@@ -58,7 +58,10 @@ pub fn verify(plan: &Plan) -> Result<(), VerifyError> {
 fn check_order(plan: &Plan) -> Result<(), VerifyError> {
     let fail = |step: usize, reason: String| {
         Err(VerifyError {
-            step: plan.steps.get(step).map_or(String::new(), |s| s.name.clone()),
+            step: plan
+                .steps
+                .get(step)
+                .map_or(String::new(), |s| s.name.clone()),
             reason,
         })
     };
@@ -80,7 +83,10 @@ fn check_order(plan: &Plan) -> Result<(), VerifyError> {
                 if let Some(other) = seen.iter().find(|s| !ordered(s, writes)) {
                     let other = &plan.steps[other.0].name;
                     let name = name(plan, b);
-                    return fail(i, format!("nothing orders it and `{other}`, and both touch `{name}`"));
+                    return fail(
+                        i,
+                        format!("nothing orders it and `{other}`, and both touch `{name}`"),
+                    );
                 }
                 seen.push((i, writes));
                 let outside = match writes {

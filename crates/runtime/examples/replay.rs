@@ -11,7 +11,10 @@
 //!
 //! On a GPU the driver's part comes on top: one graph launch for every 250 steps, and one copy for each piece of the
 //! extent block that changed.
-#![allow(clippy::print_stdout, reason = "a program that prints what it measures")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a program that prints what it measures"
+)]
 
 use std::any::Any;
 use std::error::Error;

@@ -119,7 +119,9 @@ mod tests {
         for i in 0..factors {
             let ty = TensorType::new(DType::F32, vec![8.into(), 8.into()]);
             let y = g.add_input(format!("y{i}"), ty);
-            at = g.add1(format!("p{i}"), MatMul::default(), &[at, y]).unwrap();
+            at = g
+                .add1(format!("p{i}"), MatMul::default(), &[at, y])
+                .unwrap();
         }
         g.add_output(at);
         bespoke_plan::plan(&g).unwrap()

@@ -71,7 +71,9 @@ impl Executables {
         let start = Instant::now();
         let launches = program.launches(&plan.steps, self.block.ptr());
         let wanted = self.order.edges(plan, device);
-        let spare = self.take_spare(&wanted).filter(|s| s.graph.len() == launches.len());
+        let spare = self
+            .take_spare(&wanted)
+            .filter(|s| s.graph.len() == launches.len());
         let updated = spare.is_some();
         let Recorded { graph, edges } = match spare {
             Some(mut spare) => {
@@ -365,12 +367,14 @@ impl Lane {
         weights: &Weights,
     ) -> Result<bool, Error> {
         let arena = self.arena.ptr();
-        let changed = self.held.update(plan, binding, pointers, |i, place, offset| match place {
-            Place::Input(n) => pointers.inputs[*n].0,
-            Place::Output(n) => pointers.outputs[*n].0,
-            Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
-            Place::Arena { .. } => arena.offset(offset).0,
-        });
+        let changed = self
+            .held
+            .update(plan, binding, pointers, |i, place, offset| match place {
+                Place::Input(n) => pointers.inputs[*n].0,
+                Place::Output(n) => pointers.outputs[*n].0,
+                Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
+                Place::Arena { .. } => arena.offset(offset).0,
+            });
         let block = self.executables.block.ptr();
         for piece in 0..changed {
             let (at, bytes) = self.held.bytes(piece);

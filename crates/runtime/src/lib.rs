@@ -67,8 +67,8 @@ pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
-    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions, RunReport,
-    RunResult, SessionOptions,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions,
+    RunReport, RunResult, SessionOptions,
 };
 pub use service::{CompileService, CompileStats, ServiceOptions};
 pub use session::Session;

@@ -380,7 +380,10 @@ fn branches_change_no_bit_and_events_count_edges() {
         (results, edges)
     };
     let (whole, edges) = result(GraphMode::Whole);
-    assert!(edges.len() > 1 && edges.iter().all(|e| *e == (2, 0, None)), "{edges:?}");
+    assert!(
+        edges.len() > 1 && edges.iter().all(|e| *e == (2, 0, None)),
+        "{edges:?}"
+    );
     let (chain, edges) = result(GraphMode::Chain);
     assert!(edges.iter().all(|e| *e == (2, 0, None)), "{edges:?}");
     let (off, edges) = result(GraphMode::Off);

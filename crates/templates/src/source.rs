@@ -96,7 +96,9 @@ fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
         let line = match p.dtype {
             Some(_) if waits => {
                 let address = format!("{}_address", p.name);
-                waited.push(format!("asm volatile(\"\" : \"+l\"({address}) :: \"memory\");"));
+                waited.push(format!(
+                    "asm volatile(\"\" : \"+l\"({address}) :: \"memory\");"
+                ));
                 waited.push(pointer(&p, &address));
                 format!("long long {address} = slots[{slot}];")
             }
@@ -134,7 +136,11 @@ fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
 /// The declaration of a tensor at an address.
 fn pointer(p: &Param, address: &str) -> String {
     let ty = p.dtype.map_or("void", cuda_type);
-    let constant = if p.kind == SlotKind::Read { "const " } else { "" };
+    let constant = if p.kind == SlotKind::Read {
+        "const "
+    } else {
+        ""
+    };
     format!(
         "{constant}{ty}* const __restrict__ {} = ({constant}{ty}*){address};",
         p.name
@@ -163,9 +169,17 @@ mod tests {
             let text = source(90);
             let (before, after) = text.split_once("griddepcontrol.wait").unwrap();
             assert!(before.contains("griddepcontrol.launch_dependents"));
-            for p in sample.template.params().iter().filter(|p| p.dtype.is_some()) {
+            for p in sample
+                .template
+                .params()
+                .iter()
+                .filter(|p| p.dtype.is_some())
+            {
                 let declared = format!("* const __restrict__ {} =", p.name);
-                assert!(!before.contains(&declared) && after.contains(&declared), "{declared}");
+                assert!(
+                    !before.contains(&declared) && after.contains(&declared),
+                    "{declared}"
+                );
             }
         }
     }

@@ -118,18 +118,27 @@ pub(crate) fn a_kernel_that_starts_early_waits(rig: &Rig) -> Outcome {
     let (launches, edges, memory) = row(rig, &kernels)?;
     let graph = rig.device.graph(&launches, &edges).map_err(words)?;
     let (had, wanted) = (graph.programmatic(), expected(rig, &edges));
-    ensure!(had == wanted, "{had} programmatic edges instead of {wanted}");
+    ensure!(
+        had == wanted,
+        "{had} programmatic edges instead of {wanted}"
+    );
     let stream = rig.stream()?;
     let mut value = 0.0_f32;
     for _ in 0..3 {
         stream
-            .write(memory[0].ptr(), bytemuck::cast_slice(&vec![0.0_f32; LENGTH]))
+            .write(
+                memory[0].ptr(),
+                bytemuck::cast_slice(&vec![0.0_f32; LENGTH]),
+            )
             .map_err(words)?;
         stream.replay(graph.as_ref()).map_err(words)?;
-        value = kernels.iter().enumerate().fold(0.0, |x, (i, _)| match i % 20 {
-            19 => x * 2.0 - 1.0,
-            _ => x + 1.0,
-        });
+        value = kernels
+            .iter()
+            .enumerate()
+            .fold(0.0, |x, (i, _)| match i % 20 {
+                19 => x * 2.0 - 1.0,
+                _ => x + 1.0,
+            });
         let got = read_floats(stream.as_ref(), memory[0].ptr(), LENGTH)?;
         let wrong = got.iter().position(|v| *v != value);
         ensure!(
@@ -140,7 +149,10 @@ pub(crate) fn a_kernel_that_starts_early_waits(rig: &Rig) -> Outcome {
     }
     // the same on a stream, where nothing starts early
     stream
-        .write(memory[0].ptr(), bytemuck::cast_slice(&vec![0.0_f32; LENGTH]))
+        .write(
+            memory[0].ptr(),
+            bytemuck::cast_slice(&vec![0.0_f32; LENGTH]),
+        )
         .map_err(words)?;
     for launch in &launches {
         stream.launch(launch).map_err(words)?;
@@ -167,7 +179,10 @@ pub(crate) fn kernels_between_programmatic_edges_can_be_replaced(rig: &Rig) -> O
                 .map_err(words)?;
         }
         stream
-            .write(memory[0].ptr(), bytemuck::cast_slice(&vec![0.0_f32; LENGTH]))
+            .write(
+                memory[0].ptr(),
+                bytemuck::cast_slice(&vec![0.0_f32; LENGTH]),
+            )
             .map_err(words)?;
         stream.upload(graph.as_ref()).map_err(words)?;
         stream.replay(graph.as_ref()).map_err(words)?;

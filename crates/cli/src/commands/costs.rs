@@ -20,8 +20,7 @@ use crate::costs::table::Table;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions,
-    Size,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions, Size,
 };
 use crate::placed::on_device;
 use crate::shapes::{Dims, Shapes};

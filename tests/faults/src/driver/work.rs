@@ -205,7 +205,9 @@ pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
         // SAFETY: the caller's list.
         let after = unsafe { list(after, count) };
         if !in_graph(b, graph, after) {
-            return b.wrong("cuGraphAddKernelNode_v2: waits for a node of no or another graph".to_owned());
+            return b.wrong(
+                "cuGraphAddKernelNode_v2: waits for a node of no or another graph".to_owned(),
+            );
         }
         let handle = b.handle();
         b.nodes.entry(graph).or_default().insert(handle, function);
