@@ -96,8 +96,10 @@ impl FromStr for Strategy {
 /// `--cuda-graph`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Graphs {
-    /// A run is one recorded graph
+    /// A run is one recorded graph, whose small independent kernels run side by side
     Whole,
+    /// A run is one recorded graph in which each kernel follows the one before it
+    Chain,
     /// Kernels are launched one by one
     Off,
 }
@@ -107,9 +109,20 @@ impl Graphs {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Graphs::Whole => "whole",
+            Graphs::Chain => "chain",
             Graphs::Off => "off",
         }
     }
+}
+
+/// `--programmatic-launch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Programmatic {
+    /// Between small kernels of a graph, where card and driver can
+    #[default]
+    Auto,
+    /// Never
+    Off,
 }
 
 /// A number of bytes with a base-2 suffix: `512M`, `2G`, `0.5G`.
@@ -241,6 +254,9 @@ pub(crate) struct SessionOptions {
     /// Whether a run is replayed as one recorded graph
     #[arg(long, value_enum, default_value = "whole", alias = "cudaGraph")]
     pub(crate) cuda_graph: Graphs,
+    /// Whether a kernel of a graph may start while the one before it ends
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) programmatic_launch: Programmatic,
     /// Fail where a run is no recorded graph
     #[arg(long)]
     pub(crate) require_graph: bool,

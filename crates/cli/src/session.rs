@@ -10,8 +10,8 @@ use bespoke::cache::OffReason;
 use bespoke::device::Device;
 use bespoke::ir::{Constant, Graph};
 use bespoke::runtime::{
-    self, CompileService, ErrorKind, Feed, GraphMode, Progress, ServiceOptions, Session, Tensor,
-    feed,
+    self, CompileService, ErrorKind, Feed, GraphMode, ProgrammaticLaunch, Progress, ServiceOptions,
+    Session, Tensor, feed,
 };
 use bespoke::{DeviceChoice, cuda, open_device};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::options::{Graphs, Place, SessionOptions};
+use crate::options::{Graphs, Place, Programmatic, SessionOptions};
 use crate::warnings;
 
 impl From<runtime::Error> for Failure {
@@ -129,7 +129,12 @@ impl Workplace {
                 .collect(),
             cuda_graph: match flags.cuda_graph {
                 Graphs::Whole => GraphMode::Whole,
+                Graphs::Chain => GraphMode::Chain,
                 Graphs::Off => GraphMode::Off,
+            },
+            programmatic_launch: match flags.programmatic_launch {
+                Programmatic::Auto => ProgrammaticLaunch::Auto,
+                Programmatic::Off => ProgrammaticLaunch::Off,
             },
             ..runtime::SessionOptions::default()
         };

@@ -3,12 +3,22 @@
 static __device__ __forceinline__ long long first() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 static __device__ __forceinline__ long long stride() { return (long long)gridDim.x * blockDim.x; }
 
+// where kernels can be launched while the ones before them end: a small grid lets the next start, and all wait
+#if __CUDA_ARCH__ >= 900
+#define MEET                                                                     \
+    if (gridDim.x <= 128) asm volatile("griddepcontrol.launch_dependents;");     \
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#else
+#define MEET
+#endif
+
 // slots: input, output, number of floats
 #define POINTWISE(NAME, EXPRESSION)                                              \
     extern "C" __global__ void __launch_bounds__(256) NAME(const long long* slots) { \
         const float* in = (const float*)slots[0];                                \
         float* out = (float*)slots[1];                                           \
         const long long n = slots[2];                                            \
+        MEET                                                                     \
         for (long long i = first(); i < n; i += stride()) {                      \
             const float x = in[i];                                               \
             out[i] = (EXPRESSION);                                               \

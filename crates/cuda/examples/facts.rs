@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use bespoke_cuda::CudaDevice;
 use bespoke_device::{
-    Device, DevicePtr, Graph, Image, Kernel, Launch, LaunchConfig, Memory, Signature, Stream, Twin,
-    TwinCall, TwinError,
+    Device, DevicePtr, Edge, Graph, Image, Kernel, Launch, LaunchConfig, Memory, Signature, Stream,
+    Twin, TwinCall, TwinError, chain,
 };
 use bespoke_jit::{CompileRequest, Compiled, Nvrtc, SearchPlan};
 use bytes::Bytes;
@@ -143,7 +143,7 @@ impl Bench {
             .zip([0, 4, 8])
             .map(|(k, slot)| self.launch(k, slot))
             .collect();
-        Ok(self.device.graph(&launches)?)
+        Ok(self.device.graph(&launches, &chain(launches.len()))?)
     }
 
     fn chain_slots(&self, n: u64) -> Outcome<()> {
@@ -253,7 +253,7 @@ fn maps_in_memory(t: &Bench, what: &'static str, entry: &str) -> Outcome<Fact> {
         block: 128,
         shared_bytes: 0,
     };
-    let graph = t.device.graph(&[launch])?;
+    let graph = t.device.graph(&[launch], &[])?;
     let mut wrong = 0;
     for turn in 0..TURNS {
         let (at, seed) = sources[turn % 2];
@@ -328,7 +328,9 @@ fn updates(t: &Bench) -> Outcome<Fact> {
     // the chain works in place
     t.slots(&[a, a, n])?;
     let start = Instant::now();
-    let mut graph = t.device.graph(&vec![t.launch(&plus, 0); NODES])?;
+    let mut graph = t
+        .device
+        .graph(&vec![t.launch(&plus, 0); NODES], &chain(NODES))?;
     let recorded = start.elapsed().as_secs_f64() * 1e3;
     let mut expected_ops = vec![false; NODES];
     let mut right = 0;
@@ -384,7 +386,9 @@ fn writing(t: &Bench, what: &'static str, nodes: usize) -> Outcome<Fact> {
     block.resize(512, 0);
     let bytes: Vec<u8> = block.iter().flat_map(|s: &u64| s.to_le_bytes()).collect();
     t.stream.write(t.block.ptr(), &bytes)?;
-    let graph = t.device.graph(&vec![t.launch(&plus, 0); nodes])?;
+    let graph = t
+        .device
+        .graph(&vec![t.launch(&plus, 0); nodes], &chain(nodes))?;
     t.stream.upload(graph.as_ref())?;
     // microseconds until the call returns, until the device is done, and between two marks
     let turn = |write: bool| -> Outcome<[f64; 3]> {
@@ -416,6 +420,55 @@ fn writing(t: &Bench, what: &'static str, nodes: usize) -> Outcome<Fact> {
     })
 }
 
+/// What edges bring: the same kernels one after the other, the same by programmatic edges, and in four chains.
+fn orders(t: &Bench, what: &'static str, floats: usize) -> Outcome<Fact> {
+    const COUNT: usize = 120;
+    const MOST: usize = 4;
+    let plus = t.kernel("plus_one")?;
+    let place = |row: usize| t.a.ptr().offset((4 * row * floats) as u64);
+    let rows = (0..MOST).flat_map(|row| [place(row).0, place(row).0, floats as u64, 0]);
+    t.slots(&rows.collect::<Vec<u64>>())?;
+    let (mut times, mut right) = (Vec::new(), true);
+    for (chains, programmatic) in [(1, false), (1, true), (MOST, false), (MOST, true)] {
+        let launches: Vec<Launch> = (0..COUNT)
+            .map(|i| {
+                let mut launch = t.launch(&plus, 4 * (i % chains) as u64);
+                launch.config.grid[0] = floats.div_ceil(1024) as u32;
+                launch
+            })
+            .collect();
+        let edges: Vec<Edge> = (chains..COUNT)
+            .map(|to| Edge {
+                from: to - chains,
+                to,
+                programmatic,
+            })
+            .collect();
+        let graph = t.device.graph(&launches, &edges)?;
+        t.write(t.a.ptr(), &vec![0.0; MOST * floats])?;
+        t.stream.upload(graph.as_ref())?;
+        t.stream.replay(graph.as_ref())?;
+        let got = t.read(t.a.ptr(), chains * floats)?;
+        right &= got.iter().all(|v| *v == (COUNT / chains) as f32);
+        let time = median(|| {
+            let before = t.stream.mark()?;
+            t.stream.replay(graph.as_ref())?;
+            let after = t.stream.mark()?;
+            Ok(after.since(before.as_ref())? * 1e3)
+        })?;
+        times.push(format!("{time:.1}"));
+    }
+    let can = match t.device.dependent_launch() {
+        Ok(()) => String::new(),
+        Err(why) => format!(" (programmatic edges are plain: {})", why.code()),
+    };
+    Ok(Fact {
+        what,
+        holds: Some(right),
+        seen: format!("{} µs{can}", times.join(", ")),
+    })
+}
+
 fn run() -> Outcome<bool> {
     let t = Bench::new()?;
     let facts = [
@@ -438,6 +491,13 @@ fn run() -> Outcome<bool> {
             "4 KiB block written before a replay of 300 nodes: without -> with",
             300,
         ),
+        orders(
+            &t,
+            "120 kernels over 1,024 floats: a chain, the same programmatic, four chains, the same programmatic",
+            1 << 10,
+        ),
+        orders(&t, "the same over 65,536 floats", 1 << 16),
+        orders(&t, "the same over 262,144 floats", 1 << 18),
     ];
     let mut all = true;
     println!("\n| fact | holds | seen |\n|---|---|---|");

@@ -13,9 +13,9 @@ use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use cudarc::driver::sys;
 use sys::{
     CUDA_KERNEL_NODE_PARAMS, CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent,
-    CUfunction, CUfunction_attribute, CUgraph, CUgraphExec, CUgraphNode, CUmemAccessDesc,
-    CUmemAllocationGranularity_flags, CUmemAllocationProp, CUmemGenericAllocationHandle, CUmodule,
-    CUresult, CUstream,
+    CUfunction, CUfunction_attribute, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphNode,
+    CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationProp,
+    CUmemGenericAllocationHandle, CUmodule, CUresult, CUstream,
 };
 
 /// What a driver function returns: 0 for success.
@@ -170,8 +170,18 @@ api! {
         // from driver 550 on
         cuFuncGetParamInfo ["cuFuncGetParamInfo"] (
             function: CUfunction, index: usize, offset: *mut usize, bytes: *mut usize);
+        // from driver 545 on
+        cuGraphAddDependencies_v2 ["cuGraphAddDependencies_v2"] (
+            graph: CUgraph, from: *const CUgraphNode, to: *const CUgraphNode, data: *const CUgraphEdgeData, count: usize);
     }
 }
 
-// the optional entry with a counterpart in cudarc's bindings
+// the optional entries with a counterpart in cudarc's bindings
 const _: unsafe fn(CUfunction, usize, *mut usize, *mut usize) -> CUresult = sys::cuFuncGetParamInfo;
+const _: unsafe fn(
+    CUgraph,
+    *const CUgraphNode,
+    *const CUgraphNode,
+    *const CUgraphEdgeData,
+    usize,
+) -> CUresult = sys::cuGraphAddDependencies_v2;

@@ -64,6 +64,11 @@ impl Context {
         self.lost.get()
     }
 
+    /// The driver's functions.
+    pub(crate) fn api(&self) -> &'static Api {
+        self.api
+    }
+
     /// The device that the context is of.
     pub(crate) fn device(&self) -> sys::CUdevice {
         self.device

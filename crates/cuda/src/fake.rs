@@ -23,6 +23,7 @@ struct State {
     mapped: BTreeMap<u64, u64>,
     pinned: BTreeMap<u64, Box<[u64]>>,
     next_handle: u64,
+    edges: Vec<(u64, u64, bool)>,
 }
 
 thread_local! {
@@ -77,6 +78,11 @@ pub(crate) fn bytes_mapped() -> u64 {
 /// Pieces of pinned memory.
 pub(crate) fn pinned_pieces() -> usize {
     STATE.with_borrow(|s| s.pinned.len())
+}
+
+/// Edges of graphs since the last time: from, to, whether programmatic.
+pub(crate) fn edges() -> Vec<(u64, u64, bool)> {
+    STATE.with_borrow_mut(|s| std::mem::take(&mut s.edges))
 }
 
 fn handle() -> u64 {
@@ -224,6 +230,42 @@ unsafe extern "C" fn instantiate(
     })
 }
 
+unsafe extern "C" fn add_node(
+    node: *mut sys::CUgraphNode,
+    _: sys::CUgraph,
+    after: *const sys::CUgraphNode,
+    count: usize,
+    _: *const sys::CUDA_KERNEL_NODE_PARAMS,
+) -> Code {
+    play("cuGraphAddKernelNode_v2", || {
+        let made = handle();
+        for i in 0..count {
+            // SAFETY: the caller's list of nodes.
+            let from = unsafe { *after.add(i) } as u64;
+            STATE.with_borrow_mut(|s| s.edges.push((from, made, false)));
+        }
+        // SAFETY: the caller's pointer to one handle.
+        unsafe { *node = made as sys::CUgraphNode };
+    })
+}
+
+unsafe extern "C" fn add_edges(
+    _: sys::CUgraph,
+    from: *const sys::CUgraphNode,
+    to: *const sys::CUgraphNode,
+    data: *const sys::CUgraphEdgeData,
+    count: usize,
+) -> Code {
+    play("cuGraphAddDependencies_v2", || {
+        for i in 0..count {
+            // SAFETY: the caller's lists.
+            let (from, to, data) = unsafe { (*from.add(i), *to.add(i), *data.add(i)) };
+            let programmatic = data.type_ == 1 && data.from_port == 1 && data.to_port == 0;
+            STATE.with_borrow_mut(|s| s.edges.push((from as u64, to as u64, programmatic)));
+        }
+    })
+}
+
 unsafe extern "C" fn no_device(count: *mut c_int) -> Code {
     // SAFETY: the caller's pointer to one integer.
     play("cuDeviceGetCount", || unsafe { *count = 0 })
@@ -231,6 +273,17 @@ unsafe extern "C" fn no_device(count: *mut c_int) -> Code {
 
 /// A driver whose state is this thread's.
 pub(crate) fn driver() -> &'static Api {
+    let mut api = table();
+    api.cuGraphAddDependencies_v2 = Some(add_edges);
+    Box::leak(Box::new(api))
+}
+
+/// One from before 12.3.
+pub(crate) fn driver_without_edge_kinds() -> &'static Api {
+    Box::leak(Box::new(table()))
+}
+
+fn table() -> Api {
     STATE.with_borrow_mut(|s| *s = State::default());
     let mut api = Api::fake();
     api.cuGetErrorName = Some(error_name);
@@ -247,8 +300,9 @@ pub(crate) fn driver() -> &'static Api {
     api.cuMemcpyDtoHAsync_v2 = to_host;
     api.cuEventCreate = event;
     api.cuGraphInstantiateWithFlags = instantiate;
+    api.cuGraphAddKernelNode_v2 = add_node;
     api.cuDeviceGetCount = no_device;
-    Box::leak(Box::new(api))
+    api
 }
 
 /// The smallest image that looks like a cubin: a header and one empty section's description.

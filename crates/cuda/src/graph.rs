@@ -1,20 +1,28 @@
-//! Recorded chains of launches.
+//! Recorded launches and their edges.
 //!
 //! A graph is cut into executables of at most [`CHUNK`] kernels. Instantiating holds a driver lock for a time that grows
 //! with the size (0.2 ms for 100 nodes, 5 ms for 1000), and requests on other threads wait for it meanwhile; small pieces
-//! bound that wait. Launching a piece more costs the host some two microseconds, hidden behind the piece before it.
+//! bound that wait. Launching a piece more costs the host some two microseconds, hidden behind the piece before it. Pieces
+//! follow one another on the stream, so an edge from one to a later one needs no recording.
 //!
-//! Nodes depend on the node before them by plain edges. A node can be given another function later; nothing about it but
-//! function, geometry and the one parameter is ever set, so every update is one that the driver accepts.
+//! A node waits for others by plain edges, given when it is added, or by programmatic ones, added behind it with their
+//! kind: the later kernel may start when the blocks of the earlier one have triggered or ended, and waits itself. A driver
+//! that cannot record those, or a card without such launches, gets plain ones.
+//!
+//! A node can be given another function later; nothing about it but function, geometry and the one parameter is ever set,
+//! so every update is one that the driver accepts. Edges belong to the graph and not to a node's function.
 
 use std::any::Any;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bespoke_device::{DeviceError, Graph, Kernel, Launch, Result};
+use bespoke_device::{
+    Arch, DeviceError, Edge, Graph, Kernel, Launch, NoDependentLaunch, Result, check_edges,
+};
 use cudarc::driver::sys;
 
+use crate::api::{Api, Code};
 use crate::context::{Context, Entered, Handle};
 use crate::kernel::CudaKernel;
 
@@ -37,13 +45,51 @@ struct Piece {
     nodes: Vec<Handle<sys::CUgraphNode>>,
 }
 
-/// A recorded chain of launches.
+/// How the driver adds edges that have a kind.
+type AddEdges = unsafe extern "C" fn(
+    sys::CUgraph,
+    *const sys::CUgraphNode,
+    *const sys::CUgraphNode,
+    *const sys::CUgraphEdgeData,
+    usize,
+) -> Code;
+
+/// The later kernel may start when every block of the earlier one has triggered or ended.
+const PROGRAMMATIC: sys::CUgraphEdgeData = sys::CUgraphEdgeData {
+    from_port: sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC as u8,
+    to_port: 0,
+    type_: sys::CUgraphDependencyType_enum::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8,
+    reserved: [0; 5],
+};
+
+/// How programmatic edges are added on this card by this driver, or why they are not.
+pub(crate) fn dependent_launch(
+    api: &Api,
+    arch: Arch,
+) -> std::result::Result<AddEdges, NoDependentLaunch> {
+    if !arch.has_dependent_launch() {
+        return Err(NoDependentLaunch::Architecture);
+    }
+    api.cuGraphAddDependencies_v2
+        .ok_or(NoDependentLaunch::Driver)
+}
+
+/// Recorded launches and their edges.
 #[derive(Debug)]
 pub(crate) struct CudaGraph {
     context: Arc<Context>,
     pieces: Vec<Piece>,
+    programmatic: usize,
     /// The kernels in use: their modules must stay loaded.
     kernels: Vec<Arc<dyn Kernel>>,
+}
+
+/// The address of a list of nodes; none for an empty list.
+fn nodes_at(nodes: &[sys::CUgraphNode]) -> *const sys::CUgraphNode {
+    match nodes {
+        [] => std::ptr::null(),
+        nodes => nodes.as_ptr(),
+    }
 }
 
 /// Calls `with` with the driver's description of a launch.
@@ -74,23 +120,48 @@ fn with_parameters(
 }
 
 impl CudaGraph {
-    pub(crate) fn record(context: Arc<Context>, launches: &[Launch]) -> Result<CudaGraph> {
+    pub(crate) fn record(
+        context: Arc<Context>,
+        arch: Arch,
+        launches: &[Launch],
+        edges: &[Edge],
+    ) -> Result<CudaGraph> {
+        check_edges(launches.len(), edges)?;
+        let mut before: Vec<Vec<Edge>> = vec![Vec::new(); launches.len()];
+        for edge in edges {
+            before[edge.to].push(*edge);
+        }
         let kernels = launches.iter().map(|l| l.kernel.clone()).collect();
         // pieces join one by one, so that a failure drops those that exist
         let mut graph = CudaGraph {
             context: context.clone(),
             pieces: Vec::new(),
+            programmatic: 0,
             kernels,
         };
         let on = context.enter()?;
         for range in chunks(launches.len()) {
-            graph.record_piece(&on, &launches[range])?;
+            graph.record_piece(
+                &on,
+                arch,
+                range.start,
+                &launches[range.clone()],
+                &before[range],
+            )?;
         }
         drop(on);
         Ok(graph)
     }
 
-    fn record_piece(&mut self, on: &Entered<'_>, launches: &[Launch]) -> Result<()> {
+    /// Adds an executable of the launches from `first` on; `before` has the edges to each.
+    fn record_piece(
+        &mut self,
+        on: &Entered<'_>,
+        arch: Arch,
+        first: usize,
+        launches: &[Launch],
+        before: &[Vec<Edge>],
+    ) -> Result<()> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.
         let code = unsafe { (on.api.cuGraphCreate)(&mut raw, 0) };
@@ -103,22 +174,51 @@ impl CudaGraph {
         let Some(piece) = self.pieces.last_mut() else {
             return Ok(());
         };
-        for launch in launches {
+        let add_edges = dependent_launch(on.api, arch).ok();
+        let (mut plain, mut programmatic) = (Vec::new(), Vec::new());
+        for (launch, before) in launches.iter().zip(before) {
+            plain.clear();
+            programmatic.clear();
+            // what lies before the piece is over when it begins
+            for edge in before.iter().filter(|e| e.from >= first) {
+                match add_edges.filter(|_| edge.programmatic) {
+                    Some(_) => programmatic.push(piece.nodes[edge.from - first].0),
+                    None => plain.push(piece.nodes[edge.from - first].0),
+                }
+            }
+            let mut node = std::ptr::null_mut();
             with_parameters(on, &self.context, launch, |parameters| {
-                let before = piece.nodes.last().map(|n| n.0);
-                let (after, count) = before
-                    .as_ref()
-                    .map_or((std::ptr::null(), 0), |n| (std::ptr::from_ref(n), 1));
-                let mut node = std::ptr::null_mut();
-                // SAFETY: writes one handle; reads the node before, which is of the same graph, and the parameters, whose
-                // one value is copied into the node during the call.
+                // SAFETY: writes one handle; reads as many nodes as it is told, which are of the same graph, and the
+                // parameters, whose one value is copied into the node during the call.
                 let code = unsafe {
-                    (on.api.cuGraphAddKernelNode_v2)(&mut node, raw, after, count, parameters)
+                    (on.api.cuGraphAddKernelNode_v2)(
+                        &mut node,
+                        raw,
+                        nodes_at(&plain),
+                        plain.len(),
+                        parameters,
+                    )
                 };
-                on.check("cuGraphAddKernelNode", code)?;
-                piece.nodes.push(Handle(node));
-                Ok(())
+                on.check("cuGraphAddKernelNode", code)
             })?;
+            piece.nodes.push(Handle(node));
+            let Some(add_edges) = add_edges.filter(|_| !programmatic.is_empty()) else {
+                continue;
+            };
+            let count = programmatic.len();
+            let (to, data) = (vec![node; count], vec![PROGRAMMATIC; count]);
+            // SAFETY: reads `count` entries of each list; all nodes are of this graph.
+            let code = unsafe {
+                add_edges(
+                    raw,
+                    programmatic.as_ptr(),
+                    to.as_ptr(),
+                    data.as_ptr(),
+                    count,
+                )
+            };
+            on.check("cuGraphAddDependencies", code)?;
+            self.programmatic += count;
         }
         // SAFETY: writes one handle; the graph is complete.
         let code = unsafe { (on.api.cuGraphInstantiateWithFlags)(&mut piece.executable.0, raw, 0) };
@@ -150,6 +250,10 @@ impl CudaGraph {
 impl Graph for CudaGraph {
     fn len(&self) -> usize {
         self.kernels.len()
+    }
+
+    fn programmatic(&self) -> usize {
+        self.programmatic
     }
 
     fn update(&mut self, index: usize, launch: &Launch) -> Result<()> {
@@ -207,7 +311,7 @@ impl Drop for CudaGraph {
 mod tests {
     use super::*;
     use crate::fake;
-    use bespoke_device::{DevicePtr, LaunchConfig};
+    use bespoke_device::{DevicePtr, LaunchConfig, chain};
     use proptest::prelude::*;
 
     proptest! {
@@ -230,6 +334,12 @@ mod tests {
         assert_eq!(chunks(CHUNK + 1), [0..125, 125..251]);
     }
 
+    const ARCH: Arch = Arch::sm(90);
+
+    fn record(context: &Arc<Context>, launches: &[Launch], edges: &[Edge]) -> Result<CudaGraph> {
+        CudaGraph::record(context.clone(), ARCH, launches, edges)
+    }
+
     fn launch(context: &Arc<Context>, slots: u64) -> Launch {
         let kernel = Arc::new(CudaKernel::load(context.clone(), &fake::image("k")).unwrap());
         let config = LaunchConfig {
@@ -249,7 +359,7 @@ mod tests {
         let context = Arc::new(Context::over(fake::driver()));
         let launches = vec![launch(&context, 8); 600];
         fake::notes();
-        let mut graph = CudaGraph::record(context.clone(), &launches).unwrap();
+        let mut graph = record(&context, &launches, &chain(600)).unwrap();
         let notes = fake::notes();
         let count = |name| notes.iter().filter(|n| **n == name).count();
         assert_eq!(count("cuGraphAddKernelNode_v2"), 600);
@@ -277,7 +387,7 @@ mod tests {
         let launches = vec![launch(&context, 8); 300];
         fake::fail("cuGraphInstantiateWithFlags", 1, 2);
         fake::notes();
-        let error = CudaGraph::record(context, &launches).unwrap_err();
+        let error = record(&context, &launches, &chain(300)).unwrap_err();
         assert!(
             matches!(error, DeviceError::OutOfMemory { .. }),
             "{error:?}"
@@ -290,11 +400,83 @@ mod tests {
     fn a_failed_update_keeps_the_kernel_that_is_there() {
         let context = Arc::new(Context::over(fake::driver()));
         let (old, new) = (launch(&context, 8), launch(&context, 8));
-        let mut graph = CudaGraph::record(context, std::slice::from_ref(&old)).unwrap();
+        let mut graph = record(&context, std::slice::from_ref(&old), &[]).unwrap();
         fake::fail("cuGraphExecKernelNodeSetParams_v2", 0, 910);
         assert!(graph.update(0, &new).is_err());
         assert!(Arc::ptr_eq(&graph.kernels[0], &old.kernel));
         graph.update(0, &new).unwrap();
         assert!(Arc::ptr_eq(&graph.kernels[0], &new.kernel));
+    }
+
+    #[test]
+    fn edges_have_their_kind_and_end_with_their_piece() {
+        let context = Arc::new(Context::over(fake::driver()));
+        let launches = vec![launch(&context, 8); 4];
+        let diamond = [
+            Edge::programmatic(0, 1),
+            Edge::plain(0, 2),
+            Edge::programmatic(1, 3),
+            Edge::plain(2, 3),
+        ];
+        fake::edges();
+        let graph = record(&context, &launches, &diamond).unwrap();
+        let node = |at: usize| graph.pieces[0].nodes[at].0 as u64;
+        let expected = diamond.map(|e| (node(e.from), node(e.to), e.programmatic));
+        let mut found = fake::edges();
+        found.sort_unstable_by_key(|e| (e.1, e.0));
+        assert_eq!(found, expected);
+        assert_eq!(graph.programmatic(), 2);
+        // the two pieces of a long graph follow one another in any case
+        let launches = vec![launch(&context, 8); CHUNK + 1];
+        let edges: Vec<Edge> = (1..=CHUNK).map(|i| Edge::programmatic(i - 1, i)).collect();
+        let graph = record(&context, &launches, &edges).unwrap();
+        assert_eq!(
+            (graph.programmatic(), fake::edges().len()),
+            (CHUNK - 1, CHUNK - 1)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_programmatic_is_plain() {
+        let edges = [Edge::programmatic(0, 1)];
+        let context = Arc::new(Context::over(fake::driver_without_edge_kinds()));
+        let launches = vec![launch(&context, 8); 2];
+        let on = context.enter().unwrap();
+        assert_eq!(
+            dependent_launch(on.api, ARCH).err(),
+            Some(NoDependentLaunch::Driver)
+        );
+        drop(on);
+        fake::edges();
+        let graph = record(&context, &launches, &edges).unwrap();
+        assert_eq!((graph.programmatic(), fake::edges().len()), (0, 1));
+
+        let context = Arc::new(Context::over(fake::driver()));
+        let launches = vec![launch(&context, 8); 2];
+        let old = Arch::sm(89);
+        let on = context.enter().unwrap();
+        assert_eq!(
+            dependent_launch(on.api, old).err(),
+            Some(NoDependentLaunch::Architecture)
+        );
+        drop(on);
+        fake::edges();
+        let graph = CudaGraph::record(context.clone(), old, &launches, &edges).unwrap();
+        assert_eq!(graph.programmatic(), 0);
+        assert!(fake::edges().iter().all(|e| !e.2));
+    }
+
+    #[test]
+    fn edges_that_lead_nowhere_are_refused() {
+        let context = Arc::new(Context::over(fake::driver()));
+        let launches = vec![launch(&context, 8); 2];
+        fake::notes();
+        for edge in [Edge::plain(1, 0), Edge::plain(0, 2)] {
+            assert!(record(&context, &launches, &[edge]).is_err());
+        }
+        assert!(!fake::notes().contains(&"cuGraphCreate"));
+        fake::fail("cuGraphAddDependencies_v2", 0, 1);
+        assert!(record(&context, &launches, &[Edge::programmatic(0, 1)]).is_err());
+        assert!(fake::notes().contains(&"cuGraphDestroy"));
     }
 }

@@ -11,7 +11,8 @@
 //!   was current before; other libraries in the process, and other cards, are not disturbed.
 //! - The first error after which nothing can work is remembered ([`Device::lost`]) and returned by every later call
 //!   without asking the driver again. Dropping never fails and never speaks.
-//! - A graph is a chain of plain kernel nodes in executables of at most 250; functions of nodes may change.
+//! - A graph is plain kernel nodes and edges in executables of at most 250 nodes; functions of nodes may change. Where
+//!   driver and card can, edges that are to be programmatic are; [`Device::dependent_launch`] says whether they can.
 //!
 //! # Map of the crate
 //!
@@ -36,8 +37,8 @@ mod stream;
 use std::sync::Arc;
 
 use bespoke_device::{
-    Arch, Arena, Device, DeviceError, DeviceProps, Graph, Image, Kernel, Launch, LaunchConfig,
-    Memory, Result, Stream,
+    Arch, Arena, Device, DeviceError, DeviceProps, Edge, Graph, Image, Kernel, Launch,
+    LaunchConfig, Memory, NoDependentLaunch, Result, Stream,
 };
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 
@@ -156,8 +157,13 @@ impl Device for CudaDevice {
         Ok(Arc::new(CudaKernel::load(self.context.clone(), image)?))
     }
 
-    fn graph(&self, launches: &[Launch]) -> Result<Box<dyn Graph>> {
-        Ok(Box::new(CudaGraph::record(self.context.clone(), launches)?))
+    fn graph(&self, launches: &[Launch], edges: &[Edge]) -> Result<Box<dyn Graph>> {
+        let (context, arch) = (self.context.clone(), self.props.arch);
+        Ok(Box::new(CudaGraph::record(context, arch, launches, edges)?))
+    }
+
+    fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch> {
+        graph::dependent_launch(self.context.api(), self.props.arch).map(|_| ())
     }
 
     fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32> {

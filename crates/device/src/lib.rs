@@ -8,12 +8,14 @@
 //! - A [`Launch`] has exactly one kernel argument: the address of its *slots*, a row of `i64` in device memory that holds
 //!   every pointer, extent, stride and offset of the step (the *extent block*). Nothing that varies with the shape or
 //!   with the caller's pointers is part of a launch, so a recorded [`Graph`] outlives both.
-//! - Graphs are chains: each launch happens after the one before it.
+//! - A [`Graph`] is launches with [`Edge`]s: what no path of edges orders may run at the same time. A *programmatic* edge
+//!   lets the later kernel start while the earlier one ends; the kernel itself waits before it touches memory.
 //!
 //! Errors carry the device's own code and text; [`DeviceError::is_sticky`] tells those after which nothing on the device
 //! works any more.
 
 pub mod arch;
+pub mod edge;
 pub mod occupancy;
 pub mod props;
 pub mod twin;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use arch::{Arch, ArchError};
+pub use edge::{Edge, NoDependentLaunch, chain, check_edges};
 pub use occupancy::{BlockNeeds, Limiter, Occupancy, occupancy};
 pub use props::DeviceProps;
 pub use twin::{Operand, Twin, TwinCall, TwinError};
@@ -203,7 +206,7 @@ pub trait Arena: Debug + Send {
     fn grow(&mut self, bytes: u64) -> Result<()>;
 }
 
-/// A recorded chain of launches.
+/// Recorded launches and their order.
 pub trait Graph: Debug + Send {
     /// Number of launches.
     fn len(&self) -> usize;
@@ -211,7 +214,9 @@ pub trait Graph: Debug + Send {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Replaces launch `index`. The graph must not be running.
+    /// Number of edges that are programmatic here. A device may make any edge plain, and says so with this number.
+    fn programmatic(&self) -> usize;
+    /// Replaces launch `index`; its edges stay. The graph must not be running.
     fn update(&mut self, index: usize, launch: &Launch) -> Result<()>;
     /// For the device's own use.
     fn as_any(&self) -> &dyn Any;
@@ -269,8 +274,12 @@ pub trait Device: Debug + Send + Sync {
     fn stream(&self) -> Result<Box<dyn Stream>>;
     /// Loads a kernel.
     fn load(&self, image: &Image) -> Result<Arc<dyn Kernel>>;
-    /// Records a chain of launches. May hold locks for milliseconds: never call it while requests wait.
-    fn graph(&self, launches: &[Launch]) -> Result<Box<dyn Graph>>;
+    /// Records launches that are ordered by edges and nothing else; [`chain`] gives those of a list. Every edge leads
+    /// from an earlier launch of the list to a later one. May hold locks for milliseconds: never call it while requests
+    /// wait.
+    fn graph(&self, launches: &[Launch], edges: &[Edge]) -> Result<Box<dyn Graph>>;
+    /// Whether programmatic edges are more than plain ones here, and why not.
+    fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch>;
     /// Blocks of `kernel` that one multiprocessor runs at once.
     fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32>;
     /// Free and total memory in bytes.

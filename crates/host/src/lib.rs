@@ -27,8 +27,8 @@ mod stream;
 use std::sync::{Arc, OnceLock};
 
 use bespoke_device::{
-    Arch, Arena, Device, DeviceError, DeviceProps, DevicePtr, Graph, Image, Kernel, Launch,
-    LaunchConfig, Memory, Result, Stream,
+    Arch, Arena, Device, DeviceError, DeviceProps, DevicePtr, Edge, Graph, Image, Kernel, Launch,
+    LaunchConfig, Memory, NoDependentLaunch, Result, Stream,
 };
 
 use kernel::HostKernel;
@@ -156,8 +156,14 @@ impl Device for HostDevice {
         Ok(Arc::new(HostKernel::new(image)))
     }
 
-    fn graph(&self, launches: &[Launch]) -> Result<Box<dyn Graph>> {
-        Ok(Box::new(HostGraph::new(self.shared.clone(), launches)?))
+    fn graph(&self, launches: &[Launch], edges: &[Edge]) -> Result<Box<dyn Graph>> {
+        let shared = self.shared.clone();
+        Ok(Box::new(HostGraph::new(shared, launches, edges)?))
+    }
+
+    /// One launch follows the other here, in the order of their list.
+    fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch> {
+        Err(NoDependentLaunch::Serial)
     }
 
     /// As many blocks as threads and shared memory of the planned-for card allow; registers are unknown here.

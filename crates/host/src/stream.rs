@@ -7,7 +7,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bespoke_device::{DeviceError, DevicePtr, Graph, Launch, Mark, Operand, Result, Stream};
+use bespoke_device::{
+    DeviceError, DevicePtr, Edge, Graph, Launch, Mark, Operand, Result, Stream, check_edges,
+};
 
 use crate::Shared;
 use crate::kernel::{HostKernel, checked};
@@ -114,7 +116,7 @@ impl Stream for HostStream {
 
     fn replay(&self, graph: &dyn Graph) -> Result<()> {
         let graph = self.graph("replay", graph)?;
-        // one entry into the pool for the whole chain: entering costs a thread switch
+        // one entry into the pool for the whole graph: entering costs a thread switch
         self.shared.pool()?.install(|| {
             for launch in &graph.launches {
                 // checked when it was recorded; only the type is asked for again
@@ -147,7 +149,7 @@ impl Stream for HostStream {
     }
 }
 
-/// A chain of launches, checked when they were recorded.
+/// Launches, checked when they were recorded. They run in list order, which every edge follows.
 #[derive(Debug)]
 pub(crate) struct HostGraph {
     shared: Arc<Shared>,
@@ -155,7 +157,12 @@ pub(crate) struct HostGraph {
 }
 
 impl HostGraph {
-    pub(crate) fn new(shared: Arc<Shared>, launches: &[Launch]) -> Result<HostGraph> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        launches: &[Launch],
+        edges: &[Edge],
+    ) -> Result<HostGraph> {
+        check_edges(launches.len(), edges)?;
         for launch in launches {
             checked(launch, &shared.props)?;
         }
@@ -169,6 +176,10 @@ impl HostGraph {
 impl Graph for HostGraph {
     fn len(&self) -> usize {
         self.launches.len()
+    }
+
+    fn programmatic(&self) -> usize {
+        0
     }
 
     fn update(&mut self, index: usize, launch: &Launch) -> Result<()> {

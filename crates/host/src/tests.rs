@@ -123,7 +123,7 @@ fn a_launch_works_on_what_its_slots_name() {
 fn a_graph_follows_its_slots_and_its_updates() {
     let t = Bench::new();
     let add = t.launch(&image("add", Arc::new(Add)));
-    let mut graph = t.device.graph(std::slice::from_ref(&add)).unwrap();
+    let mut graph = t.device.graph(std::slice::from_ref(&add), &[]).unwrap();
     assert_eq!(graph.len(), 1);
     t.stream.upload(graph.as_ref()).unwrap();
     for bytes in 1..=10_i64 {
@@ -148,6 +148,19 @@ fn a_graph_follows_its_slots_and_its_updates() {
     assert!(graph.update(1, &add).is_err());
     graph.update(0, &add).unwrap();
     t.stream.replay(graph.as_ref()).unwrap();
+}
+
+#[test]
+fn edges_lead_forward() {
+    let t = Bench::new();
+    let launches = vec![t.launch(&image("add", Arc::new(Add))); 3];
+    let diamond = [Edge::plain(0, 1), Edge::programmatic(0, 2)];
+    let graph = t.device.graph(&launches, &diamond).unwrap();
+    assert_eq!((graph.len(), graph.programmatic()), (3, 0));
+    assert_eq!(t.device.dependent_launch(), Err(NoDependentLaunch::Serial));
+    for wrong in [Edge::plain(2, 1), Edge::plain(0, 3)] {
+        assert!(t.device.graph(&launches, &[wrong]).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]
@@ -195,7 +208,7 @@ fn an_arena_grows_in_place_and_graphs_stay_valid() {
     assert!(first >= 100);
     let graph = t
         .device
-        .graph(&[t.launch(&image("add", Arc::new(Add)))])
+        .graph(&[t.launch(&image("add", Arc::new(Add)))], &[])
         .unwrap();
     t.stream.write(at, &[5; 8]).unwrap();
     assert!(t.stream.write(at.offset(first), &[1]).is_err());
@@ -281,7 +294,7 @@ fn geometry_that_no_card_accepts_is_refused() {
             ..good.clone()
         };
         assert!(t.stream.launch(&launch).is_err(), "{config:?}");
-        assert!(t.device.graph(&[launch]).is_err(), "{config:?}");
+        assert!(t.device.graph(&[launch], &[]).is_err(), "{config:?}");
         assert!(
             t.device.occupancy(&good.kernel, config).is_err(),
             "{config:?}"
@@ -298,7 +311,7 @@ fn geometry_that_no_card_accepts_is_refused() {
 #[test]
 fn a_graph_belongs_to_its_device() {
     let (t, other) = (Bench::new(), Bench::new());
-    let graph = other.device.graph(&[]).unwrap();
+    let graph = other.device.graph(&[], &[]).unwrap();
     assert!(t.stream.replay(graph.as_ref()).is_err());
 }
 

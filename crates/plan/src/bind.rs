@@ -111,11 +111,11 @@ impl Plan {
                     }
                     continue;
                 }
-                let name = want.display(&self.symbols).to_string();
                 let Some(id) = want.as_symbol() else { continue };
                 let slot = &mut symbols[id.index()];
                 match *slot {
                     Some(known) if known != actual => {
+                        let name = want.display(&self.symbols);
                         let reason = format!(" (`{name}` is already {known} elsewhere)");
                         return Err(wrong(known.to_string(), &reason));
                     }

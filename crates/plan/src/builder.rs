@@ -10,7 +10,7 @@ use bespoke_templates::Template;
 
 use crate::access::Access;
 use crate::lower::PlanError;
-use crate::{Arg, Buffer, BufferId, ExprId, Place, Plan, Port, Step};
+use crate::{Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, order};
 
 /// When a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -252,7 +252,7 @@ impl Builder {
                 name: b.name,
             })
             .collect();
-        Plan {
+        let mut plan = Plan {
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
             program: SymProgram::compile(&self.exprs),
@@ -261,8 +261,14 @@ impl Builder {
             buffers,
             setup: self.setup,
             steps: self.steps,
+            edges: Vec::new(),
+            arena: Vec::new(),
+            port_slots: PortSlots::default(),
             inputs,
             outputs,
-        }
+        };
+        plan.port_slots = PortSlots::of(&plan);
+        order::arrange(&mut plan);
+        plan
     }
 }

@@ -10,28 +10,35 @@
 //!   (as prologue); a concat's operands are written straight into their place.
 //! - **Layout**: results of convolutions are channels-last; what follows elementwise keeps the order it finds; weights
 //!   are brought into one canonical order once, by *setup* steps that run at load.
+//! - **Order** (`order`): steps run in list order, or, as a graph, in the order of the plan's edges, which leave small
+//!   independent steps room to run side by side.
 //! - **Memory** ([`memory`]): temporaries share one arena, laid out by liveness at the actual extents.
 //!
 //! A [`Plan`] serves every shape: its numbers are expressions, gathered in one [`bespoke_ir::sym::SymProgram`] that
-//! [`Plan::bind`] evaluates in microseconds. Steps run in list order.
+//! [`Plan::bind`] evaluates in microseconds.
 
 pub mod access;
 pub mod bind;
 mod builder;
+mod closure;
 pub mod lower;
 pub mod memory;
+mod order;
+mod ports;
 mod text;
 pub mod verify;
 
 use std::sync::Arc;
 
+use bespoke_device::Edge;
 use bespoke_ir::sym::SymProgram;
 use bespoke_ir::{Constant, DType, Graph, Guard, SymInt, SymbolTable, TensorType};
 use bespoke_templates::Template;
 
 pub use bind::{BindError, Binding};
 pub use lower::PlanError;
-pub use memory::MemoryLayout;
+pub use memory::{MemoryLayout, Placement};
+pub use ports::PortSlots;
 
 /// Names a buffer of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,8 +139,15 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// Steps that run once, at load.
     pub setup: Vec<Step>,
-    /// Steps of a run, in order.
+    /// Steps of a run, in an order in which they may run one by one.
     pub steps: Vec<Step>,
+    /// The order of the steps that counts: all that may not run at the same time is ordered by a path of these, each
+    /// from an earlier step of the list to a later one.
+    pub edges: Vec<Edge>,
+    /// The temporaries in the order in which they are placed.
+    pub arena: Vec<Placement>,
+    /// Where the addresses of inputs and outputs stand in the extent block.
+    pub port_slots: PortSlots,
     /// Graph inputs in order.
     pub inputs: Vec<Port>,
     /// Graph outputs in order.

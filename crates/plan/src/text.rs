@@ -1,4 +1,6 @@
 //! The textual form of a plan, for people and golden tests: a line a step.
+//!
+//! A step that does not simply come after the one on the line before says what it comes after.
 
 use std::fmt;
 
@@ -12,10 +14,23 @@ impl fmt::Display for Plan {
         for step in &self.setup {
             write!(f, "  setup ")?;
             self.show(f, step)?;
+            writeln!(f)?;
         }
-        for step in &self.steps {
+        let mut before: Vec<Vec<usize>> = vec![Vec::new(); self.steps.len()];
+        for edge in &self.edges {
+            before[edge.to].push(edge.from);
+        }
+        for (i, step) in self.steps.iter().enumerate() {
             write!(f, "  ")?;
             self.show(f, step)?;
+            if i > 0 && before[i] != [i - 1] {
+                let names: Vec<&str> = before[i].iter().map(|&s| &*self.steps[s].name).collect();
+                match &names[..] {
+                    [] => write!(f, ", at once")?,
+                    names => write!(f, ", after {}", names.join(" and "))?,
+                }
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -46,7 +61,7 @@ impl Plan {
                 }
             }
         }
-        writeln!(
+        write!(
             f,
             "{} = {}({}) {} {}{}  ; {}",
             writes.join(", "),

@@ -6,10 +6,18 @@
 //! - every buffer that a step reads was written by an earlier step of its list, uploaded, or is an input; setup steps
 //!   touch only constants and persistent buffers;
 //! - no step writes an input, a constant or (outside the setup) a persistent buffer, nor a buffer that it reads;
-//! - every output is written.
+//! - every output is written;
+//! - edges lead from earlier steps to later ones, and a path of them orders every two steps of which one writes a buffer
+//!   that the other touches, and every step that reads an input and every one that writes an output, since a caller may
+//!   hand in the same memory for both.
 //!
-//! [`verify_memory`] proves for one layout that buffers which share bytes are never alive at the same step.
+//! [`verify_memory`] proves for one layout that of two buffers which share bytes, every step that touches one is over, by
+//! the edges, before any step that touches the other begins.
 
+use bespoke_device::check_edges;
+
+use crate::closure::Closure;
+use crate::order::{is_input, is_output};
 use crate::{Arg, BufferId, Place, Plan, Step};
 
 /// A broken rule.
@@ -41,6 +49,63 @@ pub fn verify(plan: &Plan) -> Result<(), VerifyError> {
                 step: port.name.clone(),
                 reason: "no step writes this output".into(),
             });
+        }
+    }
+    check_order(plan)
+}
+
+/// Every two steps that would disturb one another have a path between them.
+fn check_order(plan: &Plan) -> Result<(), VerifyError> {
+    let fail = |step: usize, reason: String| {
+        Err(VerifyError {
+            step: plan
+                .steps
+                .get(step)
+                .map_or(String::new(), |s| s.name.clone()),
+            reason,
+        })
+    };
+    if let Err(e) = check_edges(plan.steps.len(), &plan.edges) {
+        return fail(0, e.to_string());
+    }
+    let closure = Closure::of(plan.steps.len(), &plan.edges);
+    // who touches each buffer so far, and whether it writes
+    let mut touched: Vec<Vec<(usize, bool)>> = vec![Vec::new(); plan.buffers.len()];
+    // who touches the caller's memory: reads an input, writes an output
+    let mut callers: Vec<(usize, bool)> = Vec::new();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let ordered = |before: &(usize, bool), writes: bool| {
+            before.0 == i || !(before.1 || writes) || closure.before(before.0, i)
+        };
+        for writes in [false, true] {
+            for b in buffers(step, writes) {
+                let seen = &mut touched[b.0 as usize];
+                if let Some(other) = seen.iter().find(|s| !ordered(s, writes)) {
+                    let other = &plan.steps[other.0].name;
+                    let name = name(plan, b);
+                    return fail(
+                        i,
+                        format!("nothing orders it and `{other}`, and both touch `{name}`"),
+                    );
+                }
+                seen.push((i, writes));
+                let outside = match writes {
+                    false => is_input(plan, b),
+                    true => is_output(plan, b),
+                };
+                if outside {
+                    let disturbs = |s: &&(usize, bool)| s.1 != writes && !ordered(s, writes);
+                    if let Some(other) = callers.iter().find(disturbs) {
+                        let other = &plan.steps[other.0].name;
+                        let reason = format!(
+                            "nothing orders it and `{other}`, and both touch memory of the caller, who may have handed \
+                             in the same twice"
+                        );
+                        return fail(i, reason);
+                    }
+                    callers.push((i, writes));
+                }
+            }
         }
     }
     Ok(())
@@ -116,29 +181,37 @@ fn name(plan: &Plan, b: BufferId) -> &str {
     &plan.buffers[b.0 as usize].name
 }
 
-/// Proves that buffers which share bytes of the arena are never alive at the same step.
+/// Proves that of every two buffers which share bytes of the arena, one is done with before the other is begun.
 pub fn verify_memory(plan: &Plan, binding: &crate::Binding) -> Result<(), VerifyError> {
-    let spans: Vec<(usize, usize, usize, u64, u64)> = plan
+    let closure = Closure::of(plan.steps.len(), &plan.edges);
+    let mut touching: Vec<Vec<usize>> = vec![Vec::new(); plan.buffers.len()];
+    for (i, step) in plan.steps.iter().enumerate() {
+        for b in [false, true].into_iter().flat_map(|w| buffers(step, w)) {
+            touching[b.0 as usize].push(i);
+        }
+    }
+    let spans: Vec<(usize, u64, u64)> = plan
         .buffers
         .iter()
         .enumerate()
-        .filter_map(|(i, b)| match b.place {
-            Place::Arena { first, last } if binding.sizes[i] > 0 => {
-                let start = binding.memory.offsets[i];
-                Some((i, first, last, start, start + binding.sizes[i]))
-            }
-            _ => None,
+        .filter(|(i, b)| matches!(b.place, Place::Arena { .. }) && binding.sizes[*i] > 0)
+        .map(|(i, _)| {
+            let start = binding.memory.offsets[i];
+            (i, start, start + binding.sizes[i])
         })
         .collect();
+    let done_before = |a: usize, b: usize| {
+        let mut steps = touching[a].iter();
+        steps.all(|a| touching[b].iter().all(|b| a < b && closure.before(*a, *b)))
+    };
     for (n, a) in spans.iter().enumerate() {
         for b in &spans[n + 1..] {
-            let bytes = a.3 < b.4 && b.3 < a.4;
-            let steps = a.1 <= b.2 && b.1 <= a.2;
-            if bytes && steps {
+            let bytes = a.1 < b.2 && b.1 < a.2;
+            if bytes && !done_before(a.0, b.0) && !done_before(b.0, a.0) {
                 return Err(VerifyError {
                     step: plan.buffers[a.0].name.clone(),
                     reason: format!(
-                        "it shares bytes with `{}`, alive at the same step",
+                        "it shares bytes with `{}`, which may be alive at the same time",
                         plan.buffers[b.0].name
                     ),
                 });

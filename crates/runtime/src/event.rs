@@ -216,10 +216,14 @@ pub enum EventKind {
         programs: usize,
         bytes: u64,
     },
-    /// A graph was made or changed to hold a program.
+    /// A graph was made or changed to hold a program. Of its `edges` so many are `programmatic`; `plain` says why those
+    /// that might be are not.
     Record {
         class: String,
         nodes: usize,
+        edges: usize,
+        programmatic: usize,
+        plain: Option<&'static str>,
         updated: bool,
         micros: u64,
         on_path: bool,

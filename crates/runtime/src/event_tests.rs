@@ -130,6 +130,9 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
         Some(EventKind::Relieve { .. }) => EventKind::Record {
             class: class(),
             nodes: 2,
+            edges: 1,
+            programmatic: 1,
+            plain: None,
             updated: true,
             micros: 12,
             on_path: false,

@@ -1,25 +1,34 @@
 //! Lanes: what one run at a time needs.
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
-//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots; a new shape or
-//! new pointers rewrite the block, with one copy, and only if a slot changed. A program with a plan of its own has a block
-//! of its own on each lane, which lives and leaves with its graph there.
+//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots. A new shape or new
+//! pointers rewrite the slots that changed and no others (`block`). A program with a plan of its own has a block of its own
+//! on each lane, which lives and leaves with its graph there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream};
-use bespoke_plan::{Binding, Place, Plan};
+use bespoke_plan::{Binding, BufferId, Place, Plan};
 
+use crate::block::Held;
 use crate::error::Error;
 use crate::event::{EventKind, Log};
 use crate::ledger::{Ledger, LedgerArena, Purpose};
+use crate::order::{Edges, GraphOrder};
 use crate::program::Program;
 use crate::request::{GraphReason, GraphUse};
-use crate::weights::{Weights, le_bytes};
+use crate::weights::Weights;
 
 type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
+
+/// An executable graph with the order that it was recorded in, which no update changes.
+#[derive(Debug)]
+struct Recorded<G> {
+    graph: G,
+    edges: Arc<Edges>,
+}
 
 /// The part of a lane that the director may touch while a run is under way.
 #[derive(Debug)]
@@ -30,18 +39,24 @@ pub(crate) struct Executables {
     ledger: Arc<Ledger>,
     /// Extent blocks of programs with a plan of their own.
     own_blocks: Mutex<BTreeMap<u64, Arc<dyn Memory>>>,
-    graphs: Mutex<BTreeMap<u64, (SharedGraph, GraphReason)>>,
-    spares: Mutex<Vec<Box<dyn Graph>>>,
+    order: GraphOrder,
+    graphs: Mutex<BTreeMap<u64, (Recorded<SharedGraph>, GraphReason)>>,
+    spares: Mutex<Vec<Recorded<Box<dyn Graph>>>>,
 }
 
 impl Executables {
     /// A program's graph, and who made it.
     fn find(&self, program: &Program) -> Option<(SharedGraph, GraphReason)> {
-        self.graphs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&program.id)
-            .cloned()
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (recorded, reason) = graphs.get(&program.id)?;
+        Some((recorded.graph.clone(), *reason))
+    }
+
+    /// A spare executable with these edges, if there is one.
+    fn take_spare(&self, edges: &Edges) -> Option<Recorded<Box<dyn Graph>>> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = spares.iter().rposition(|s| s.edges.edges == edges.edges)?;
+        Some(spares.swap_remove(at))
     }
 
     /// The extent block that a program reads here; made now if it is the program's own and there is none yet.
@@ -78,38 +93,42 @@ impl Executables {
         }
         let start = Instant::now();
         let launches = program.launches(&plan.steps, self.block_of(program, device)?.ptr());
+        let wanted = self.order.edges(plan, device);
         // spares have the steps of the session's plan
         let spare = match program.own {
-            None => self
-                .spares
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop(),
+            None => self.take_spare(&wanted),
             Some(_) => None,
         };
         let updated = spare.is_some();
-        let graph = match spare {
-            Some(mut graph) => {
+        let Recorded { graph, edges } = match spare {
+            Some(mut spare) => {
                 for (i, launch) in launches.iter().enumerate() {
-                    graph.update(i, launch)?;
+                    spare.graph.update(i, launch)?;
                 }
-                graph
+                spare
             }
-            None => device.graph(&launches)?,
+            None => Recorded {
+                graph: device.graph(&launches, &wanted.edges)?,
+                edges: Arc::new(wanted),
+            },
         };
         stream.upload(&*graph)?;
         stream.synchronize()?;
-        let nodes = graph.len();
+        let (nodes, programmatic) = (graph.len(), graph.programmatic());
         let graph = Arc::new(Mutex::new(graph));
         let made = match (on_path, &program.class) {
             (true, _) => GraphReason::MadeByRun,
             (false, None) => GraphReason::MadeAtLoad,
             (false, Some(_)) => GraphReason::MadeAtInstall,
         };
+        let recorded = Recorded {
+            graph: graph.clone(),
+            edges: edges.clone(),
+        };
         self.graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(program.id, (graph.clone(), made));
+            .insert(program.id, (recorded, made));
         let class = program
             .class
             .as_ref()
@@ -118,6 +137,9 @@ impl Executables {
         log.push(EventKind::Record {
             class,
             nodes,
+            edges: edges.edges.len(),
+            programmatic,
+            plain: edges.plain,
             updated,
             micros,
             on_path,
@@ -133,11 +155,14 @@ impl Executables {
         plan: &Plan,
         device: &dyn Device,
     ) -> Result<(), Error> {
-        let graph = device.graph(&program.launches(&plan.steps, self.block.ptr()))?;
+        let edges = self.order.edges(plan, device);
+        let launches = program.launches(&plan.steps, self.block.ptr());
+        let graph = device.graph(&launches, &edges.edges)?;
+        let edges = Arc::new(edges);
         self.spares
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(graph);
+            .push(Recorded { graph, edges });
         Ok(())
     }
 
@@ -160,7 +185,7 @@ impl Executables {
     /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it, unless its steps are
     /// the program's own.
     pub(crate) fn retire(&self, program: &Program) {
-        let graph = self
+        let recorded = self
             .graphs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -172,12 +197,15 @@ impl Executables {
                 .remove(&program.id);
             return;
         }
-        if let Some(Ok(mutex)) = graph.map(|(graph, _)| Arc::try_unwrap(graph)) {
+        let Some((Recorded { graph, edges }, _)) = recorded else {
+            return;
+        };
+        if let Ok(mutex) = Arc::try_unwrap(graph) {
             let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
             self.spares
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(graph);
+                .push(Recorded { graph, edges });
         }
     }
 }
@@ -187,6 +215,14 @@ impl Executables {
 pub(crate) struct Pointers {
     pub(crate) inputs: Vec<DevicePtr>,
     pub(crate) outputs: Vec<DevicePtr>,
+}
+
+impl Pointers {
+    /// Becomes equal to others, in the memory that is there.
+    pub(crate) fn take_over(&mut self, others: &Pointers) {
+        self.inputs.clone_from(&others.inputs);
+        self.outputs.clone_from(&others.outputs);
+    }
 }
 
 /// See the module.
@@ -202,16 +238,14 @@ pub(crate) struct Lane {
     written: Written,
     /// The same of the blocks of programs with a plan of their own.
     own_written: BTreeMap<u64, Written>,
-    scratch: Vec<i64>,
 }
 
-/// What a block holds now, and for which shape and pointers it was made.
+/// What a block holds now.
 #[derive(Debug, Default)]
 struct Written {
     /// The block: one that was made anew holds nothing yet, wherever it lies.
     block: Option<Weak<dyn Memory>>,
-    slots: Vec<i64>,
-    made_for: Option<(Vec<i64>, Pointers)>,
+    held: Held,
 }
 
 /// How a program was executed.
@@ -238,6 +272,7 @@ impl Lane {
         plan: &Plan,
         device: &dyn Device,
         ledger: &Arc<Ledger>,
+        order: GraphOrder,
     ) -> Result<Lane, Error> {
         let bytes = plan.slot_count().max(1) as u64 * 8;
         let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
@@ -247,6 +282,7 @@ impl Lane {
                 block,
                 ledger: ledger.clone(),
                 own_blocks: Mutex::default(),
+                order,
                 graphs: Mutex::default(),
                 spares: Mutex::default(),
             }),
@@ -258,7 +294,6 @@ impl Lane {
             staging_out: vec![None; plan.outputs.len()],
             written: Written::default(),
             own_written: BTreeMap::new(),
-            scratch: Vec::new(),
         })
     }
 
@@ -422,36 +457,25 @@ impl Lane {
         pointers: &Pointers,
         weights: &Weights,
     ) -> Result<bool, Error> {
-        if let Some((symbols, known)) = &written.made_for
-            && *symbols == binding.symbols
-            && known == pointers
-        {
-            return Ok(false);
-        }
         let arena = self.arena.ptr();
-        plan.slots(
-            &plan.steps,
-            binding,
-            |i, place, offset| match place {
-                Place::Input(n) => pointers.inputs[*n].0,
-                Place::Output(n) => pointers.outputs[*n].0,
-                Place::Constant(_) | Place::Persistent => {
-                    weights.ptr(bespoke_plan::BufferId(i as u32)).0
-                }
-                Place::Arena { .. } => arena.offset(offset).0,
-            },
-            &mut self.scratch,
-        );
-        let changed = self.scratch != written.slots;
-        if changed {
-            // a failed write leaves the block in doubt: forget what it held
-            written.made_for = None;
-            written.slots.clear();
-            self.stream.write(block, &le_bytes(&self.scratch))?;
-            std::mem::swap(&mut written.slots, &mut self.scratch);
+        let changed =
+            written
+                .held
+                .update(plan, binding, pointers, |i, place, offset| match place {
+                    Place::Input(n) => pointers.inputs[*n].0,
+                    Place::Output(n) => pointers.outputs[*n].0,
+                    Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
+                    Place::Arena { .. } => arena.offset(offset).0,
+                });
+        for piece in 0..changed {
+            let (at, bytes) = written.held.bytes(piece);
+            if let Err(e) = self.stream.write(block.offset(at), bytes) {
+                // a failed write leaves the block in doubt
+                written.held.forget();
+                return Err(e.into());
+            }
         }
-        written.made_for = Some((binding.symbols.clone(), pointers.clone()));
-        Ok(changed)
+        Ok(changed > 0)
     }
 }
 

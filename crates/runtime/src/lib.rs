@@ -17,7 +17,8 @@
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - `second`: the model planned anew for one shape, for the second tier of a class that stays hot.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
-//!   graph serves all shapes of a program and any pointers.
+//!   graph serves all shapes of a program and any pointers. `block`: what of it has to be written.
+//! - `order`: in which order a graph's kernels run.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
 //! - `lessons`: the shapes that occurred, for the next session of the model.
@@ -31,6 +32,7 @@
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`mod@feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
+mod block;
 pub mod costs;
 pub mod director;
 pub mod error;
@@ -41,6 +43,7 @@ pub mod lane;
 mod ledger;
 mod lessons;
 mod load;
+mod order;
 pub mod patience;
 pub mod prebuild;
 pub mod profile;
@@ -66,8 +69,8 @@ pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
-    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
-    SessionOptions,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions,
+    RunReport, RunResult, SessionOptions,
 };
 pub use service::{Backlog, CompileService, CompileStats, ServiceOptions};
 pub use session::Session;

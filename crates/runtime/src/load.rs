@@ -22,9 +22,10 @@ use crate::kernels::{Loader, load_generic};
 use crate::lane::Lane;
 use crate::ledger::Ledger;
 use crate::lessons::Lessons;
+use crate::order::GraphOrder;
 use crate::patience::Patience;
 use crate::program::Blueprint;
-use crate::request::{GraphMode, PortInfo, SessionOptions, in_order};
+use crate::request::{PortInfo, SessionOptions, in_order};
 use crate::service::CompileService;
 use crate::session::Session;
 use crate::shared::Core;
@@ -98,7 +99,8 @@ impl Session {
         let compile_us = lap_us();
         let ledger = Ledger::new(options.memory_limit);
         let out_of_memory = |e: Error| e.with_memory(&ledger);
-        let first = Lane::new(0, &plan, &*device, &ledger).map_err(out_of_memory)?;
+        let order = GraphOrder::of(&options);
+        let first = Lane::new(0, &plan, &*device, &ledger, order).map_err(out_of_memory)?;
         let loading = Loading {
             plan: &plan,
             device: &device,
@@ -113,8 +115,7 @@ impl Session {
         first.stream.synchronize()?;
         let weights_us = weighing.elapsed().as_micros() as u64;
         drop(setup_program);
-        let whole_graph = options.cuda_graph == GraphMode::Whole;
-        if whole_graph {
+        if order.is_graph() {
             let executables = first.executables.clone();
             executables.prepare(
                 &generic_program,

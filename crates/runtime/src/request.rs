@@ -17,10 +17,22 @@ use crate::tensor::{Tensor, TensorView};
 /// Whether runs are graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GraphMode {
-    /// The whole run is one graph.
+    /// The whole run is one graph, in the order that the plan asks for: small independent kernels run side by side.
     #[default]
     Whole,
+    /// The whole run is one graph in which each kernel follows the one before it, for comparison.
+    Chain,
     /// Kernels are launched one by one.
+    Off,
+}
+
+/// Whether a kernel of a graph may start while the one before it ends (programmatic dependent launch).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgrammaticLaunch {
+    /// Between small kernels, where card and driver can. Events of recorded graphs say how often, or why not.
+    #[default]
+    Auto,
+    /// Never.
     Off,
 }
 
@@ -73,6 +85,8 @@ pub struct SessionOptions {
     pub opt_shapes: Vec<(String, Vec<i64>)>,
     /// Whether runs are graphs.
     pub cuda_graph: GraphMode,
+    /// Whether kernels of a graph may start while the ones before them end.
+    pub programmatic_launch: ProgrammaticLaunch,
     /// Whether a specialised program must agree with the one in service on a live run, and be no slower, before it
     /// serves. The run that follows its compile takes a few runs' time then.
     pub verify_swap: bool,
@@ -101,6 +115,7 @@ impl Default for SessionOptions {
             strategy: Strategy::default(),
             opt_shapes: Vec::new(),
             cuda_graph: GraphMode::Whole,
+            programmatic_launch: ProgrammaticLaunch::Auto,
             verify_swap: false,
             bit_stable: false,
             max_lanes: 4,

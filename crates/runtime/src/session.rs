@@ -111,6 +111,11 @@ impl Session {
     pub(crate) fn views<'a>(&self, bindings: &'a Bindings) -> Result<Views<'a>, Error> {
         let plan = &self.core.plan;
         let find = |what, list: &'a [(String, TensorView)], ports: &[Port]| {
+            // whoever keeps to the model's order is not searched for
+            let mut pairs = list.iter().zip(ports);
+            if list.len() == ports.len() && pairs.all(|(l, port)| l.0 == port.name) {
+                return Ok(list.iter().map(|(_, view)| view).collect());
+            }
             self.check_names(what, list.iter().map(|i| i.0.as_str()), ports)?;
             let views = ports.iter().map(|port| {
                 let found = list.iter().find(|(name, _)| *name == port.name);
@@ -159,8 +164,17 @@ impl Session {
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
         let run = core.number();
         let signature = Signature::new(&binding.symbols);
+        patience.check("it was queued")?;
         let generic = core.pick(&signature).generic > 0;
-        self.observe(&signature, run, generic, patience)?;
+        let mut told = self.may_block;
+        if told {
+            self.observe(&signature, run, generic, patience)?;
+        }
+        // telling wakes another thread: unless the run may have to wait for what comes of it, the device begins first
+        let mut queued = || match std::mem::replace(&mut told, true) {
+            true => Ok(()),
+            false => self.observe(&signature, run, generic, patience),
+        };
         let aligned = aligned(sources, targets);
         if !aligned {
             core.log.push(EventKind::Decision {
@@ -180,7 +194,14 @@ impl Session {
             let mut lane = core.lane(patience)?;
             wait_us = start.elapsed().as_micros() as u64;
             let mut result = run_on(
-                &mut lane, core, program, &binding, sources, targets, options,
+                &mut lane,
+                core,
+                program,
+                &binding,
+                sources,
+                targets,
+                options,
+                &mut queued,
             );
             if let Ok((_, ran)) = &mut result {
                 ran.latency_us = start.elapsed().as_micros() as u64;
@@ -208,6 +229,8 @@ impl Session {
             }
             result => (program, result),
         };
+        // a shape whose run failed has occurred as well
+        queued()?;
         let (outputs, ran) = result?;
         let execution = ran.execution;
         // where a run only queues its work, its time says nothing of the work
@@ -222,10 +245,17 @@ impl Session {
 
         let mut shape = String::new();
         for (port, dims) in core.plan.inputs.iter().zip(&dims) {
-            let text: Vec<String> = dims.iter().map(i64::to_string).collect();
-            let comma = if shape.is_empty() { "" } else { "," };
-            // writing to a String cannot fail
-            let _ = write!(shape, "{comma}{}:{}", port.name, text.join("x"));
+            if !shape.is_empty() {
+                shape.push(',');
+            }
+            shape.push_str(&port.name);
+            for (i, d) in dims.iter().enumerate() {
+                // writing to a String cannot fail
+                let _ = write!(shape, "{}{d}", if i == 0 { ':' } else { 'x' });
+            }
+            if dims.is_empty() {
+                shape.push(':');
+            }
         }
         let report = RunReport {
             run,
@@ -306,7 +336,6 @@ impl Session {
         generic: bool,
         patience: Patience<'_>,
     ) -> Result<(), Error> {
-        patience.check("it was queued")?;
         let message = |reply| Message::Observed {
             signature: signature.clone(),
             run,
@@ -449,6 +478,10 @@ fn aligned(sources: &[Source<'_>], targets: Option<&[&TensorView]>) -> bool {
     inputs.chain(outputs).all(|p| p.0 % ALIGNMENT == 0)
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call site; a struct would only rename them"
+)]
 fn run_on(
     lane: &mut Lane,
     core: &Core,
@@ -457,6 +490,7 @@ fn run_on(
     sources: &[Source<'_>],
     targets: Option<&[&TensorView]>,
     options: &RunOptions,
+    queued: &mut dyn FnMut() -> Result<(), Error>,
 ) -> Result<(Vec<Tensor>, Ran), Error> {
     let (plan, device) = (&core.plan, &*core.loader.device);
     let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
@@ -492,6 +526,7 @@ fn run_on(
         &core.log,
         core.whole_graph,
     )?;
+    queued()?;
     let mut outputs = Vec::new();
     if targets.is_none() {
         for (port, &ptr) in plan.outputs.iter().zip(&pointers.outputs) {

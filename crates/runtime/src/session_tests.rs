@@ -324,6 +324,74 @@ fn a_report_says_why_its_run_was_a_graph() {
     assert!(error.to_string().contains("(asked)"), "{error}");
 }
 
+/// `(x·w)·(x·v)ᵀ`: two steps side by side, then one.
+fn square() -> Graph {
+    let mut g = Graph::new("square");
+    let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
+    let rows = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
+    let x = g.add_input("x", TensorType::new(DType::F32, vec![rows, 8.into()]));
+    let mut factor = |scale: f32| {
+        let data: Vec<u8> = (0..64)
+            .flat_map(|i| ((i % 7) as f32 * scale).to_le_bytes())
+            .collect();
+        let w = Constant::new(DType::F32, vec![8, 8], data.into()).unwrap();
+        let w = g.add_constant("w", w);
+        g.add1("p", MatMul::default(), &[x, w]).unwrap()
+    };
+    let sides = [factor(0.5), factor(-2.0)];
+    let last = MatMul {
+        transpose_b: true,
+        ..MatMul::default()
+    };
+    let y = g.add1("y", last, &sides).unwrap();
+    g.add_output(y);
+    g
+}
+
+#[test]
+fn branches_change_no_bit_and_events_count_edges() {
+    let result = |graph| {
+        let options = SessionOptions {
+            cuda_graph: graph,
+            strategy: "eager".into(),
+            ..SessionOptions::default()
+        };
+        let session = Session::from_graph(square(), device(), service(), options).unwrap();
+        let of = |rows: i64| {
+            let values: Vec<f32> = (0..rows * 8).map(|i| i as f32 * 0.25).collect();
+            let x = Tensor::from_f32(&[rows, 8], &values).unwrap();
+            session.run(&[("x", &x)]).unwrap().outputs[0].1.clone()
+        };
+        // shapes come back, so that graphs are made of spare ones too
+        let results: Vec<Tensor> = [3, 5, 3, 1].map(of).into();
+        let edges: Vec<_> = session
+            .events()
+            .into_iter()
+            .filter_map(|e| match e.kind {
+                EventKind::Record {
+                    edges,
+                    programmatic,
+                    plain,
+                    ..
+                } => Some((edges, programmatic, plain)),
+                _ => None,
+            })
+            .collect();
+        (results, edges)
+    };
+    let (whole, edges) = result(GraphMode::Whole);
+    assert!(
+        edges.len() > 1 && edges.iter().all(|e| *e == (2, 0, None)),
+        "{edges:?}"
+    );
+    let (chain, edges) = result(GraphMode::Chain);
+    assert!(edges.iter().all(|e| *e == (2, 0, None)), "{edges:?}");
+    let (off, edges) = result(GraphMode::Off);
+    assert!(edges.is_empty());
+    assert_eq!(whole, chain);
+    assert_eq!(whole, off);
+}
+
 #[test]
 fn a_kernel_that_is_not_in_the_cache_is_an_error_where_compiles_are_ruled_out() {
     let dir = tempfile::tempdir().unwrap();

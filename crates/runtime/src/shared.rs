@@ -18,9 +18,10 @@ use crate::event::{EventKind, Log};
 use crate::kernels::Loader;
 use crate::lane::{Executables, Lane};
 use crate::ledger::Ledger;
+use crate::order::GraphOrder;
 use crate::patience::Patience;
 use crate::program::Program;
-use crate::request::{GraphMode, SessionOptions};
+use crate::request::SessionOptions;
 use crate::weights::Weights;
 
 /// Programs in service.
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) loader: Loader,
     pub(crate) log: Log,
     pub(crate) whole_graph: bool,
+    order: GraphOrder,
     pub(crate) verify_swap: bool,
     pub(crate) bit_stable: bool,
     pub(crate) require_graph: bool,
@@ -89,7 +91,8 @@ impl Core {
             verify_swap: options.verify_swap,
             bit_stable: options.bit_stable,
             candidates: Mutex::default(),
-            whole_graph: options.cuda_graph == GraphMode::Whole,
+            whole_graph: GraphOrder::of(options).is_graph(),
+            order: GraphOrder::of(options),
             require_graph: options.require_graph,
             weights,
             ledger: first.ledger.clone(),
@@ -214,7 +217,8 @@ impl Core {
                 let (lanes, number) = (pool.made, pool.next);
                 pool.next += 1;
                 drop(pool);
-                let lane = Lane::new(number, &self.plan, &*self.loader.device, &self.ledger);
+                let device = &*self.loader.device;
+                let lane = Lane::new(number, &self.plan, device, &self.ledger, self.order);
                 match &lane {
                     Ok(lane) => {
                         self.executables

@@ -315,6 +315,7 @@ impl Process {
                 micros,
                 on_path,
                 lane,
+                ..
             } => {
                 let track = match on_path {
                     true => self.lane(*lane),

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use bespoke_device::{DeviceProps, SlotKind};
 use bespoke_ir::DType;
 
-use crate::spec::{Baked, KernelSpec};
+use crate::spec::{Baked, KernelSpec, Param};
 
 /// The text of these files of `/kernels`, one after the other, each but the last followed by `$between`.
 macro_rules! kernel_text {
@@ -92,33 +92,37 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
         "\n#define KERNEL extern \"C\" __global__ void {cluster}__launch_bounds__(THREADS, {blocks}) \\\n    {}(const long long* __restrict__ slots)",
         spec.entry()
     );
-    out.push_str(&arguments(spec));
+    out.push_str(&arguments(spec, props));
     out.push('\n');
     out.push_str(t.body());
     out
 }
 
+/// A grid of at most so many blocks lets the next kernel start at once; a larger one, which may fill the device, when its
+/// blocks end. Blocks that only wait would take the place of blocks that work.
+const EARLY_BLOCKS: u32 = 128;
+
 /// The macro `ARGUMENTS`: one declaration an argument, in order.
-fn arguments(spec: &KernelSpec) -> String {
+///
+/// Where kernels can be launched while the ones before them end, it then lets the next one start and waits for the ones
+/// before. The slots are written before a run, so they may be read first; nothing else may. That no read moves before
+/// the wait is seen to by the addresses, which come out of it. In a launch that overlaps nothing both do nothing.
+fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
     let mut out = String::from("#define ARGUMENTS");
-    let mut slot = 0;
+    let waits = props.arch.has_dependent_launch();
+    let (mut waited, mut slot) = (Vec::new(), 0);
     for p in spec.template.params() {
-        let line = match (&p.kind, p.dtype) {
-            (SlotKind::Read, Some(ty)) => {
-                format!(
-                    "const {0}* const __restrict__ {1} = (const {0}*)slots[{slot}];",
-                    cuda_type(ty),
-                    p.name
-                )
+        let line = match p.dtype {
+            Some(_) if waits => {
+                let address = format!("{}_address", p.name);
+                waited.push(format!(
+                    "asm volatile(\"\" : \"+l\"({address}) :: \"memory\");"
+                ));
+                waited.push(pointer(&p, &address));
+                format!("long long {address} = slots[{slot}];")
             }
-            (SlotKind::Write, Some(ty)) => {
-                format!(
-                    "{0}* const __restrict__ {1} = ({0}*)slots[{slot}];",
-                    cuda_type(ty),
-                    p.name
-                )
-            }
-            _ => {
+            Some(_) => pointer(&p, &format!("slots[{slot}]")),
+            None => {
                 let ty = if p.wide { "long long" } else { "int" };
                 match spec.baked.get(&p.name) {
                     Some(Baked::Exact(v)) => format!("constexpr {ty} {} = {v};", p.name),
@@ -133,6 +137,69 @@ fn arguments(spec: &KernelSpec) -> String {
         let _ = write!(out, " \\\n    {line}");
         slot += p.kind.slots();
     }
+    if waits {
+        let _ = write!(
+            out,
+            " \\\n    if (gridDim.x * gridDim.y * gridDim.z <= {EARLY_BLOCKS}) \
+             asm volatile(\"griddepcontrol.launch_dependents;\"); \
+             \\\n    asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");"
+        );
+    }
+    for line in waited {
+        let _ = write!(out, " \\\n    {line}");
+    }
     out.push('\n');
     out
+}
+
+/// The declaration of a tensor at an address.
+fn pointer(p: &Param, address: &str) -> String {
+    let ty = p.dtype.map_or("void", cuda_type);
+    let constant = if p.kind == SlotKind::Read {
+        "const "
+    } else {
+        ""
+    };
+    format!(
+        "{constant}{ty}* const __restrict__ {} = ({constant}{ty}*){address};",
+        p.name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bespoke_device::Arch;
+
+    use super::*;
+    use crate::sample::Rng;
+
+    #[test]
+    fn a_kernel_waits_before_it_has_the_address_of_a_tensor() {
+        let mut rng = Rng::new(3);
+        let mut samples = crate::gemm::samples(&mut rng);
+        samples.extend(crate::pointwise::samples(&mut rng));
+        samples.extend(crate::topk::samples(&mut rng));
+        for sample in samples {
+            let source = |number| {
+                let props = DeviceProps::preset(Arch::sm(number));
+                KernelSpec::generic(sample.template.clone(), &props).source(&props)
+            };
+            assert!(!source(89).contains("griddepcontrol"));
+            let text = source(90);
+            let (before, after) = text.split_once("griddepcontrol.wait").unwrap();
+            assert!(before.contains("griddepcontrol.launch_dependents"));
+            for p in sample
+                .template
+                .params()
+                .iter()
+                .filter(|p| p.dtype.is_some())
+            {
+                let declared = format!("* const __restrict__ {} =", p.name);
+                assert!(
+                    !before.contains(&declared) && after.contains(&declared),
+                    "{declared}"
+                );
+            }
+        }
+    }
 }

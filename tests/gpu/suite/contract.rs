@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bespoke_device::{DeviceError, DevicePtr, Launch, LaunchConfig};
+use bespoke_device::{DeviceError, DevicePtr, Launch, LaunchConfig, chain};
 
 use crate::ensure;
 use crate::rig::{Outcome, Rig, launch, read_floats, tensor, words, write_slots};
@@ -122,7 +122,7 @@ pub(crate) fn one_graph_serves_many_extents(rig: &Rig) -> Outcome {
         launch(&kernels[0], block.ptr()),
         launch(&kernels[1], block.ptr().offset(64)),
     ];
-    let graph = rig.device.graph(&launches).map_err(words)?;
+    let graph = rig.device.graph(&launches, &chain(2)).map_err(words)?;
     // the graph keeps what it needs
     drop((kernels, launches));
     ensure!(graph.len() == 2, "{} launches instead of 2", graph.len());
@@ -156,7 +156,7 @@ pub(crate) fn launches_of_a_long_graph_can_be_replaced(rig: &Rig) -> Outcome {
     let block = rig.block(stream.as_ref(), &[at, bytes, 64])?;
     let mut graph = rig
         .device
-        .graph(&vec![launch(&bump, block.ptr()); LENGTH])
+        .graph(&vec![launch(&bump, block.ptr()); LENGTH], &chain(LENGTH))
         .map_err(words)?;
     let mut folds = vec![false; LENGTH];
     let rounds: [&[usize]; 4] = [&[], &[0, 599], &[199, 200, 201, 399, 400], &[0, 200]];
@@ -200,7 +200,7 @@ pub(crate) fn a_replaced_kernel_may_go(rig: &Rig) -> Outcome {
     let block = rig.block(stream.as_ref(), &[at, bytes, 64])?;
     let mut graph = rig
         .device
-        .graph(&[launch(&bump, block.ptr())])
+        .graph(&[launch(&bump, block.ptr())], &[])
         .map_err(words)?;
     for _ in 0..50 {
         stream.replay(graph.as_ref()).map_err(words)?;
@@ -220,7 +220,7 @@ pub(crate) fn a_replaced_kernel_may_go(rig: &Rig) -> Outcome {
 
 pub(crate) fn an_empty_graph_does_nothing(rig: &Rig) -> Outcome {
     let stream = rig.stream()?;
-    let graph = rig.device.graph(&[]).map_err(words)?;
+    let graph = rig.device.graph(&[], &[]).map_err(words)?;
     ensure!(graph.is_empty(), "it has {} launches", graph.len());
     stream.upload(graph.as_ref()).map_err(words)?;
     stream.replay(graph.as_ref()).map_err(words)?;
@@ -240,7 +240,7 @@ pub(crate) fn an_arena_grows_in_place(rig: &Rig) -> Outcome {
     let block = rig.block(stream.as_ref(), &[0; 5])?;
     let graph = rig
         .device
-        .graph(&[launch(&plus_one, block.ptr())])
+        .graph(&[launch(&plus_one, block.ptr())], &[])
         .map_err(words)?;
     stream
         .write(at, bytemuck::cast_slice(&[5.0_f32; 1000]))
@@ -281,7 +281,7 @@ pub(crate) fn streams_are_independent(rig: &Rig) -> Outcome {
                     let block = rig.block(stream.as_ref(), &[at, bytes, 500])?;
                     let graph = rig
                         .device
-                        .graph(&vec![launch(&bump, block.ptr()); 20])
+                        .graph(&vec![launch(&bump, block.ptr()); 20], &chain(20))
                         .map_err(words)?;
                     for _ in 0..20 {
                         stream.replay(graph.as_ref()).map_err(words)?;
@@ -311,7 +311,7 @@ pub(crate) fn marks_measure_the_work_between_them(rig: &Rig) -> Outcome {
     let block = rig.block(stream.as_ref(), &[at, bytes, 1 << 20])?;
     let graph = rig
         .device
-        .graph(&vec![launch(&bump, block.ptr()); 50])
+        .graph(&vec![launch(&bump, block.ptr()); 50], &chain(50))
         .map_err(words)?;
     stream.replay(graph.as_ref()).map_err(words)?;
     let marks = [0, 1, 10].map(|replays| {
@@ -380,7 +380,7 @@ pub(crate) fn a_block_may_use_all_its_shared_memory(rig: &Rig) -> Outcome {
             .map_err(words)?;
         let graph = rig
             .device
-            .graph(std::slice::from_ref(&launch))
+            .graph(std::slice::from_ref(&launch), &[])
             .map_err(words)?;
         stream.replay(graph.as_ref()).map_err(words)?;
         ensure!(

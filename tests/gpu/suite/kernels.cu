@@ -3,12 +3,22 @@
 static __device__ __forceinline__ long long first() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 static __device__ __forceinline__ long long stride() { return (long long)gridDim.x * blockDim.x; }
 
+// Where kernels can be launched while the ones before them end, each lets the next start at once, and waits itself.
+#if __CUDA_ARCH__ >= 900
+#define MEET                                                       \
+    asm volatile("griddepcontrol.launch_dependents;");             \
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#else
+#define MEET
+#endif
+
 // read, write, n: n floats of the one to the other
 #define MAP(NAME, EXPRESSION)                                      \
     extern "C" __global__ void NAME(const long long* slots) {      \
         const float* in = (const float*)slots[0];                  \
         float* out = (float*)slots[2];                             \
         const long long n = slots[4];                              \
+        MEET                                                       \
         for (long long i = first(); i < n; i += stride()) {        \
             const float x = in[i];                                 \
             out[i] = (EXPRESSION);                                 \
@@ -23,6 +33,7 @@ MAP(twice, x * 2.0f)
     extern "C" __global__ void NAME(const long long* slots) {      \
         float* out = (float*)slots[0];                             \
         const long long n = slots[2];                              \
+        MEET                                                       \
         for (long long i = first(); i < n; i += stride()) {        \
             const float x = out[i];                                \
             out[i] = (EXPRESSION);                                 \
@@ -38,6 +49,7 @@ extern "C" __global__ void reverse(const long long* slots) {
     const float* in = (const float*)slots[0];
     float* out = (float*)slots[2];
     const int n = (int)slots[4];
+    MEET
     if (blockIdx.x > 0) return;
     for (int i = threadIdx.x; i < n; i += blockDim.x) kept[i] = in[i];
     __syncthreads();

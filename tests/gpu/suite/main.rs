@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod contract;
+mod edges;
 mod kernels;
 mod models;
 mod refusals;
@@ -58,6 +59,12 @@ const SHARED: &[Test] = tests!(true, None; contract::{
     one_graph_serves_many_extents,
     launches_of_a_long_graph_can_be_replaced,
     a_replaced_kernel_may_go,
+} edges::{
+    branches_meet_again,
+    a_kernel_that_starts_early_waits,
+    kernels_between_programmatic_edges_can_be_replaced,
+    edges_that_lead_nowhere_are_refused,
+} contract::{
     an_empty_graph_does_nothing,
     an_arena_grows_in_place,
     streams_are_independent,

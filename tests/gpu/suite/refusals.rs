@@ -76,7 +76,7 @@ pub(crate) fn things_of_another_device_are_refused(rig: &Rig) -> Outcome {
         matches!(result, Err(DeviceError::Call { .. })),
         "a foreign kernel: {result:?}"
     );
-    let graph = other.graph(&[]).map_err(words)?;
+    let graph = other.graph(&[], &[]).map_err(words)?;
     let result = stream.replay(graph.as_ref());
     ensure!(
         matches!(result, Err(DeviceError::Call { .. })),
@@ -137,7 +137,7 @@ fn lose(rig: &Rig) -> Outcome {
     let stray = rig.kernel("stray")?;
     let graph = rig
         .device
-        .graph(&[launch(&stray, memory.ptr())])
+        .graph(&[launch(&stray, memory.ptr())], &[])
         .map_err(words)?;
     let block = rig.block(stream.as_ref(), &[1])?;
     stream.synchronize().map_err(words)?;

@@ -78,6 +78,7 @@ impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let graph = match self.graph {
             GraphMode::Whole => "whole",
+            GraphMode::Chain => "chain",
             GraphMode::Off => "off",
         };
         let cache = if self.warm { "warm" } else { "cold" };
@@ -247,7 +248,7 @@ fn run_case(
     )?;
     let kernels = session.plan().steps.len();
     let graph = match case.graph {
-        GraphMode::Whole => GraphUse::Replayed,
+        GraphMode::Whole | GraphMode::Chain => GraphUse::Replayed,
         GraphMode::Off => GraphUse::Off,
     };
     let mut all = Vec::new();

@@ -20,7 +20,8 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, SessionOptions, Size, Strategy,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions, Size,
+    Strategy,
 };
 use crate::shapes::{Dims, Shapes};
 use crate::sight::{Sight, SightOptions};
@@ -96,6 +97,15 @@ pub(crate) struct Arguments {
         help_heading = "Device and strategy"
     )]
     cuda_graph: Vec<Graphs>,
+    /// Whether a kernel of a graph may start while the one before it ends
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Device and strategy"
+    )]
+    programmatic_launch: Programmatic,
     /// What the kernel cache holds at first, in a folder made for the measurement and removed after it
     /// [default: whatever is in the user's folder]
     #[arg(long, value_enum, alias = "cacheState", help_heading = "Kernel cache")]
@@ -268,6 +278,7 @@ impl Arguments {
             memory_limit: self.memory_limit,
             opt_shapes: strategy.takes_opt_shapes().then(|| opt.clone()),
             cuda_graph: graph,
+            programmatic_launch: self.programmatic_launch,
             require_graph: false,
             error_on_cache_miss: false,
             cost: self.cost.clone(),

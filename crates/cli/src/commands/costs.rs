@@ -20,7 +20,7 @@ use crate::costs::table::Table;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, SessionOptions, Size,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions, Size,
 };
 use crate::placed::on_device;
 use crate::shapes::{Dims, Shapes};
@@ -115,6 +115,7 @@ impl Arguments {
             bit_stable: self.bit_stable,
             memory_limit: self.memory_limit,
             cuda_graph: Graphs::Off,
+            programmatic_launch: Programmatic::Off,
             require_graph: false,
             error_on_cache_miss: false,
             cost: CostOptions::default(),

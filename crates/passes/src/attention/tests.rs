@@ -40,7 +40,8 @@ fn product(g: &mut Graph, name: &str, a: ValueId, b: ValueId) -> ValueId {
 
 fn softmax(g: &mut Graph, x: ValueId) -> ValueId {
     let axis = g.dims(x).len() - 1;
-    g.add1("softmax", Softmax { axis, log: false }, &[x]).unwrap()
+    g.add1("softmax", Softmax { axis, log: false }, &[x])
+        .unwrap()
 }
 
 /// q, k and v of two heads of eight elements.
@@ -231,7 +232,12 @@ fn what_does_not_fit_stays() {
         let k = swapped(g, k);
         let s = product(g, "scores", q, k);
         let mut b = ExprBuilder::new(&[TYPE, TYPE]);
-        let (x, by, zero, fill) = (b.input(0), b.input(1), b.number(TYPE, 0.0), b.number(TYPE, -9.0));
+        let (x, by, zero, fill) = (
+            b.input(0),
+            b.input(1),
+            b.number(TYPE, 0.0),
+            b.number(TYPE, -9.0),
+        );
         let seen = b.binary(BinaryOp::Gt, by, zero);
         let x = b.binary(BinaryOp::Add, x, by);
         let r = b.select(seen, x, fill);

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bespoke_device::{
-    Arch, Arena, Device, DeviceError, DeviceProps, Graph, Image, Kernel, Launch, LaunchConfig,
-    Memory, Result, Stream, Twin,
+    Arch, Arena, Device, DeviceError, DeviceProps, Edge, Graph, Image, Kernel, Launch,
+    LaunchConfig, Memory, NoDependentLaunch, Result, Stream, Twin,
 };
 
 /// What becomes of a kernel's twin.
@@ -63,8 +63,11 @@ impl Device for Wrapped {
     fn stream(&self) -> Result<Box<dyn Stream>> {
         self.host.stream()
     }
-    fn graph(&self, launches: &[Launch]) -> Result<Box<dyn Graph>> {
-        self.host.graph(launches)
+    fn graph(&self, launches: &[Launch], edges: &[Edge]) -> Result<Box<dyn Graph>> {
+        self.host.graph(launches, edges)
+    }
+    fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch> {
+        self.host.dependent_launch()
     }
     fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32> {
         self.host.occupancy(kernel, config)

@@ -69,9 +69,10 @@ fn check(sample: &Sample, t: &Attention) {
         let shares: &Vec<f64> = known
             .entry(p[..b + 2].to_vec())
             .or_insert_with(|| shares(p));
-        let sum = shares.iter().zip(0..).map(|(share, j)| {
-            share * at(&v, &[&p[..b], &[j, p[b + 2]]].concat()).to_f64()
-        });
+        let sum = shares
+            .iter()
+            .zip(0..)
+            .map(|(share, j)| share * at(&v, &[&p[..b], &[j, p[b + 2]]].concat()).to_f64());
         Number::F(sum.sum())
     });
 }
@@ -123,7 +124,10 @@ fn a_masked_row_is_undefined_or_zero() {
         check(&sample, &t);
         let y = sample.run_twin().unwrap();
         let first = half::f16::from_le_bytes([y[0][0], y[0][1]]);
-        assert_eq!((first.is_nan(), first.to_f32() == 0.0), (!undefined_as_zero, undefined_as_zero));
+        assert_eq!(
+            (first.is_nan(), first.to_f32() == 0.0),
+            (!undefined_as_zero, undefined_as_zero)
+        );
     }
 }
 
@@ -162,13 +166,22 @@ fn best(size: i64, batches: i64, [g, m, n]: [i64; 3], arch: u32) -> String {
 fn tiles_suit_the_shape() {
     // few rows: warps divide the keys
     let decode = best(128, 8, [4, 1, 2000], 90);
-    assert!(decode.contains("BM=16 ") && !decode.contains("WARPS_N=1"), "{decode}");
+    assert!(
+        decode.contains("BM=16 ") && !decode.contains("WARPS_N=1"),
+        "{decode}"
+    );
     // few keys: all at once
     let cross = best(64, 20, [1, 1024, 77], 90);
-    assert!(cross.contains("BN=80 ") && cross.contains("STAGES=1 "), "{cross}");
+    assert!(
+        cross.contains("BN=80 ") && cross.contains("STAGES=1 "),
+        "{cross}"
+    );
     // many of both: tall tiles
     let prefill = best(64, 32, [1, 1024, 1024], 80);
-    assert!(prefill.contains("BM=128 ") && prefill.contains("WARPS_N=1"), "{prefill}");
+    assert!(
+        prefill.contains("BM=128 ") && prefill.contains("WARPS_N=1"),
+        "{prefill}"
+    );
 }
 
 #[test]
@@ -189,9 +202,18 @@ fn what_does_not_fit_is_refused() {
         plain(20),
         plain(264),
         plain(0),
-        Attention { dtype: DType::F32, ..plain(64) },
-        Attention { mask: Some(DType::F64), ..plain(64) },
-        Attention { scale: f64::NAN, ..plain(64) },
+        Attention {
+            dtype: DType::F32,
+            ..plain(64)
+        },
+        Attention {
+            mask: Some(DType::F64),
+            ..plain(64)
+        },
+        Attention {
+            scale: f64::NAN,
+            ..plain(64)
+        },
     ] {
         assert!(t.refuses().is_some(), "{}", t.describe());
     }

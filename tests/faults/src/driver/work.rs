@@ -10,7 +10,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use super::{INVALID_VALUE, give_back, make, on, within};
-use crate::books::{Kind, books};
+use crate::books::{Books, Kind, books};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(stream: *mut u64, _flags: c_uint) -> u32 {
@@ -191,8 +191,8 @@ unsafe fn function_of(parameters: *const u64) -> u64 {
 pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
     node: *mut u64,
     graph: u64,
-    _after: *const u64,
-    _count: usize,
+    after: *const u64,
+    count: usize,
     parameters: *const u64,
 ) -> u32 {
     // SAFETY: the caller's structure.
@@ -202,12 +202,71 @@ pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
     if code == 0 {
         let mut guard = books();
         let b = guard.get_or_insert_default();
+        // SAFETY: the caller's list.
+        let after = unsafe { list(after, count) };
+        if !in_graph(b, graph, after) {
+            return b.wrong(
+                "cuGraphAddKernelNode_v2: waits for a node of no or another graph".to_owned(),
+            );
+        }
         let handle = b.handle();
         b.nodes.entry(graph).or_default().insert(handle, function);
         // SAFETY: the caller's pointer to one handle.
         unsafe { *node = handle };
     }
     code
+}
+
+/// A caller's list, which may be nowhere if it is empty.
+unsafe fn list<'a, T>(at: *const T, count: usize) -> &'a [T] {
+    match count {
+        0 => &[],
+        // SAFETY: the caller's list of so many.
+        count => unsafe { std::slice::from_raw_parts(at, count) },
+    }
+}
+
+/// Whether all of these are nodes of a graph.
+fn in_graph(b: &Books, graph: u64, nodes: &[u64]) -> bool {
+    let known = b.nodes.get(&graph);
+    nodes
+        .iter()
+        .all(|n| known.is_some_and(|known| known.contains_key(n)))
+}
+
+/// What kind of edge: the ports at both ends, the type, five zeros.
+type EdgeData = [u8; 8];
+/// A kernel that may start when the blocks of the one before have triggered or ended.
+const PROGRAMMATIC: EdgeData = [1, 0, 1, 0, 0, 0, 0, 0];
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphAddDependencies_v2(
+    graph: u64,
+    from: *const u64,
+    to: *const u64,
+    data: *const EdgeData,
+    count: usize,
+) -> u32 {
+    const NAME: &str = "cuGraphAddDependencies_v2";
+    let code = on(NAME, &[(Kind::Graph, graph)]);
+    if code != 0 {
+        return code;
+    }
+    // SAFETY: the caller's lists.
+    let (from, to, data) = unsafe { (list(from, count), list(to, count), list(data, count)) };
+    let mut guard = books();
+    let b = guard.get_or_insert_default();
+    if !in_graph(b, graph, from) || !in_graph(b, graph, to) {
+        return b.wrong(format!("{NAME}: a node of no or another graph"));
+    }
+    // nodes are numbered as they are added
+    if from.iter().zip(to).any(|(from, to)| from >= to) {
+        return b.wrong(format!("{NAME}: an edge that leads back"));
+    }
+    if data.iter().any(|d| *d != PROGRAMMATIC && *d != [0; 8]) {
+        return b.wrong(format!("{NAME}: an edge of no kind"));
+    }
+    0
 }
 
 #[unsafe(no_mangle)]
