@@ -53,7 +53,7 @@
         } else { \
             A first_sum = Row::start(); \
             if (Row::FIRST) { \
-                _Pragma("unroll 2") \
+                _Pragma("unroll (V == 2 ? 4 : 2)") \
                 for (long long item = lane; item < items; item += GROUP) { \
                     INNER FETCH_X \
                     _Pragma("unroll") \
@@ -63,7 +63,7 @@
             } \
             const A one = Row::finish(first_sum, count); \
             A second_sum = 0; \
-            _Pragma("unroll 2") \
+            _Pragma("unroll (V == 2 ? 4 : 2)") \
             for (long long item = lane; item < items; item += GROUP) { \
                 INNER FETCH_X \
                 _Pragma("unroll") \

@@ -86,7 +86,7 @@ impl Template for ArgReduce {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        self.space().tiles(args, Some("x"), 1, 0, props)
+        self.space().tiles(args, &["x".to_owned()], 1, 0, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {

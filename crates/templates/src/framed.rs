@@ -74,11 +74,21 @@ impl<'a> Framed<'a> {
         items: i64,
         props: &DeviceProps,
     ) -> Vec<Tile> {
-        let sizes = self.inputs().iter().filter_map(|t| t.size());
-        let widest = sizes.max().unwrap_or(4) as i64;
-        let lead = (!self.inputs().is_empty()).then_some("x0");
-        self.space
-            .tiles(args, lead, (16 / widest).clamp(1, 8), items, props)
+        let (names, vector) = self.vectors();
+        self.space.tiles(args, &names, vector, items, props)
+    }
+
+    /// The operands that are read and written in packs, and the most elements of a pack.
+    fn vectors(self) -> (Vec<String>, i64) {
+        let mut packed = rows::names("x", self.inputs());
+        // a result of the whole space is written in the same packs; a reduction's is not
+        if self.kept == self.space.rank() {
+            packed.push(("y".to_owned(), self.epilogue.dtype()));
+            packed.extend(rows::names("e", self.extras()));
+        }
+        let widest = packed.iter().filter_map(|p| p.1.size()).max();
+        let vector = (16 / widest.unwrap_or(4) as i64).clamp(1, 8);
+        (packed.into_iter().map(|p| p.0).collect(), vector)
     }
 
     /// Work, given the operations on each element between prologue and epilogue.

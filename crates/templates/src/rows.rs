@@ -152,7 +152,8 @@ impl Rows {
         }
     }
 
-    /// `VEC` and `VECTORS` for operands that may be broadcast and results that may not.
+    /// `VECTORS` for operands that may be broadcast and results that may not: whether VEC elements, which the tile says,
+    /// move in one instruction.
     pub(crate) fn vectors(self, reads: &[(String, DType)], writes: &[(String, DType)]) -> String {
         let widest = reads
             .iter()
@@ -161,7 +162,7 @@ impl Rows {
             .max()
             .unwrap_or(4);
         let vector = (16 / widest).clamp(1, 8);
-        let mut out = format!("constexpr int VEC = {vector};\n#define VECTORS (");
+        let mut out = "#define VECTORS (".to_owned();
         if self.inner == 0 || vector == 1 {
             out.push_str("false)\n");
             return out;
@@ -269,22 +270,48 @@ impl Rows {
         (wanted.next_power_of_two() as i64).clamp(1, 1024)
     }
 
-    /// Tiles for rows that each thread reads `vector` elements at a time, at most `items` packs of which stay in registers
-    /// (`items` of 0: the kernel keeps none).
+    /// Elements that move in one instruction: at most `vector`, and as many as divide the last axis and, where its elements
+    /// lie next to each other, every step to the beginning of another run of them.
+    fn width(self, args: &Args<'_>, names: &[String], vector: i64) -> i64 {
+        let Some(last) = self.rank().checked_sub(1).filter(|_| self.inner > 0) else {
+            return vector;
+        };
+        let mut width = vector.max(1);
+        let mut fit = |value: i64| {
+            while value % width != 0 {
+                width /= 2;
+            }
+        };
+        fit(args.int(&format!("d{last}")));
+        for name in names {
+            let strides = args.ints(&format!("{name}_s"), self.rank());
+            if strides[last] == 1 {
+                fit(args.int(&format!("{name}_o")));
+                strides[..last].iter().copied().for_each(&mut fit);
+            }
+        }
+        width
+    }
+
+    /// Tiles for rows whose operands `names` each thread reads `vector` elements at a time, if their strides allow it, at
+    /// most `items` packs of which stay in registers (`items` of 0: the kernel keeps none).
     pub(crate) fn tiles(
         self,
         args: Option<&Args<'_>>,
-        lead: Option<&str>,
+        names: &[String],
         vector: i64,
         items: i64,
         props: &DeviceProps,
     ) -> Vec<Tile> {
+        let vector = args.map_or(vector, |a| self.width(a, names, vector));
+        let lead = names.first().map(String::as_str);
         let tile = |group: i64, apart: bool, items: i64| {
             let threads = group.max(if apart { 256 } else { 128 });
             let mut constants = vec![
                 ("THREADS", threads),
                 ("GROUP", group),
                 ("APART", i64::from(apart)),
+                ("VEC", vector),
             ];
             if items > 0 {
                 constants.push(("ITEMS", items));
@@ -326,11 +353,7 @@ impl Rows {
             return tiles;
         }
         let contiguous = stride(last) == 1;
-        let width = if contiguous && columns % vector == 0 {
-            vector
-        } else {
-            1
-        };
+        let width = if contiguous { vector } else { 1 };
         // enough threads that a row is read with a few loads each; all there are where rows are few
         let few = rows < i64::from(props.multiprocessors) * 2;
         let per_thread = if few { width } else { width * 4 };
@@ -338,9 +361,15 @@ impl Rows {
             Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
         let packs = |group: i64| -> i64 {
             let need = (columns / width + group - 1) / group.max(1);
-            // a row that does not fit in 32 registers a thread streams, and needs no cache at all
-            if need <= (32 / vector.max(1)).clamp(1, 8) {
-                (need.max(1) as u64).next_power_of_two() as i64
+            // a row that does not fit in 32 registers a thread streams, and needs no cache at all; a block of 1024 threads
+            // has fewer registers for each, and narrow packs need more of them for their positions
+            let most = match group {
+                ..1024 => 32,
+                _ if width >= 8 => 24,
+                _ => 16,
+            };
+            if need <= (most / width).clamp(1, 8) {
+                need.max(1)
             } else {
                 1
             }

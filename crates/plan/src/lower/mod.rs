@@ -1,8 +1,9 @@
 //! Lowering: from nodes to steps.
 //!
 //! Nodes are visited in topological order. A node with one reader is not emitted at once but kept as `Pending`: an
-//! elementwise reader then joins it as its epilogue, a reduction absorbs elementwise work as its prologue, a concat
-//! gives it its place as target. Whoever needs the bytes *forces* it.
+//! elementwise reader then joins it as its epilogue, a reduction absorbs elementwise work as its prologue. Whoever needs
+//! the bytes *forces* it. Where a result is a part of a concat or ends in an output of the model, `ahead` has told
+//! before anything else where its bytes go.
 //!
 //! One file an anchor:
 //!
