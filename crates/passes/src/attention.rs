@@ -91,7 +91,8 @@ fn guard(expr: &Expr, at: Reg) -> Option<bool> {
         Instr::Input(_) => Some(false),
         Instr::Cast(ty, x) if ty.is_float() => guard(expr, x),
         Instr::Select(c, zero, x) => {
-            let (Instr::Unary(UnaryOp::IsNan, tested), Instr::Const(zero)) = (instr(c), instr(zero))
+            let (Instr::Unary(UnaryOp::IsNan, tested), Instr::Const(zero)) =
+                (instr(c), instr(zero))
             else {
                 return None;
             };
@@ -375,7 +376,8 @@ fn fuse(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> {
             .iter()
             .all(|&x| graph.dtype(x) == graph.dtype(y));
     let scale = scores.scale * query.factor * key.factor;
-    let Some(masks) = mask::plan(graph, &scores.terms).filter(|_| alike && scale.is_finite()) else {
+    let Some(masks) = mask::plan(graph, &scores.terms).filter(|_| alike && scale.is_finite())
+    else {
         return Ok(false);
     };
     let op = Attention {

@@ -162,8 +162,7 @@ impl Attention {
             (false, true) => 180,
             (false, false) => 200,
         };
-        self.shared_bytes(tile) <= i64::from(props.shared_per_block)
-            && self.registers(tile) <= most
+        self.shared_bytes(tile) <= i64::from(props.shared_per_block) && self.registers(tile) <= most
     }
 
     /// Blocks of a tile that fit on a multiprocessor.
@@ -179,7 +178,10 @@ impl Attention {
 
     fn blocks(tile: &Tile, p: Problem) -> i64 {
         let bm = tile.get("BM").max(1);
-        let items = p.batches.max(0).saturating_mul((p.rows.max(0) + bm - 1) / bm);
+        let items = p
+            .batches
+            .max(0)
+            .saturating_mul((p.rows.max(0) + bm - 1) / bm);
         items.saturating_mul(tile.get("SPLIT").max(1))
     }
 
@@ -197,7 +199,11 @@ impl Attention {
         let split = get("SPLIT").max(1.0);
         let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
         // a warp of 16 rows reads each fragment of keys for two instructions only
-        let efficiency = if get("BM") / get("WARPS_M") > 16.0 { 0.7 } else { 0.5 };
+        let efficiency = if get("BM") / get("WARPS_M") > 16.0 {
+            0.7
+        } else {
+            0.5
+        };
         let busy = (together * warps / 8.0).min(1.0);
         let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
         // exponentials come at a sixteenth of the rate of plain arithmetic; other warps hide some of them
@@ -206,10 +212,14 @@ impl Attention {
         // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
         let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
         let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
-        // what one block waits for: its copies, and the chain from products over the softmax to products again
-        let copies = if stages > 1.0 { 0.6e-6 / (stages - 1.0) } else { 1.4e-6 };
+        // what one block waits for: the first copy, further ones that are not ahead of the work, and the chain from
+        // products over the softmax to products again
         let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
-        let latency = steps * (copies.max(chain) + if stages > 1.0 { 0.0 } else { chain });
+        let latency = if stages > 1.0 {
+            0.8e-6 + steps * chain.max(0.6e-6 / (stages - 1.0))
+        } else {
+            steps * (0.8e-6 + chain)
+        };
         let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
             (_, true) => 3.0e-6,
             (true, _) => 1.0e-6,
@@ -278,7 +288,11 @@ impl Template for Attention {
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = writeln!(out, "typedef {} T;", cuda_type(self.dtype));
-        let _ = writeln!(out, "constexpr int D = {}, DV = {};", self.size, self.value_size);
+        let _ = writeln!(
+            out,
+            "constexpr int D = {}, DV = {};",
+            self.size, self.value_size
+        );
         let _ = writeln!(
             out,
             "constexpr float SCALE_LOG2E = {:e}f;",
@@ -448,10 +462,29 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Attention>, Sample)> {
                 batch: rng.int(0, 2) as usize,
                 dtype,
                 size,
-                value_size: if rng.chance(4) { STEP * rng.int(1, 16) } else { size },
-                scale: if rng.chance(8) { -0.1 } else { (size as f64).powf(-0.5) },
-                mask: *rng.pick(&[None, None, None, Some(dtype), Some(DType::F32), Some(DType::Bool)]),
-                fill: if rng.chance(2) { f64::NEG_INFINITY } else { -1e4 },
+                value_size: if rng.chance(4) {
+                    STEP * rng.int(1, 16)
+                } else {
+                    size
+                },
+                scale: if rng.chance(8) {
+                    -0.1
+                } else {
+                    (size as f64).powf(-0.5)
+                },
+                mask: *rng.pick(&[
+                    None,
+                    None,
+                    None,
+                    Some(dtype),
+                    Some(DType::F32),
+                    Some(DType::Bool),
+                ]),
+                fill: if rng.chance(2) {
+                    f64::NEG_INFINITY
+                } else {
+                    -1e4
+                },
                 undefined_as_zero: rng.chance(3),
             };
             let t = Arc::new(t);

@@ -12,9 +12,9 @@ use bespoke_ir::op::reduce::ReduceKind;
 use bespoke_ir::op::resize::{CoordinateMode, Interpolation, NearestMode};
 use bespoke_ir::op::scatter_elements::ScatterReduction;
 use bespoke_ir::op::{
-    ArgReduce, Attention, Concat, Conv, ConvTranspose, CumSum, Expand, Gather, GatherElements, GatherNd,
-    HostInts, Map, MatMul, Normalize, Pad, Pool, Reduce, Reshape, Resize, ScatterElements,
-    ScatterNd, Slice, Softmax, TopK, Transpose,
+    ArgReduce, Attention, Concat, Conv, ConvTranspose, CumSum, Expand, Gather, GatherElements,
+    GatherNd, HostInts, Map, MatMul, Normalize, Pad, Pool, Reduce, Reshape, Resize,
+    ScatterElements, ScatterNd, Slice, Softmax, TopK, Transpose,
 };
 use bespoke_ir::{BinaryOp, DType, Expr, Op, Scalar, SymInt, TensorType, UnaryOp};
 

@@ -187,7 +187,13 @@ fn extents(graph: &Graph, expr: &Expr, inputs: &[ValueId], result: ValueId) -> V
             })
     };
     let mut dims: Vec<SymInt> = (0..all.len())
-        .map(|i| if varies(i) { all[i].clone() } else { one.clone() })
+        .map(|i| {
+            if varies(i) {
+                all[i].clone()
+            } else {
+                one.clone()
+            }
+        })
         .collect();
     // positions count from the first axis, so that none may be left out; otherwise as short as operands are
     if !expr.reads_coords() {

@@ -144,12 +144,13 @@ impl Twin<'_> {
                     widen_run(*q_from, q_view.at(&at(row)), stride(q_view, 2), q);
                 }
                 // a panel of keys or values, next to each other
-                let widen = |(from, view): &Tensor<'_>, first: usize, size: usize, out: &mut [f32]| {
-                    for (i, line) in out.chunks_exact_mut(size).enumerate() {
-                        let start = view.at(&[batch, &[(first + i) as i64, 0]].concat());
-                        widen_run(*from, start, stride(view, 1), line);
-                    }
-                };
+                let widen =
+                    |(from, view): &Tensor<'_>, first: usize, size: usize, out: &mut [f32]| {
+                        for (i, line) in out.chunks_exact_mut(size).enumerate() {
+                            let start = view.at(&[batch, &[(first + i) as i64, 0]].concat());
+                            widen_run(*from, start, stride(view, 1), line);
+                        }
+                    };
                 for first in (0..n).step_by(PANEL) {
                     let keys = PANEL.min(n - first);
                     widen(&self.k, first, d, &mut wide[..keys * d]);
@@ -207,7 +208,9 @@ impl Twin<'_> {
                 let pairs = row.iter_mut().zip(by.iter());
                 if matches!(mask, Elements::Bool(_)) {
                     let fill = self.template.fill as f32;
-                    pairs.filter(|(_, keep)| **keep == 0.0).for_each(|(x, _)| *x = fill);
+                    pairs
+                        .filter(|(_, keep)| **keep == 0.0)
+                        .for_each(|(x, _)| *x = fill);
                 } else {
                     pairs.for_each(|(x, by)| *x += by);
                 }
