@@ -212,14 +212,14 @@ impl Attention {
         // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
         let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
         let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
-        // what one block waits for: its copies, and the chain from products over the softmax to products again
-        let copies = if stages > 1.0 {
-            0.6e-6 / (stages - 1.0)
-        } else {
-            1.4e-6
-        };
+        // what one block waits for: the first copy, further ones that are not ahead of the work, and the chain from
+        // products over the softmax to products again
         let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
-        let latency = steps * (copies.max(chain) + if stages > 1.0 { 0.0 } else { chain });
+        let latency = if stages > 1.0 {
+            0.8e-6 + steps * chain.max(0.6e-6 / (stages - 1.0))
+        } else {
+            steps * (0.8e-6 + chain)
+        };
         let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
             (_, true) => 3.0e-6,
             (true, _) => 1.0e-6,

@@ -86,7 +86,12 @@ fn a_scaled_product_with_a_mask() {
     let p = softmax(&mut g, s);
     let y = product(&mut g, "y", p, v);
     fused(&mut g, y);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(q: f16[2,2,M,8], k: f16[2,2,N,8], v: f16[2,2,N,8], mask: f16[2,1,1,N]) {
+      %0 = attention(q, k, v, mask) scale=0.5 : f16[2,2,M,8]  ; y
+      return %0
+    }
+    ");
 }
 
 #[test]
@@ -110,7 +115,12 @@ fn roots_of_the_scale_and_a_guard() {
     let p = map(&mut g, "guarded", b.finish(r), &[p]);
     let y = product(&mut g, "y", p, v);
     fused(&mut g, y);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(q: f16[2,2,M,8], k: f16[2,2,N,8], v: f16[2,2,N,8]) {
+      %0 = attention(q, k, v) scale=0.25 undefined_as_zero : f16[2,2,M,8]  ; y
+      return %0
+    }
+    ");
 }
 
 #[test]
@@ -131,7 +141,13 @@ fn a_choice_is_a_mask_of_conditions() {
     let p = softmax(&mut g, s);
     let y = product(&mut g, "y", p, v);
     fused(&mut g, y);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(q: f16[2,2,M,8], k: f16[2,2,N,8], v: f16[2,2,N,8], limits: f16[N]) {
+      %0 = map(limits) expr=(not(gt(x0, 0.0:f16))) : bool[N]  ; masked
+      %1 = attention(q, k, v, %0) scale=0.25 fill=-10000 : f16[2,2,M,8]  ; y
+      return %1
+    }
+    ");
 }
 
 #[test]
@@ -158,7 +174,17 @@ fn several_masks_become_one_sum() {
     let p = softmax(&mut g, s);
     let y = product(&mut g, "y", p, v);
     fused(&mut g, y);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(q: f16[2,2,M,8], k: f16[2,2,N,8], v: f16[2,2,N,8], a: f16[N], b: f16[2,1,N]) {
+      %0 = map(a) expr=(mul(x0, 0.5:f16)) : f16[N]  ; first
+      %1 = map(b) expr=(mul(x0, -1.0:f16)) : f16[2,1,N]  ; rest
+      %2 = map(%0, %1) expr=(add(x0, x1)) : f16[2,1,N]  ; rest
+      %3 = map() expr=(select(le(i3, i2), 0.0:f16, -inf:f16)) shape=[1,1,M,N] : f16[1,1,M,N]  ; rest
+      %4 = map(%2, %3) expr=(add(x0, x1)) : f16[1,2,M,N]  ; rest
+      %5 = attention(q, k, v, %4) scale=0.5 : f16[2,2,M,8]  ; y
+      return %5
+    }
+    ");
 }
 
 #[test]
@@ -184,7 +210,12 @@ fn repeated_heads_are_not_copied() {
     fused(&mut g, y);
     let mut all = g.clone();
     canonicalize(&mut all).unwrap();
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r"
+    graph t(q: f16[1,6,1,8], k: f16[1,2,N,8], v: f16[1,2,N,8]) {
+      %0 = attention(q, k, v) scale=1 : f16[1,6,1,8]  ; y
+      return %0
+    }
+    ");
 }
 
 #[test]
