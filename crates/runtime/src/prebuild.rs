@@ -262,11 +262,8 @@ mod tests {
         let keys = |list: &[Wanted]| list.iter().map(|w| w.request.key()).collect::<Vec<_>>();
         for later in ["lazy", "hot"] {
             let later = keys(&kernels(later, &[1, 500]));
-            assert_eq!(
-                later[..eager.len()],
-                keys(&eager),
-                "and then a second tier, if it is another one"
-            );
+            // and for those of a second tier, where that has others
+            assert!(keys(&eager).iter().all(|key| later.contains(key)));
         }
         assert!(
             kernels("static", &[500])

@@ -11,7 +11,7 @@ use bespoke_cache::{CacheConfig, Mode};
 use bespoke_device::Device;
 use bespoke_host::{HostDevice, HostOptions};
 use bespoke_ir::Graph;
-use bespoke_ir::op::{Map, MatMul};
+use bespoke_ir::op::{HostInts, Map, MatMul};
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{Constant, DType, Expr, SymInt, TensorType, UnaryOp};
 
@@ -187,6 +187,55 @@ fn sessions_of_one_model_share_its_weights() {
     let again = load(0.5);
     assert_eq!(bytes(&again, 3).unwrap(), expected);
     assert_eq!(pointers(&again).len(), gone.len());
+}
+
+#[test]
+fn a_second_tier_shares_the_weights_of_the_first() {
+    // the product by the number of rows: planned anew, that number is part of an epilogue
+    let mut g = product(0.5);
+    let (y, rows) = (g.outputs()[0], g.dims(g.inputs()[0])[0].clone());
+    let count = HostInts {
+        dtype: DType::I64,
+        dims: vec![],
+        elements: vec![rows],
+    };
+    let count = g.add1("count", count, &[]).unwrap();
+    let cast = Map::new(Expr::cast(DType::I64, DType::F32));
+    let count = g.add1("as float", cast, &[count]).unwrap();
+    let times = Map::new(Expr::binary(bespoke_ir::BinaryOp::Mul, DType::F32));
+    let z = g.add1("z", times, &[y, count]).unwrap();
+    g.add_output(z);
+    let options = SessionOptions {
+        strategy: crate::Strategy::File {
+            name: "soon".into(),
+            text: "second_tier = 1".into(),
+        },
+        ..SessionOptions::default()
+    };
+    let session = Session::from_graph(g, device(), service(), options).unwrap();
+    let expected = bytes(&session, 3).unwrap();
+    for _ in 0..3 {
+        assert!(session.wait_specialized(Duration::from_secs(60)));
+        assert_eq!(bytes(&session, 3).unwrap(), expected);
+    }
+    let core = &session.core;
+    let program = core.pick(&Signature::new(&[3]));
+    let own = program.own.as_ref().expect("a plan of its own");
+    let pointers = |plan: &Plan, weights: &crate::weights::Weights| -> Vec<u64> {
+        let buffers = 0..plan.buffers.len() as u32;
+        let of = |i| weights.ptr(bespoke_plan::BufferId(i)).0;
+        buffers.map(of).filter(|&p| p != 0).collect()
+    };
+    let (first, second) = (
+        pointers(&core.plan, &core.weights),
+        pointers(&own.plan, &own.weights),
+    );
+    assert!(first.iter().any(|p| second.contains(p)));
+    let new = second.iter().filter(|p| !first.contains(p)).count();
+    assert!(
+        own.weights.bytes() < 256 && new <= 1,
+        "at most the number of rows is new"
+    );
 }
 
 #[test]
