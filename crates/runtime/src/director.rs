@@ -16,7 +16,7 @@ use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, W
 
 use crate::error::Error;
 use crate::event::{Cause, EventKind};
-use crate::kernels::{Answer, Distinct, report};
+use crate::kernels::{Answer, Distinct, Draft, Lacking, report};
 use crate::lessons::Lessons;
 use crate::program::{Blueprint, Program};
 use crate::service::Ticket;
@@ -102,6 +102,8 @@ pub(crate) struct Director {
     /// Kernels compiled for a target that this device does not need to run.
     background: usize,
     settle: Vec<Reply>,
+    /// What was drawn up for a class at a shape to see whether its kernels are there, until the policy asks for it.
+    draft: Option<(ClassId, Signature, Draft)>,
     lessons: Option<Lessons>,
     told: Instant,
     next_program: u64,
@@ -126,6 +128,7 @@ impl Director {
             trials: BTreeMap::new(),
             background: 0,
             settle: Vec::new(),
+            draft: None,
             lessons,
             told: Instant::now(),
             next_program: 1,
@@ -144,6 +147,8 @@ impl Director {
             cause: Cause::Load,
             run: None,
         });
+        let requests = requests.into_iter().enumerate();
+        let requests = requests.map(|(i, r)| (i, r, None)).collect();
         self.submit(None, 0, requests, 0);
     }
 
@@ -235,12 +240,11 @@ impl Director {
             if classes.contains(&class) {
                 continue;
             }
-            let props = core.loader.device.props();
-            let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
-            let requests = core.loader.requests(&Distinct::of(&blueprint).specs);
-            if requests.iter().all(|r| core.loader.service.has(r)) {
+            let draft = Draft::of(&core, &class, &binding);
+            if core.loader.service.has_all(&draft.requests) {
                 wished += 1;
                 let signature = signature.clone();
+                self.draft = Some((class.clone(), signature.clone(), draft));
                 self.event(
                     What::Wished {
                         class: class.clone(),
@@ -248,6 +252,7 @@ impl Director {
                     },
                     None,
                 );
+                self.draft = None;
             }
             classes.push(class);
         }
@@ -276,14 +281,14 @@ impl Director {
         &self,
         class: Option<&ClassId>,
         request: u64,
-        kernels: Vec<crate::service::Request>,
+        kernels: Vec<Lacking>,
         priority: i64,
     ) -> Vec<Ticket> {
         let service = &self.core.loader.service;
-        let submit = |(index, kernel)| {
+        let submit = |(index, kernel, missed): Lacking| {
             let sender = self.sender.clone();
             let class = class.cloned();
-            service.submit(kernel, priority, move |answer| {
+            service.submit_missed(kernel, missed, priority, move |answer| {
                 // a session that is gone needs no answer; the kernel is in the cache for the next one
                 let _ = sender.send(Message::Answer {
                     class,
@@ -293,7 +298,7 @@ impl Director {
                 });
             })
         };
-        kernels.into_iter().enumerate().map(submit).collect()
+        kernels.into_iter().map(submit).collect()
     }
 
     /// Asks the policy about an event and does what it says.
@@ -360,14 +365,18 @@ impl Director {
         (cause, run): (Cause, Option<u64>),
     ) {
         let core = self.core.clone();
-        let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
-            Ok(binding) => binding,
-            Err(e) => return self.finished(&class, 0, Err(e.into())),
+        let draft = match self.draft.take() {
+            Some((of, at, draft)) if of == class && at == *shape => draft,
+            _ => match core.plan.bind_symbols(shape.dims().to_vec()) {
+                Ok(binding) => Draft::of(&core, &class, &binding),
+                Err(e) => return self.finished(&class, 0, Err(e.into())),
+            },
         };
-        let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
-        let distinct = Distinct::of(&blueprint);
-        let requests = core.loader.requests(&distinct.specs);
+        let Draft {
+            blueprint,
+            distinct,
+            requests,
+        } = draft;
         let (text, kernels) = (class.to_string(), distinct.specs.len());
         core.log.push(EventKind::Enqueue {
             class: text,
@@ -376,12 +385,28 @@ impl Director {
             cause,
             run,
         });
-        let missing = requests.len();
-        let answers = vec![None; missing];
         let since = Instant::now();
+        // what is there is taken at once; only what is not goes through the pool
+        let at_hand = core.loader.service.at_hand(&requests);
+        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(requests.len());
+        let mut lacking = Vec::new();
+        for (found, request) in at_hand.into_iter().zip(requests) {
+            match found {
+                Ok(ready) => {
+                    let answer = Ok(ready);
+                    report(&core.log, &answer, Some(&class.to_string()));
+                    answers.push(Some(answer));
+                }
+                Err(missed) => {
+                    lacking.push((answers.len(), request, missed));
+                    answers.push(None);
+                }
+            }
+        }
+        let missing = lacking.len();
         self.next_request += 1;
         let request = self.next_request;
-        let tickets = self.submit(Some(&class), request, requests, priority);
+        let tickets = self.submit(Some(&class), request, lacking, priority);
         self.wanted.insert(
             class.clone(),
             Wanted {

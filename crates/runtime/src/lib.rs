@@ -19,6 +19,7 @@
 //!   graph serves all shapes of a program and any pointers.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
+//! - `crew`: work that a load does hundreds of times, on all processors.
 //! - `lessons`: the shapes that occurred, for the next session of the model.
 //! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`strategy`]: which policy a session gets.
@@ -31,6 +32,7 @@
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
 pub mod costs;
+mod crew;
 pub mod director;
 pub mod error;
 pub mod event;

@@ -4,13 +4,21 @@
 //! the digest of the steps that wrote it and of the names of what they read. The [`Shelf`] knows what is on a device under
 //! which name for as long as a session holds it, so a second session of a model uploads and computes nothing, and equal
 //! constants of one model are one piece of memory.
+//!
+//! Digests are computed on all processors. Where nothing of a model can be there yet, the first session on a device say,
+//! a constant is uploaded as soon as its own digest is known, while those of the others are computed ([`Digests`]): the
+//! load takes as long as the copy, and the bytes that the copy reads were brought into memory by the digest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{Builder, Scope};
 
 use bespoke_device::{Device, DevicePtr, Memory, Stream};
 use bespoke_plan::{Arg, BufferId, ExprId, Place, Plan, Step};
 
+use crate::crew;
 use crate::error::Error;
 use crate::ledger::{Entry, Ledger, Purpose};
 use crate::program::Program;
@@ -32,6 +40,14 @@ impl Shelf {
     fn find(&self, device: &Arc<dyn Device>, name: Name) -> Option<Arc<dyn Memory>> {
         let pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pieces.get(&Self::key(device, name)).and_then(Weak::upgrade)
+    }
+
+    /// Whether nothing is on a device.
+    fn is_empty(&self, device: &Arc<dyn Device>) -> bool {
+        let (device, _) = Self::key(device, [0; 32]);
+        let pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = pieces.iter().filter(|(_, m)| m.strong_count() > 0);
+        !held.any(|((on, _), _)| *on == device)
     }
 
     fn put(&self, device: &Arc<dyn Device>, name: Name, memory: &Arc<dyn Memory>) {
@@ -63,39 +79,101 @@ impl Weights {
     /// if any of its results is missing.
     pub(crate) fn load(loading: &Loading<'_>, setup: &Program) -> Result<Weights, Error> {
         let plan = loading.plan;
-        let names = names(plan);
         let needed = buffers(&plan.steps);
-        // before anything is uploaded: what is too much is refused at once
-        let bytes = size(plan, &needed, &names);
-        let mut weights = Weights {
+        let constants = constants(plan);
+        std::thread::scope(|scope| {
+            let digests = Digests::begin(scope, &constants);
+            // before anything is uploaded: what is too much is refused at once
+            match loading.shelf.is_empty(loading.device) {
+                true => Self::upload(loading, setup, &needed, digests),
+                false => Self::share(loading, setup, &needed, digests),
+            }
+        })
+    }
+
+    /// Loads where there may be something to share.
+    fn share(
+        loading: &Loading<'_>,
+        setup: &Program,
+        needed: &BTreeSet<BufferId>,
+        digests: Digests<'_>,
+    ) -> Result<Weights, Error> {
+        let names = names(loading.plan, digests.collect());
+        let mut weights = Weights::of_size(loading, size(loading.plan, needed, &names))?;
+        weights.fill(loading, setup, needed, &names)?;
+        Ok(weights)
+    }
+
+    /// Loads where there is nothing to share: constants go to the device one by one as their digests come.
+    fn upload(
+        loading: &Loading<'_>,
+        setup: &Program,
+        needed: &BTreeSet<BufferId>,
+        mut digests: Digests<'_>,
+    ) -> Result<Weights, Error> {
+        let plan = loading.plan;
+        // equal constants are not known as such yet: where all of them would be too much, their digests come first
+        let most = size(plan, needed, &HashMap::new());
+        let Ok(mut weights) = Weights::of_size(loading, most) else {
+            return Self::share(loading, setup, needed, digests);
+        };
+        let mut names = HashMap::new();
+        while let Some((id, name)) = digests.next() {
+            weights.place(loading, id, Some(name), true)?;
+            names.insert(id, name);
+        }
+        let names = self::names(plan, names);
+        // the exact size in the place of the bound
+        let held = std::mem::take(&mut weights.memory);
+        drop(weights);
+        let mut weights = Weights::of_size(loading, size(plan, needed, &names))?;
+        weights.memory = held;
+        weights.fill(loading, setup, needed, &names)?;
+        Ok(weights)
+    }
+
+    /// No memory yet, and so many bytes entered for what is to come.
+    fn of_size(loading: &Loading<'_>, bytes: u64) -> Result<Weights, Error> {
+        Ok(Weights {
             memory: HashMap::new(),
             bytes,
             _entry: loading
                 .ledger
                 .entry(Purpose::Weights, "the weights", bytes)?,
-        };
+        })
+    }
+
+    /// Gives every buffer its memory that has none yet, and runs the setup if one of its results is missing.
+    fn fill(
+        &mut self,
+        loading: &Loading<'_>,
+        setup: &Program,
+        needed: &BTreeSet<BufferId>,
+        names: &HashMap<BufferId, Name>,
+    ) -> Result<(), Error> {
+        let plan = loading.plan;
         let missing = |b: &BufferId| {
             matches!(plan.buffers[b.0 as usize].place, Place::Persistent)
                 && loading.shelf.find(loading.device, names[b]).is_none()
         };
         let set_up = needed.iter().any(missing);
-        for b in &needed {
-            weights.place(loading, *b, names.get(b).copied(), set_up)?;
+        for b in needed {
+            self.place(loading, *b, names.get(b).copied(), set_up)?;
         }
         if set_up {
             for b in buffers(&plan.setup) {
-                weights.place(loading, b, names.get(&b).copied(), set_up)?;
+                self.place(loading, b, names.get(&b).copied(), set_up)?;
             }
-            weights.set_up(loading, setup)?;
-            for b in &needed {
+            self.set_up(loading, setup)?;
+            for b in needed {
                 if matches!(plan.buffers[b.0 as usize].place, Place::Persistent) {
-                    let (name, memory) = (names[b], &weights.memory[b]);
+                    let (name, memory) = (names[b], &self.memory[b]);
                     loading.shelf.put(loading.device, name, memory);
                 }
             }
         }
-        weights.memory.retain(|b, _| needed.contains(b));
-        Ok(weights)
+        self.memory.retain(|b, _| needed.contains(b));
+        Ok(())
     }
 
     fn set_up(&self, loading: &Loading<'_>, setup: &Program) -> Result<(), Error> {
@@ -182,36 +260,127 @@ fn buffers(steps: &[Step]) -> BTreeSet<BufferId> {
     .collect()
 }
 
-/// Bytes of buffers on the device, those of one name counted once.
+/// Bytes of buffers on the device, those of one name counted once. What has no name yet counts by itself, but for constants
+/// that are the same bytes of the same file.
 fn size(plan: &Plan, needed: &BTreeSet<BufferId>, names: &HashMap<BufferId, Name>) -> u64 {
     let mut pieces = HashMap::new();
     for b in needed {
         let buffer = &plan.buffers[b.0 as usize];
-        let bytes = match &buffer.place {
-            Place::Constant(constant) => constant.data().len() as u64,
-            Place::Persistent => value(plan, buffer.bytes) as u64,
+        let (bytes, place) = match &buffer.place {
+            Place::Constant(constant) => {
+                let data = constant.data();
+                (data.len() as u64, data.as_ptr() as usize)
+            }
+            Place::Persistent => (value(plan, buffer.bytes) as u64, b.0 as usize),
             Place::Input(_) | Place::Output(_) | Place::Arena { .. } => continue,
         };
-        pieces.insert(names.get(b), bytes.max(1));
+        let unnamed = match names.get(b) {
+            Some(_) => (0, 0),
+            None => (place, bytes),
+        };
+        pieces.insert((names.get(b), unnamed), bytes.max(1));
     }
     pieces.into_values().sum()
 }
 
-/// The names of constants and of what the setup writes.
-fn names(plan: &Plan) -> HashMap<BufferId, Name> {
-    let mut names = HashMap::new();
+/// The constants that steps and the setup use, in order.
+fn constants(plan: &Plan) -> Vec<(BufferId, &[u8])> {
+    let used = buffers(&plan.steps);
+    // what runs need first, in the order in which it is placed
+    let rest = buffers(&plan.setup);
+    let rest = rest.difference(&used);
+    let all = used
+        .iter()
+        .chain(rest)
+        .map(|id| (*id, &plan.buffers[id.0 as usize].place));
+    all.filter_map(|(id, place)| match place {
+        Place::Constant(constant) => Some((id, &constant.data()[..])),
+        _ => None,
+    })
+    .collect()
+}
+
+/// The digests of constants, in order, each as soon as it and those before it are known. They are computed by threads of
+/// their own, one for each processor.
+struct Digests<'a> {
+    constants: &'a [(BufferId, &'a [u8])],
+    next: Arc<AtomicUsize>,
+    sent: Receiver<(usize, Name)>,
+    /// Those that came before their turn.
+    early: BTreeMap<usize, Name>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+/// A thread is worth so many constants.
+const WORTH: usize = 4;
+
+impl<'a> Digests<'a> {
+    fn begin<'s>(scope: &'s Scope<'s, 'a>, constants: &'a [(BufferId, &'a [u8])]) -> Digests<'a> {
+        let next = Arc::new(AtomicUsize::new(0));
+        let (send, sent) = mpsc::channel();
+        for n in 0..crew::hands(constants.len(), WORTH) {
+            let (next, send) = (next.clone(), send.clone());
+            let work = move || {
+                while let Some((i, name)) = digest(constants, &next) {
+                    // who does not listen any more failed, and needs no more digests
+                    if send.send((i, name)).is_err() {
+                        return;
+                    }
+                }
+            };
+            // where no thread can be had, the receiver does the work
+            let name = format!("bespoke-digest-{n}");
+            if Builder::new().name(name).spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        Digests {
+            constants,
+            next,
+            sent,
+            early: BTreeMap::new(),
+            turn: 0,
+        }
+    }
+
+    fn collect(self) -> HashMap<BufferId, Name> {
+        Iterator::collect(self)
+    }
+}
+
+impl Iterator for Digests<'_> {
+    type Item = (BufferId, Name);
+
+    fn next(&mut self) -> Option<(BufferId, Name)> {
+        let &(id, _) = self.constants.get(self.turn)?;
+        loop {
+            if let Some(name) = self.early.remove(&self.turn) {
+                self.turn += 1;
+                return Some((id, name));
+            }
+            let (i, name) = match self.sent.recv() {
+                Ok(known) => known,
+                // every thread has ended, or there never was one
+                Err(mpsc::RecvError) => digest(self.constants, &self.next)?,
+            };
+            self.early.insert(i, name);
+        }
+    }
+}
+
+/// The digest of the next constant that nobody has taken.
+fn digest(constants: &[(BufferId, &[u8])], next: &AtomicUsize) -> Option<(usize, Name)> {
+    let i = next.fetch_add(1, Ordering::Relaxed);
+    let (_, data) = constants.get(i)?;
+    Some((i, *blake3::hash(data).as_bytes()))
+}
+
+/// The names of constants, which are given, and of what the setup writes.
+fn names(plan: &Plan, mut names: HashMap<BufferId, Name>) -> HashMap<BufferId, Name> {
     for id in buffers(&plan.setup).union(&buffers(&plan.steps)) {
-        let buffer = &plan.buffers[id.0 as usize];
-        match &buffer.place {
-            Place::Constant(constant) => {
-                let mut hasher = blake3::Hasher::new();
-                hasher.update_rayon(constant.data());
-                names.insert(*id, *hasher.finalize().as_bytes());
-            }
-            Place::Persistent => {
-                names.insert(*id, [0; 32]);
-            }
-            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => {}
+        if matches!(plan.buffers[id.0 as usize].place, Place::Persistent) {
+            names.insert(*id, [0; 32]);
         }
     }
     for step in &plan.setup {
