@@ -241,7 +241,8 @@ mod tests {
             refusals(&one),
             [Refusal {
                 class: "x:1x8".into(),
-                reason: "too many resources for a launch".into()
+                reason: "too many resources for a launch".into(),
+                tier: 1,
             }]
         );
         let any = events(vec![reject("any", "no")]);
