@@ -214,6 +214,26 @@ pub(crate) fn decode_fixed(fixed: &[u8; FIXED]) -> Result<Fixed, DecodeError> {
 ///
 /// A [`DecodeError`] that says in what way `bytes` is not an entry.
 pub fn decode_entry(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let (decoded, source) = decode_parts(bytes)?;
+    let source = match source {
+        [] => None,
+        bytes => {
+            let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Source)?;
+            let fits = decoded.preimage.has_source(text);
+            Some(fits.then_some(text).ok_or(DecodeError::Source)?)
+        }
+    };
+    Ok(Decoded { source, ..decoded })
+}
+
+/// As [`decode_entry`], for who has no use for the source: it is covered by the digest of the whole as everything is, but
+/// not compared with the preimage, which would hash it once more, and not returned.
+pub(crate) fn decode_artifact(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    Ok(decode_parts(bytes)?.0)
+}
+
+/// Everything but the source, and the source's bytes.
+fn decode_parts(bytes: &[u8]) -> Result<(Decoded<'_>, &[u8]), DecodeError> {
     let have = bytes.len() as u64;
     let Some((fixed_part, rest)) = bytes.split_first_chunk::<FIXED>() else {
         return Err(DecodeError::Truncated {
@@ -238,23 +258,14 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     if preimage.key() != Some(fixed.key) {
         return Err(DecodeError::Preimage);
     }
-    let source = match source {
-        [] => None,
-        bytes => {
-            let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Source)?;
-            Some(text).filter(|text| preimage.has_source(text))
-        }
-    };
-    if source.is_none() && fixed.source > 0 {
-        return Err(DecodeError::Source);
-    }
-    Ok(Decoded {
+    let decoded = Decoded {
         key: fixed.key,
         preimage,
         metadata,
-        source,
+        source: None,
         payload,
-    })
+    };
+    Ok((decoded, source))
 }
 
 fn decode_header(header: &[u8]) -> Result<HeaderIn, DecodeError> {

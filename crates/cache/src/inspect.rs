@@ -8,9 +8,10 @@ use std::time::SystemTime;
 
 use crate::config::CacheError;
 use crate::entry::{Metadata, decode_entry};
+use crate::file::read_entry_file;
 use crate::key::{Key, Preimage};
 use crate::stats::MissReason;
-use crate::store::{Cache, Layer, read_entry_file};
+use crate::store::{Cache, Layer};
 use crate::upkeep::{Usage, scan, sum};
 
 /// How many keys an ambiguous beginning names.
@@ -125,7 +126,7 @@ impl Cache {
 
 /// Reads an entry file and checks that it is the one of `key`.
 pub(crate) fn read_whole(path: &Path, layer: &Layer, key: &Key) -> Result<Vec<u8>, MissReason> {
-    let bytes = read_entry_file(path, layer.trust, || Ok(()))?;
+    let (bytes, _) = read_entry_file(path, layer.trust, || Ok(()))?;
     match decode_entry(&bytes)?.key == *key {
         true => Ok(bytes),
         false => Err(MissReason::KeyMismatch),

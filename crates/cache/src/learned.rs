@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::config::{CacheError, Mode};
+use crate::file::write_atomically;
 use crate::key::{hex, unhex};
 use crate::os::{self, Trust};
-use crate::store::{Cache, Layer, write_atomically};
+use crate::store::{Cache, Layer};
 
 /// The folder of this format version.
 pub(crate) const FOLDER: &str = "learned-v1";
+/// The folder of what is known of this machine; no archive carries it.
+pub(crate) const MACHINE: &str = "machine-v1";
 /// Largest document: 4 MiB.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 /// How long an update waits for other processes.
@@ -58,13 +61,27 @@ pub enum LearnedError {
 #[derive(Debug, Clone, Copy)]
 pub struct Learned<'a> {
     cache: &'a Cache,
+    folder: &'static str,
 }
 
 impl Cache {
     /// The learned documents that live beside the kernels.
     #[must_use]
     pub fn learned(&self) -> Learned<'_> {
-        Learned { cache: self }
+        Learned {
+            cache: self,
+            folder: FOLDER,
+        }
+    }
+
+    /// Documents about this machine and not about a model, kept in the same way under digests of their own: which file is
+    /// which compiler build, say. They say nothing on another machine, so that no archive carries them.
+    #[must_use]
+    pub fn machine(&self) -> Learned<'_> {
+        Learned {
+            cache: self,
+            folder: MACHINE,
+        }
     }
 }
 
@@ -78,7 +95,7 @@ impl Learned<'_> {
         }
         self.cache
             .layers()
-            .find_map(|(_, layer)| read_in(layer, model))
+            .find_map(|(_, layer)| read_in(layer, self.folder, model))
     }
 
     /// The models that have a document, in order.
@@ -87,7 +104,7 @@ impl Learned<'_> {
         let mut found: Vec<[u8; 32]> = self
             .cache
             .layers()
-            .filter_map(|(_, layer)| std::fs::read_dir(folder_of(layer)).ok())
+            .filter_map(|(_, layer)| std::fs::read_dir(folder_of(layer, self.folder)).ok())
             .flatten()
             .flatten()
             .filter_map(|file| model_of(file.file_name().to_str()?))
@@ -119,7 +136,7 @@ impl Learned<'_> {
         merge: impl FnOnce(Option<Value>) -> Value,
     ) -> Result<Value, LearnedError> {
         let main = self.cache.writable()?;
-        let folder = main.kernels.with_file_name(FOLDER);
+        let folder = folder_of(main, self.folder);
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| LearnedError::Io { path, source }
@@ -183,12 +200,12 @@ pub fn merged_keeping(present: Value, incoming: Value) -> Value {
     }
 }
 
-fn folder_of(layer: &Layer) -> PathBuf {
-    layer.kernels.with_file_name(FOLDER)
+fn folder_of(layer: &Layer, folder: &str) -> PathBuf {
+    layer.kernels.with_file_name(folder)
 }
 
-fn read_in(layer: &Layer, model: &[u8; 32]) -> Option<Value> {
-    let folder = folder_of(layer);
+fn read_in(layer: &Layer, folder: &str, model: &[u8; 32]) -> Option<Value> {
+    let folder = folder_of(layer, folder);
     os::check_dir(&folder, layer.trust).ok()?.ok()?;
     parse(&read_text(&folder.join(file_name(model)), layer.trust)?)
 }
@@ -330,6 +347,16 @@ mod tests {
             ro.learned().update(&[1; 32], add_one),
             Err(LearnedError::Cache(CacheError::ReadOnly(_)))
         ));
+    }
+
+    #[test]
+    fn what_is_known_of_the_machine_is_no_model() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(CacheConfig::at(temp.path().join("c")));
+        cache.machine().update(&[1; 32], add_one).unwrap();
+        assert_eq!(cache.machine().read(&[1; 32]), Some(json!({ "count": 1 })));
+        assert_eq!(cache.learned().read(&[1; 32]), None);
+        assert!(cache.learned().list().is_empty());
     }
 
     #[test]

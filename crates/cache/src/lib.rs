@@ -27,6 +27,7 @@
 //! <dir>/kernels-v2/tmp/       entries being written, and claims; swept after an hour
 //! <dir>/kernels-v2/bad/       the last 16 entries found damaged or refused by the driver
 //! <dir>/learned-v1/<digest>.json   what was learned about a model, see [`learned`]
+//! <dir>/machine-v1/<digest>.json   what was learned about this machine, in the same way
 //! ```
 //!
 //! A format change gets a new folder name, so versions of the program live side by side.
@@ -37,7 +38,7 @@
 //! learned from one machine to another in one file.
 //!
 //! [`key`] builds keys, [`entry`] is the file format, [`config`] says where and how, `store` is
-//! [`Cache`] itself, [`claim`] lets one of several processes make what all miss, `upkeep` lists, verifies and evicts,
+//! [`Cache`] itself, `file` reads and writes one file, [`claim`] lets one of several processes make what all miss, `upkeep` lists, verifies and evicts,
 //! [`learned`] keeps small merged documents, and `os` holds every call that differs between operating systems.
 
 pub mod archive;
@@ -45,6 +46,7 @@ pub mod claim;
 pub mod config;
 pub mod entry;
 pub mod explain;
+mod file;
 pub mod inspect;
 pub mod key;
 pub mod learned;

@@ -1,30 +1,27 @@
 //! [`Cache`]: open, look up, store, reject.
 //!
-//! Reading: open without following links, look at owner, mode and size by the handle, read, check digest and
-//! key, compare the provenance. Writing: a private temporary file in the same folder tree, flushed to the
-//! disk, renamed over the final name. A writer that loses a race keeps the artifact it has in memory; it never
-//! reads the winner's file.
+//! Reading: the whole file, then digest and key, then the provenance. Writing: in one step, see `file`. A writer that loses
+//! a race keeps the artifact it has in memory; it never reads the winner's file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::config::{CacheConfig, LayerRefusal, Mode, OffReason};
-use crate::entry::{MAX_FILE, Metadata, decode_entry, encode_head};
+use crate::entry::{Metadata, decode_artifact, encode_head};
+#[cfg(test)]
+use crate::file::faults;
+use crate::file::{read_entry_file, renew_use, write_atomically};
 use crate::key::{Key, Preimage};
-use crate::os::{self, Distrust, Trust};
+use crate::os::{self, Trust};
 use crate::stats::{Counters, MissReason, PutSkip, Stats};
 
 /// The folder of this format version.
 pub(crate) const KERNELS: &str = "kernels-v2";
 /// Entries kept in the quarantine.
 const QUARANTINE: usize = 16;
-/// A hit renews an entry's time of use only when that is older than this: a run of hits writes nothing.
-const RENEW_AFTER: Duration = Duration::from_secs(300);
 
 /// An entry that was found and believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,6 +246,13 @@ impl Cache {
         }
     }
 
+    /// Whether there is a file for a kernel that is worth a [`get`](Cache::get). It may still be a miss; where there is
+    /// none, it is. Counts nothing.
+    #[must_use]
+    pub fn has_file(&self, key: &Key) -> bool {
+        self.mode() != Mode::Off && self.layers().any(|(_, layer)| layer.path_of(key).exists())
+    }
+
     fn find(&self, key: &Key, provenance: Option<&str>) -> Result<Entry, MissReason> {
         let (mode, reason) = {
             let state = self.state();
@@ -288,8 +292,8 @@ impl Cache {
         renew: bool,
     ) -> Result<Entry, MissReason> {
         let path = layer.path_of(key);
-        let mut bytes = read_entry_file(&path, layer.trust, || self.step())?;
-        let decoded = decode_entry(&bytes)?;
+        let (mut bytes, marked) = read_entry_file(&path, layer.trust, || self.step())?;
+        let decoded = decode_artifact(&bytes)?;
         if decoded.key != *key {
             return Err(MissReason::KeyMismatch);
         }
@@ -309,7 +313,7 @@ impl Cache {
         bytes.drain(..head);
         if renew {
             // Where renewing fails the entry merely looks older than it is.
-            let _ = renew_use(&path);
+            let _ = renew_use(&path, marked);
         }
         Ok(Entry {
             payload: bytes,
@@ -470,47 +474,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads a whole entry file after checking its kind, owner, mode and size by its handle.
-pub(crate) fn read_entry_file(
-    path: &Path,
-    trust: Trust,
-    step: impl Fn() -> std::io::Result<()>,
-) -> Result<Vec<u8>, MissReason> {
-    let io = |error: std::io::Error| MissReason::Io(error.to_string());
-    let file = match step().and_then(|()| os::open_no_follow(path)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(MissReason::Absent);
-        }
-        Err(error) if os::is_symlink_refusal(&error) => {
-            return Err(Distrust::Symlink(path.to_owned()).into());
-        }
-        Err(error) => return Err(io(error)),
-    };
-    let about = step().and_then(|()| file.metadata()).map_err(io)?;
-    os::check_file(path, &about, trust)?;
-    if about.len() > MAX_FILE {
-        return Err(MissReason::TooLarge(about.len()));
-    }
-    // At most MAX_FILE bytes, which the file really has; one more is asked for to notice a growing file.
-    let mut bytes = Vec::with_capacity(about.len() as usize + 1);
-    step()
-        .and_then(|()| file.take(about.len() + 1).read_to_end(&mut bytes))
-        .map_err(io)?;
-    Ok(bytes)
-}
-
-/// Marks an entry as used now, if its mark is old.
-fn renew_use(path: &Path) -> std::io::Result<()> {
-    let file = os::open_no_follow(path)?;
-    let age = file.metadata()?.modified()?.elapsed();
-    // A mark in the future is one of a clock that was wrong.
-    if age.unwrap_or_else(|ahead| ahead.duration()) > RENEW_AFTER {
-        file.set_modified(SystemTime::now())?;
-    }
-    Ok(())
-}
-
 /// Makes (if writing is allowed) and checks a folder and its versioned part.
 fn open_layer(dir: &Path, mode: Mode, trust: Trust) -> Result<Layer, OffReason> {
     let kernels = dir.join(KERNELS);
@@ -530,87 +493,6 @@ fn open_layer(dir: &Path, mode: Mode, trust: Trust) -> Result<Layer, OffReason> 
             .map_err(OffReason::Distrusted)?;
     }
     Ok(Layer { kernels, trust })
-}
-
-/// Writes `parts` to a private file in `temp`, flushes it to the disk and renames it to `path`.
-pub(crate) fn write_atomically(
-    temp: &Path,
-    path: &Path,
-    parts: &[&[u8]],
-    step: impl Fn() -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .subsec_nanos();
-    // Process, counter and clock: also unique where processes of several containers share the folder.
-    let name = format!(
-        "{}-{}-{nanos}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
-    let draft = temp.join(name);
-    let written = (|| {
-        step()?;
-        os::create_private_dir(temp)?;
-        let mut file = os::create_private_file(&draft)?;
-        for part in parts {
-            step()?;
-            file.write_all(part)?;
-        }
-        let length = parts.iter().map(|part| part.len() as u64).sum::<u64>();
-        if file.metadata()?.len() != length {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::WriteZero,
-                "the file is shorter than what was written",
-            ));
-        }
-        step()?;
-        file.sync_all()?;
-        step()?;
-        os::publish(&draft, path)
-    })();
-    if written.is_err() {
-        // What cannot be removed now is swept as a stale file later.
-        let _ = std::fs::remove_file(&draft);
-    }
-    written
-}
-
-#[cfg(test)]
-pub(crate) mod faults {
-    //! Lets the n-th file operation fail.
-
-    use std::io;
-    use std::sync::Mutex;
-
-    #[derive(Debug, Default)]
-    pub(crate) struct Faults(Mutex<Option<(u32, io::ErrorKind)>>);
-
-    impl Faults {
-        /// The operation after `after` more fails with `kind`, once.
-        pub(crate) fn arm(&self, after: u32, kind: io::ErrorKind) {
-            *self.0.lock().unwrap() = Some((after, kind));
-        }
-
-        /// Whether the armed fault has not happened yet; disarms.
-        pub(crate) fn disarm(&self) -> bool {
-            self.0.lock().unwrap().take().is_some()
-        }
-
-        pub(crate) fn step(&self) -> io::Result<()> {
-            let mut armed = self.0.lock().unwrap();
-            match armed.take() {
-                None => Ok(()),
-                Some((0, kind)) => Err(kind.into()),
-                Some((left, kind)) => {
-                    *armed = Some((left - 1, kind));
-                    Ok(())
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Tests of the store: one per reason, faults at every step, and many writers at once.
 
 use super::*;
+use crate::Distrust;
+use crate::entry::MAX_FILE;
 use crate::entry::{FIXED, KernelInfo};
 use crate::key::KeyBuilder;
 use std::collections::BTreeMap;

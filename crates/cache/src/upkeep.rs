@@ -12,10 +12,11 @@ use crate::config::{CacheError, Mode};
 use crate::entry::{
     FIXED, KernelInfo, MAX_HEADER, Metadata, decode_entry, decode_fixed, describe_header,
 };
+use crate::file::read_entry_file;
 use crate::key::{Key, Preimage};
 use crate::os;
 use crate::stats::MissReason;
-use crate::store::{Cache, Layer, lock, read_entry_file};
+use crate::store::{Cache, Layer, lock};
 
 /// No entry younger than this is evicted.
 const MIN_AGE: Duration = Duration::from_secs(600);
@@ -236,8 +237,10 @@ impl Cache {
         for found in scan(main)? {
             remove(&found.path, found.bytes);
         }
-        let learned = main.kernels.with_file_name(crate::learned::FOLDER);
-        for folder in [main.kernels.join("bad"), main.kernels.join("tmp"), learned] {
+        let [learned, machine] = [crate::learned::FOLDER, crate::learned::MACHINE]
+            .map(|name| main.kernels.with_file_name(name));
+        let (bad, tmp) = (main.kernels.join("bad"), main.kernels.join("tmp"));
+        for folder in [bad, tmp, learned, machine] {
             for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 // Lock files stay: removing one that is held would let two processes hold "the" lock.
                 if file
@@ -380,7 +383,7 @@ fn read_header(path: &Path) -> Option<(Preimage, Metadata)> {
 
 /// Checks one entry as a lookup does.
 fn check(layer: &Layer, found: &Found) -> Result<(), MissReason> {
-    let bytes = read_entry_file(&found.path, layer.trust, || Ok(()))?;
+    let (bytes, _) = read_entry_file(&found.path, layer.trust, || Ok(()))?;
     if decode_entry(&bytes)?.key == found.key {
         Ok(())
     } else {

@@ -8,7 +8,7 @@
 //! [`Graph::replace_uses`], [`Graph::set_inputs`] and [`Graph::remove_dead`]. Ids stay valid until the thing they
 //! name is removed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use petgraph::Direction;
@@ -328,11 +328,12 @@ impl Graph {
     /// Nodes in an order in which every operand comes before its readers: the order of creation wherever that is one,
     /// so that equal graphs give equal orders.
     pub fn topological_order(&self) -> Vec<NodeId> {
-        let mut missing: HashMap<NodeIndex, usize> = HashMap::with_capacity(self.dag.node_count());
+        let bound = self.dag.node_indices().next_back();
+        let mut missing = vec![0_usize; bound.map_or(0, |n| n.index() + 1)];
         let mut ready = std::collections::BinaryHeap::new();
         for n in self.dag.node_indices() {
             let count = self.dag.edges_directed(n, Direction::Incoming).count();
-            missing.insert(n, count);
+            missing[n.index()] = count;
             if count == 0 {
                 ready.push(std::cmp::Reverse(n));
             }
@@ -341,11 +342,10 @@ impl Graph {
         while let Some(std::cmp::Reverse(n)) = ready.pop() {
             order.push(NodeId(n));
             for e in self.dag.edges_directed(n, Direction::Outgoing) {
-                if let Some(count) = missing.get_mut(&e.target()) {
-                    *count -= 1;
-                    if *count == 0 {
-                        ready.push(std::cmp::Reverse(e.target()));
-                    }
+                let count = &mut missing[e.target().index()];
+                *count -= 1;
+                if *count == 0 {
+                    ready.push(std::cmp::Reverse(e.target()));
                 }
             }
         }
@@ -415,14 +415,8 @@ impl Graph {
             .filter_map(|&v| self.producer(v))
             .map(|n| n.0)
             .collect();
-        let mut seen = vec![
-            false;
-            self.dag
-                .node_indices()
-                .map(|n| n.index() + 1)
-                .max()
-                .unwrap_or(0)
-        ];
+        let bound = self.dag.node_indices().next_back();
+        let mut seen = vec![false; bound.map_or(0, |n| n.index() + 1)];
         while let Some(n) = live.pop() {
             if std::mem::replace(&mut seen[n.index()], true) {
                 continue;

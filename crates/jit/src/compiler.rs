@@ -9,8 +9,9 @@ use std::time::Instant;
 use crate::ending::{self, Underway};
 use crate::error::JitError;
 use crate::ffi::{self, Api, Program};
+use crate::identity::is_path;
 use crate::resources::{self, Resources};
-use crate::search::{Attempt, Found, OLDEST, SearchPlan, Tried, builtins_in, libraries_in};
+use crate::search::{Attempt, Found, SearchPlan, Tried, builtins_in, libraries_in};
 
 /// A loaded NVRTC. Compiles may run on many threads at once.
 pub struct Nvrtc {
@@ -118,7 +119,7 @@ impl Nvrtc {
             };
             for file in files {
                 let what = file.display().to_string();
-                match Self::load_file(&file, plan.newest_major) {
+                match Self::load_file(&file, plan) {
                     Ok(mut nvrtc) => {
                         note(what, Found::Loaded(nvrtc.version()));
                         nvrtc.tried = tried;
@@ -131,11 +132,11 @@ impl Nvrtc {
         Err(JitError::NotFound { tried })
     }
 
-    fn load_file(file: &Path, newest_major: Option<u32>) -> Result<Nvrtc, Found> {
+    fn load_file(file: &Path, plan: &SearchPlan) -> Result<Nvrtc, Found> {
         let Some(_underway) = Underway::begin() else {
             return Err(Found::Unloadable("the process is ending".to_owned()));
         };
-        let named_by_path = file.components().count() > 1;
+        let named_by_path = is_path(file);
         if named_by_path {
             // NVRTC opens its built-ins by plain name on the first compile and finds them only if they are in memory
             // or on the loader's own path. Where this fails, the compile says so with a remedy.
@@ -149,11 +150,8 @@ impl Nvrtc {
             |call: &str, code| Found::Unloadable(format!("{call} failed with code {code}"));
         let version = api.version().map_err(|code| broken("nvrtcVersion", code))?;
         let release = format!("{}.{}", version.0, version.1);
-        if version < OLDEST {
-            return Err(Found::TooOld(release));
-        }
-        if newest_major.is_some_and(|newest| version.0 > newest) {
-            return Err(Found::TooNew(release));
+        if let Some(refusal) = plan.refusal(version) {
+            return Err(refusal);
         }
         let archs = api
             .supported_archs()
@@ -190,6 +188,11 @@ impl Nvrtc {
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
+    }
+
+    /// The release as numbers.
+    pub(crate) fn release(&self) -> (u32, u32) {
+        self.version
     }
 
     /// Identifies the compiler build on any machine: release and size of the library. Meant as provenance of cached

@@ -19,7 +19,7 @@
 //!
 //! # Map of the crate
 //!
-//! [`search`] decides where the library may be, `ffi` binds it (the only `unsafe` code beside one call each in
+//! [`search`] decides where the library may be, [`identity`] says which build is there without loading it, `ffi` binds it (the only `unsafe` code beside one call each in
 //! [`pool`] and `ending`), `ending` holds up the end of the process until compiles have stopped, [`compiler`] is
 //! [`Nvrtc`], [`resources`] reads the assembler's report, and [`pool`] runs compiles
 //! (or any other job) on low-priority threads, each distinct one once.
@@ -28,12 +28,14 @@ pub mod compiler;
 mod ending;
 pub mod error;
 mod ffi;
+pub mod identity;
 pub mod pool;
 pub mod resources;
 pub mod search;
 
 pub use compiler::{CompileRequest, Compiled, Nvrtc};
 pub use error::JitError;
+pub use identity::Known;
 pub use pool::{CompilePool, Outcome, PoolConfig, PoolStats, Ticket};
 pub use resources::Resources;
 pub use search::{Attempt, Place, SearchPlan, Tried};

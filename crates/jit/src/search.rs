@@ -169,6 +169,16 @@ impl SearchPlan {
         }
     }
 
+    /// Why a release is not used, if it is not.
+    pub(crate) fn refusal(&self, release: (u32, u32)) -> Option<Found> {
+        let text = || format!("{}.{}", release.0, release.1);
+        if release < OLDEST {
+            return Some(Found::TooOld(text()));
+        }
+        let too_new = self.newest_major.is_some_and(|newest| release.0 > newest);
+        too_new.then(|| Found::TooNew(text()))
+    }
+
     /// The same plan with an upper limit on the major release.
     #[must_use]
     pub fn at_most(self, newest_major: u32) -> Self {

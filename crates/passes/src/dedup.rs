@@ -4,7 +4,7 @@
 //! Constants are compared by content up to [`SMALL`] bytes, and above that only if they are the same bytes of the same
 //! file, so that no model makes this slow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bespoke_ir::{DType, Graph, NodeId, ValueId};
 
@@ -17,19 +17,15 @@ const SMALL: usize = 4096;
 /// See the module.
 pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = constants(graph);
-    let mut known: BTreeMap<(&str, String, Vec<ValueId>), Vec<NodeId>> = BTreeMap::new();
+    // few nodes share their operands, so that operators are compared as they are, without a text of each
+    let mut known: HashMap<(&str, Vec<ValueId>), Vec<NodeId>> = HashMap::new();
     for id in live_nodes(graph) {
         if skip(graph, id) {
             continue;
         }
         let node = graph.node(id);
-        let key = (
-            node.op.name(),
-            node.op.attributes(&graph.symbols),
-            node.inputs().to_vec(),
-        );
+        let key = (node.op.name(), node.inputs().to_vec());
         let same = known.entry(key).or_default();
-        // the text of the attributes may leave details out, so the operators themselves decide
         let twin = same.iter().copied().find(|&t| {
             let twin = graph.node(t);
             let types = |outputs: &[ValueId]| -> Vec<_> {
@@ -58,32 +54,32 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
 }
 
 /// What makes two constants the same.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Content {
-    Bytes(Vec<u8>),
+#[derive(PartialEq, Eq, Hash)]
+enum Content<'g> {
+    Bytes(&'g [u8]),
     Place(usize, usize),
 }
 
 /// Makes equal constants one; returns how many went.
 fn constants(graph: &mut Graph) -> usize {
-    let mut first: BTreeMap<(DType, Vec<i64>, Content), ValueId> = BTreeMap::new();
+    let mut first: HashMap<(DType, &[i64], Content<'_>), ValueId> = HashMap::new();
     let mut twin: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     let order = live_nodes(graph);
-    for &id in &order {
-        for &v in graph.node(id).inputs() {
-            let Some(c) = graph.constant(v) else { continue };
-            let data = c.data();
-            let content = if data.len() <= SMALL {
-                Content::Bytes(data.to_vec())
-            } else {
-                Content::Place(data.as_ptr() as usize, data.len())
-            };
-            let kept = *first
-                .entry((c.dtype(), c.dims().to_vec(), content))
-                .or_insert(v);
-            if kept != v {
-                twin.insert(v, kept);
-            }
+    let mut seen = vec![false; graph.value_bound()];
+    for &v in order.iter().flat_map(|&id| graph.node(id).inputs()) {
+        let Some(c) = graph.constant(v) else { continue };
+        if std::mem::replace(&mut seen[v.index()], true) {
+            continue;
+        }
+        let data = c.data();
+        let content = if data.len() <= SMALL {
+            Content::Bytes(data)
+        } else {
+            Content::Place(data.as_ptr() as usize, data.len())
+        };
+        let kept = *first.entry((c.dtype(), c.dims(), content)).or_insert(v);
+        if kept != v {
+            twin.insert(v, kept);
         }
     }
     if twin.is_empty() {

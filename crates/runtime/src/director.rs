@@ -20,9 +20,9 @@ use bespoke_policy::{Action, ClassId, Event as PolicyEvent, Policy, Signature, T
 
 use crate::error::Error;
 use crate::event::{Cause, EventKind};
-use crate::kernels::{Answer, Distinct};
+use crate::kernels::{Answer, Draft};
 use crate::lessons::Lessons;
-use crate::program::{Blueprint, Program};
+use crate::program::Program;
 use crate::second::{Keep, Planner, Replanned};
 use crate::service::Ticket;
 use crate::shared::Core;
@@ -105,6 +105,8 @@ pub(crate) struct Director {
     background: usize,
     background_tickets: Vec<Ticket>,
     settle: Vec<Reply>,
+    /// What was drawn up for a class at a shape to see whether its kernels are there, until the policy asks for it.
+    draft: Option<(ClassId, Signature, Draft)>,
     lessons: Option<Lessons>,
     told: Instant,
     next_program: u64,
@@ -132,6 +134,7 @@ impl Director {
             background: 0,
             background_tickets: Vec::new(),
             settle: Vec::new(),
+            draft: None,
             lessons,
             told: Instant::now(),
             next_program: 1,
@@ -251,12 +254,11 @@ impl Director {
             if classes.contains(&class) {
                 continue;
             }
-            let props = core.loader.device.props();
-            let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
-            let requests = core.loader.requests(&Distinct::of(&blueprint).specs);
-            if requests.iter().all(|r| core.loader.service.has(r)) {
+            let draft = Draft::of(&core, &class, &binding);
+            if core.loader.service.has_all(&draft.requests) {
                 wished += 1;
                 let signature = signature.clone();
+                self.draft = Some((class.clone(), signature.clone(), draft));
                 self.event(
                     What::Wished {
                         class: class.clone(),
@@ -264,6 +266,7 @@ impl Director {
                     },
                     None,
                 );
+                self.draft = None;
             }
             classes.push(class);
         }

@@ -1,18 +1,23 @@
 //! From blueprints to loaded kernels.
 //!
 //! Equal specifications are one kernel, in a blueprint and across programs: loaded kernels are remembered by name as long
-//! as a program holds them.
+//! as a program holds them. So are requests, whose keys take a whole source each: what is looked up when a session begins
+//! is asked for a moment later. All of this is work without order, done on all processors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bespoke_device::{Device, DeviceError, Kernel};
+use bespoke_device::{Arch, Device, DeviceError, Kernel};
+use bespoke_plan::Binding;
+use bespoke_policy::ClassId;
 use bespoke_templates::KernelSpec;
 
+use crate::crew;
 use crate::error::Error;
 use crate::event::{Cause, EventKind, Log};
 use crate::program::{Blueprint, Own, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
+use crate::shared::Core;
 
 /// Loads kernels for one session.
 #[derive(Debug)]
@@ -20,7 +25,11 @@ pub(crate) struct Loader {
     pub(crate) device: Arc<dyn Device>,
     pub(crate) service: Arc<CompileService>,
     loaded: Mutex<HashMap<String, Weak<dyn Kernel>>>,
+    requested: Mutex<HashMap<String, Request>>,
 }
+
+/// So many requests are remembered; then all are forgotten.
+const REMEMBERED_REQUESTS: usize = 8192;
 
 /// The distinct kernels of a blueprint and, for each step, which one it is.
 pub(crate) struct Distinct {
@@ -30,13 +39,14 @@ pub(crate) struct Distinct {
 
 impl Distinct {
     pub(crate) fn of(blueprint: &Blueprint) -> Distinct {
+        let names = crew::map(&blueprint.specs, |_, spec| spec.to_string());
         let mut index: BTreeMap<String, usize> = BTreeMap::new();
         let mut specs = Vec::new();
-        let of_step = blueprint
-            .specs
-            .iter()
-            .map(|spec| {
-                *index.entry(spec.to_string()).or_insert_with(|| {
+        let of_step = names
+            .into_iter()
+            .zip(&blueprint.specs)
+            .map(|(name, spec)| {
+                *index.entry(name).or_insert_with(|| {
                     specs.push(spec.clone());
                     specs.len() - 1
                 })
@@ -54,6 +64,7 @@ impl Loader {
             device,
             service,
             loaded: Mutex::default(),
+            requested: Mutex::default(),
         }
     }
 
@@ -62,17 +73,33 @@ impl Loader {
         let Some(arch) = self.device.target() else {
             return Vec::new();
         };
-        specs
-            .iter()
-            .map(|s| Request::new(s, self.device.props(), arch))
-            .collect()
+        crew::map(specs, |_, spec| self.request(spec, arch))
+    }
+
+    fn request(&self, spec: &KernelSpec, arch: Arch) -> Request {
+        let name = spec.to_string();
+        let known = || {
+            self.requested
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(request) = known().get(&name) {
+            return request.clone();
+        }
+        let request = Request::new(spec, self.device.props(), arch);
+        let mut known = known();
+        if known.len() >= REMEMBERED_REQUESTS {
+            known.clear();
+        }
+        known.insert(name, request.clone());
+        request
     }
 
     /// Loads a kernel from its cubin, or from its twin where the device needs none.
     fn load(&self, spec: &KernelSpec, answer: Option<&Answer>) -> Result<Arc<dyn Kernel>, Error> {
         let name = spec.to_string();
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = loaded.get(&name).and_then(Weak::upgrade) {
+        let loaded = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = loaded().get(&name).and_then(Weak::upgrade) {
             return Ok(kernel);
         }
         let ready = match (answer, self.device.needs_cubin()) {
@@ -100,8 +127,7 @@ impl Loader {
             }
             (kernel, _) => kernel?,
         };
-        loaded.retain(|_, k| k.strong_count() > 0);
-        loaded.insert(name, Arc::downgrade(&kernel));
+        loaded().insert(name, Arc::downgrade(&kernel));
         Ok(kernel)
     }
 
@@ -127,10 +153,14 @@ impl Loader {
         answers: &[Answer],
         own: Option<Own>,
     ) -> Result<Program, Error> {
-        let mut kernels = Vec::with_capacity(distinct.specs.len());
-        for (i, spec) in distinct.specs.iter().enumerate() {
-            kernels.push(self.load(spec, answers.get(i))?);
-        }
+        let load = |i: usize, spec: &KernelSpec| self.load(spec, answers.get(i));
+        let kernels = crew::map(&distinct.specs, load);
+        // the first error in order, and not the first in time
+        let kernels: Vec<Arc<dyn Kernel>> = kernels.into_iter().collect::<Result<_, Error>>()?;
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, k| k.strong_count() > 0);
         let kernels = distinct
             .of_step
             .iter()
@@ -144,6 +174,27 @@ impl Loader {
             generic: blueprint.generic,
             own,
         })
+    }
+}
+
+/// What a class's program is to be.
+pub(crate) struct Draft {
+    pub(crate) blueprint: Blueprint,
+    pub(crate) distinct: Distinct,
+    pub(crate) requests: Vec<Request>,
+}
+
+impl Draft {
+    pub(crate) fn of(core: &Core, class: &ClassId, binding: &Binding) -> Draft {
+        let props = core.loader.device.props();
+        let blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
+        let distinct = Distinct::of(&blueprint);
+        let requests = core.loader.requests(&distinct.specs);
+        Draft {
+            blueprint,
+            distinct,
+            requests,
+        }
     }
 }
 
@@ -201,4 +252,90 @@ pub(crate) fn report(log: &Log, answer: &Answer, class: Option<&str>) {
             class,
         },
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::service::ServiceOptions;
+    use bespoke_cache::CacheConfig;
+    use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+    use bespoke_templates::{Args, Cost, Param, Template, Tile};
+
+    /// A template that counts how often a source is assembled of it.
+    #[derive(Debug, Default)]
+    struct Counted(AtomicUsize);
+
+    impl Template for Counted {
+        fn name(&self) -> &'static str {
+            "counted"
+        }
+
+        fn describe(&self) -> String {
+            "once".into()
+        }
+
+        fn params(&self) -> Vec<Param> {
+            vec![Param::int("n")]
+        }
+
+        fn body(&self) -> &'static str {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            "KERNEL { }"
+        }
+
+        fn definitions(&self, _: &DeviceProps) -> String {
+            String::new()
+        }
+
+        fn tiles(&self, _: Option<&Args<'_>>, _: &DeviceProps) -> Vec<Tile> {
+            vec![Tile::new(&[("THREADS", 32)])]
+        }
+
+        fn geometry(&self, _: &Tile, _: Option<&Args<'_>>, _: &DeviceProps) -> LaunchConfig {
+            LaunchConfig {
+                grid: [1; 3],
+                block: 32,
+                shared_bytes: 0,
+            }
+        }
+
+        fn cost(&self, _: &Args<'_>) -> Cost {
+            Cost::default()
+        }
+
+        fn run(&self, _: &Args<'_>, _: &mut [Operand<'_>]) -> Result<(), TwinError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_source_is_assembled_once_for_equal_steps_and_equal_questions() {
+        let device = bespoke_host::HostDevice::new(bespoke_host::HostOptions {
+            target: Some(Arch::sm(89)),
+            ..Default::default()
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let service = CompileService::new(ServiceOptions {
+            cache: CacheConfig::at(folder.path().join("cache")),
+            ..ServiceOptions::default()
+        });
+        let loader = Loader::new(device, service.unwrap());
+        let template = Arc::new(Counted::default());
+        let props = loader.device.props();
+        let spec = || KernelSpec::generic(template.clone(), props);
+        let blueprint = Blueprint {
+            specs: (0..100).map(|_| spec()).collect(),
+            configs: Vec::new(),
+            generic: 100,
+        };
+        for _ in 0..3 {
+            let distinct = Distinct::of(&blueprint);
+            assert_eq!(distinct.of_step, [0; 100]);
+            assert_eq!(loader.requests(&distinct.specs).len(), 1);
+        }
+        assert_eq!(template.0.load(Ordering::Relaxed), 1);
+    }
 }

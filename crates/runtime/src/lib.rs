@@ -21,6 +21,7 @@
 //! - `order`: in which order a graph's kernels run.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
+//! - `crew`: work that a load does hundreds of times, on all processors.
 //! - `lessons`: the shapes that occurred, for the next session of the model.
 //! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`strategy`]: which policy a session gets.
@@ -34,6 +35,7 @@
 
 mod block;
 pub mod costs;
+mod crew;
 pub mod director;
 pub mod error;
 pub mod event;

@@ -5,6 +5,8 @@
 //! of another by node updates alone. A program of the second tier serves one shape and has a plan of its own, made with
 //! every extent a constant, and what belongs to that: its binding, its weights and, on each lane, its extent block.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, SlotKind};
@@ -13,6 +15,7 @@ use bespoke_plan::{Arg, Binding, Plan, Step};
 use bespoke_policy::{ClassId, Fit, Tier};
 use bespoke_templates::{Args, Baked, KernelSpec, Param};
 
+use crate::crew;
 use crate::weights::Weights;
 
 /// See the module.
@@ -106,11 +109,13 @@ pub(crate) struct Blueprint {
 impl Blueprint {
     /// Kernels that serve every shape.
     pub(crate) fn generic(steps: &[Step], props: &DeviceProps) -> Blueprint {
-        let specs: Vec<KernelSpec> = steps
-            .iter()
-            .map(|s| KernelSpec::generic(s.template.clone(), props))
-            .collect();
-        let configs = specs.iter().map(|s| config(s, None, props)).collect();
+        let key = |step: &Step| (step.template.name(), step.template.describe());
+        let make = |step: &Step| {
+            let spec = KernelSpec::generic(step.template.clone(), props);
+            let config = config(&spec, None, props);
+            (spec, config)
+        };
+        let (specs, configs) = alike(steps, key, make);
         Blueprint {
             generic: specs.len(),
             specs,
@@ -132,30 +137,37 @@ impl Blueprint {
             ClassId::Any | ClassId::Exact(_) => None,
             ClassId::Fits(fits) => Some(knowledge(plan, fits)),
         };
-        let mut specs = Vec::with_capacity(plan.steps.len());
-        let mut configs = Vec::with_capacity(plan.steps.len());
-        for step in &plan.steps {
+        // what is known of an argument of the class
+        let fit = |arg: &Arg| match (arg, &known) {
+            (Arg::Int(e), Some(known)) => known[e.0 as usize],
+            _ => None,
+        };
+        let key = |step: &Step| {
+            let template = &step.template;
+            let slots = integers(&template.params(), step, binding);
+            let fits: Vec<Option<Baked>> = step.args.iter().map(fit).collect();
+            (template.name(), template.describe(), slots, fits)
+        };
+        let make = |step: &Step| {
             let params = step.template.params();
             let slots = integers(&params, step, binding);
             let args = Args::new(&params, &slots);
             let template = step.template.clone();
             let baked = |name: &str, value: i64| match &known {
                 None => exact.then_some(Baked::Exact(value)),
-                Some(known) => {
+                Some(_) => {
                     let at = params.iter().position(|p| p.name == name)?;
-                    match step.args.get(at)? {
-                        Arg::Int(e) => known[e.0 as usize],
-                        Arg::Read(_) | Arg::Write(_) => None,
-                    }
+                    fit(step.args.get(at)?)
                 }
             };
             let mut spec = KernelSpec::specialised(template, &args, baked, props);
             if bit_stable {
                 spec.tile = KernelSpec::generic(step.template.clone(), props).tile;
             }
-            configs.push(config(&spec, exact.then_some(&args), props));
-            specs.push(spec);
-        }
+            let config = config(&spec, exact.then_some(&args), props);
+            (spec, config)
+        };
+        let (specs, configs) = alike(&plan.steps, key, make);
         Blueprint {
             specs,
             configs,
@@ -169,6 +181,26 @@ impl Blueprint {
         let texts = |b: &Blueprint| b.specs.iter().map(ToString::to_string).collect::<Vec<_>>();
         self.configs == other.configs && texts(self) == texts(other)
     }
+}
+
+/// What `make` makes of each step, called once for all steps of one key. A model has several times as many steps as
+/// different ones, and to choose a tile takes longer than to see that it was chosen.
+fn alike<K: Eq + Hash + Send>(
+    steps: &[Step],
+    key: impl Fn(&Step) -> K + Sync,
+    make: impl Fn(&Step) -> (KernelSpec, LaunchConfig) + Sync,
+) -> (Vec<KernelSpec>, Vec<LaunchConfig>) {
+    let mut index: HashMap<K, usize> = HashMap::new();
+    let mut first = Vec::new();
+    let mut of_step = Vec::with_capacity(steps.len());
+    for (step, key) in steps.iter().zip(crew::map(steps, |_, step| key(step))) {
+        of_step.push(*index.entry(key).or_insert_with(|| {
+            first.push(step);
+            first.len() - 1
+        }));
+    }
+    let made = crew::map(&first, |_, step| make(step));
+    of_step.into_iter().map(|i| made[i].clone()).unzip()
 }
 
 /// What is known of every expression of a plan when all extents are of these kinds.
@@ -198,7 +230,7 @@ fn knowledge(plan: &Plan, fits: &[Fit]) -> Vec<Option<Baked>> {
             (divisor > 1).then_some(Baked::Multiple(divisor))
         }
     };
-    plan.exprs.iter().map(of).collect()
+    crew::map(&plan.exprs, |_, e| of(e))
 }
 
 /// The slots of a step without addresses: enough for tiles and geometry.

@@ -19,6 +19,7 @@ use bespoke_ir::Graph;
 use bespoke_plan::{Binding, Plan};
 use bespoke_policy::{ClassId, Signature};
 
+use crate::crew;
 use crate::director::Message;
 use crate::kernels::Distinct;
 use crate::program::Blueprint;
@@ -119,10 +120,7 @@ fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replann
         specs.extend(&setup_distinct.specs);
     }
     let requests: Vec<Request> = match source.device.target() {
-        Some(arch) => specs
-            .iter()
-            .map(|spec| Request::new(spec, props, arch))
-            .collect(),
+        Some(arch) => crew::map(&specs, |_, spec| Request::new(spec, props, arch)),
         None => Vec::new(),
     };
     // a first tier that came out of a cache, with no compiler, is no reason to fail now

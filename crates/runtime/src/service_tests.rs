@@ -5,9 +5,12 @@ use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use bespoke_cache::Mode;
+use bespoke_cache::{Metadata, Mode};
+use bespoke_device::{Arch, DeviceProps};
 use bespoke_ir::op::Map;
 use bespoke_ir::{DType, Expr, Graph, TensorType, UnaryOp};
+
+use bespoke_templates::KernelSpec;
 
 use super::*;
 
@@ -46,7 +49,7 @@ fn leave(folder: &Path, request: &Request, micros: u64) {
         provenance: build,
         ..Metadata::default()
     };
-    let put = service.cache().put(&request.preimage, &metadata, b"cubin");
+    let put = service.cache().put(request.preimage(), &metadata, b"cubin");
     assert!(
         matches!(put, bespoke_cache::PutOutcome::Stored(_)),
         "{put:?}"

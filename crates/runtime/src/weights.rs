@@ -5,13 +5,20 @@
 //! which name for as long as a session holds it, so a second session of a model uploads and computes nothing, and equal
 //! constants of one model are one piece of memory. A plan that is made of a model anew, for its second tier, finds in the
 //! same way what the session holds; only the steps of the setup that lead to something new run, into memory of their own.
+//!
+//! Digests are computed on all processors. Where nothing of a model can be there yet, the first session on a device say,
+//! a constant is uploaded as soon as its own digest is known, while those of the others are computed (`digests`): the
+//! load takes as long as the copy, and the bytes that the copy reads were brought into memory by the digest.
 
-use std::collections::{BTreeSet, HashMap};
+mod digests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bespoke_device::{Device, DevicePtr, Memory, Stream};
 use bespoke_plan::{Arg, BufferId, ExprId, Place, Plan, Step};
 
+use self::digests::{Constant, Digests};
 use crate::error::Error;
 use crate::ledger::{Entry, Ledger, Purpose};
 use crate::program::Program;
@@ -33,6 +40,14 @@ impl Shelf {
     fn find(&self, device: &Arc<dyn Device>, name: Name) -> Option<Arc<dyn Memory>> {
         let pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pieces.get(&Self::key(device, name)).and_then(Weak::upgrade)
+    }
+
+    /// Whether nothing is on a device.
+    fn is_empty(&self, device: &Arc<dyn Device>) -> bool {
+        let (device, _) = Self::key(device, [0; 32]);
+        let pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = pieces.iter().filter(|(_, m)| m.strong_count() > 0);
+        !held.any(|((on, _), _)| *on == device)
     }
 
     fn put(&self, device: &Arc<dyn Device>, name: Name, memory: &Arc<dyn Memory>) {
@@ -77,19 +92,81 @@ impl Weights {
     /// the steps that lead to results which are missing.
     pub(crate) fn load(loading: &Loading<'_>, setup: &Program) -> Result<Weights, Error> {
         let plan = loading.plan;
-        let (names, digests) = names(plan, loading.base);
-        let needed = buffers(&plan.steps);
+        let known = known(plan, loading.base);
+        let constants = constants(plan, &known);
+        std::thread::scope(|scope| {
+            let digests = Digests::begin(scope, &constants);
+            match loading.shelf.is_empty(loading.device) {
+                true => Self::upload(loading, setup, known, digests),
+                false => Self::share(loading, setup, known, digests),
+            }
+        })
+    }
+
+    /// Loads where there may be something to share.
+    fn share(
+        loading: &Loading<'_>,
+        setup: &Program,
+        mut known: HashMap<usize, Name>,
+        digests: Digests<'_>,
+    ) -> Result<Weights, Error> {
+        known.extend(digests.map(|(constant, name)| (constant.at, name)));
+        let names = names(loading.plan, &known);
         // before anything is uploaded: what is too much is refused at once
-        let bytes = size(plan, &needed, &names, loading.base);
-        let mut weights = Weights {
+        let mut weights = Weights::of_size(loading, size(loading, &names))?;
+        weights.digests = known;
+        weights.fill(loading, setup, &names)?;
+        Ok(weights)
+    }
+
+    /// Loads where there is nothing to share: constants go to the device one by one as their digests come.
+    fn upload(
+        loading: &Loading<'_>,
+        setup: &Program,
+        mut known: HashMap<usize, Name>,
+        mut digests: Digests<'_>,
+    ) -> Result<Weights, Error> {
+        // equal constants are not known as such yet: where all of them would be too much, their digests come first
+        let Ok(mut weights) = Weights::of_size(loading, size(loading, &HashMap::new())) else {
+            return Self::share(loading, setup, known, digests);
+        };
+        while let Some((constant, name)) = digests.next() {
+            weights.place(loading, constant.id, Some(name), None)?;
+            known.insert(constant.at, name);
+        }
+        let names = names(loading.plan, &known);
+        // the exact size in the place of the bound
+        let held = std::mem::take(&mut weights.memory);
+        drop(weights);
+        let mut weights = Weights::of_size(loading, size(loading, &names))?;
+        weights.memory = held;
+        weights.digests = known;
+        weights.fill(loading, setup, &names)?;
+        Ok(weights)
+    }
+
+    /// No memory yet, and so many bytes entered for what is to come.
+    fn of_size(loading: &Loading<'_>, bytes: u64) -> Result<Weights, Error> {
+        Ok(Weights {
             memory: HashMap::new(),
             by_name: HashMap::new(),
-            digests,
+            digests: HashMap::new(),
             bytes,
             _entry: loading
                 .ledger
                 .entry(Purpose::Weights, "the weights", bytes)?,
-        };
+        })
+    }
+
+    /// Gives every buffer its memory that has none yet, and runs the steps of the setup that are due.
+    fn fill(
+        &mut self,
+        loading: &Loading<'_>,
+        setup: &Program,
+        names: &HashMap<BufferId, Name>,
+    ) -> Result<(), Error> {
+        let plan = loading.plan;
+        let needed = buffers(&plan.steps);
         let persistent =
             |b: &BufferId| matches!(plan.buffers[b.0 as usize].place, Place::Persistent);
         // held from here on, so that what is found stays
@@ -108,22 +185,22 @@ impl Weights {
         let touched: BTreeSet<BufferId> = ran.flat_map(|(step, _)| args(step)).collect();
         for &b in needed.union(&touched) {
             let shared = found.get(&b).filter(|_| !own.contains(&b)).cloned();
-            weights.place(loading, b, names.get(&b).copied(), shared)?;
+            self.place(loading, b, names.get(&b).copied(), shared)?;
         }
         if due.contains(&true) {
-            weights.set_up(loading, setup, &due)?;
+            self.set_up(loading, setup, &due)?;
             for b in needed.intersection(&own) {
-                let (name, memory) = (names[b], &weights.memory[b]);
+                let (name, memory) = (names[b], &self.memory[b]);
                 loading.shelf.put(loading.device, name, memory);
             }
         }
-        weights.memory.retain(|b, _| needed.contains(b));
+        self.memory.retain(|b, _| needed.contains(b));
         for b in &needed {
-            if let (Some(name), Some(memory)) = (names.get(b), weights.memory.get(b)) {
-                weights.by_name.insert(*name, memory.clone());
+            if let (Some(name), Some(memory)) = (names.get(b), self.memory.get(b)) {
+                self.by_name.insert(*name, memory.clone());
             }
         }
-        Ok(weights)
+        Ok(())
     }
 
     /// Runs the steps of the setup that are due.
@@ -149,7 +226,7 @@ impl Weights {
         Ok(loading.stream.synchronize()?)
     }
 
-    /// Gives a buffer its memory: what is shared with others, or else memory of its own. A constant is shared if it is
+    /// Gives a buffer its memory, if it has none: what is shared with others, or else memory of its own. A constant is shared if it is
     /// there; a result of the setup only if no step writes it here, since others may read it.
     fn place(
         &mut self,
@@ -161,6 +238,9 @@ impl Weights {
         let Some(name) = name else {
             return Ok(());
         };
+        if self.memory.contains_key(&id) {
+            return Ok(());
+        }
         let plan = loading.plan;
         let buffer = &plan.buffers[id.0 as usize];
         let data = match &buffer.place {
@@ -256,55 +336,75 @@ fn args(step: &Step) -> impl Iterator<Item = BufferId> + '_ {
     })
 }
 
-/// Bytes of buffers on the device, those of one name counted once and those of the base not at all.
-fn size(
-    plan: &Plan,
-    needed: &BTreeSet<BufferId>,
-    names: &HashMap<BufferId, Name>,
-    base: Option<&Weights>,
-) -> u64 {
+/// Bytes of the buffers that steps use on the device, those of one name counted once and those of the base not at all.
+/// What has no name yet counts by itself, but for constants that are the same bytes of the same file.
+fn size(loading: &Loading<'_>, names: &HashMap<BufferId, Name>) -> u64 {
+    let plan = loading.plan;
+    let held = |name: &Name| {
+        loading
+            .base
+            .is_some_and(|base| base.by_name.contains_key(name))
+    };
     let mut pieces = HashMap::new();
-    for b in needed {
-        let name = names.get(b);
-        if base.is_some_and(|base| name.is_some_and(|name| base.by_name.contains_key(name))) {
+    for b in buffers(&plan.steps) {
+        let name = names.get(&b);
+        if name.is_some_and(held) {
             continue;
         }
         let buffer = &plan.buffers[b.0 as usize];
-        let bytes = match &buffer.place {
-            Place::Constant(constant) => constant.data().len() as u64,
-            Place::Persistent => value(plan, buffer.bytes) as u64,
+        let (bytes, place) = match &buffer.place {
+            Place::Constant(constant) => {
+                let data = constant.data();
+                (data.len() as u64, data.as_ptr().addr())
+            }
+            Place::Persistent => (value(plan, buffer.bytes) as u64, b.0 as usize),
             Place::Input(_) | Place::Output(_) | Place::Arena { .. } => continue,
         };
-        pieces.insert(name, bytes.max(1));
+        let unnamed = match name {
+            Some(_) => (0, 0),
+            None => (place, bytes),
+        };
+        pieces.insert((name, unnamed), bytes.max(1));
     }
     pieces.into_values().sum()
 }
 
-/// The names of constants and of what the setup writes, and those of constants by their addresses. What the base knows
-/// is not read again.
-fn names(plan: &Plan, base: Option<&Weights>) -> (HashMap<BufferId, Name>, HashMap<usize, Name>) {
-    let mut names = HashMap::new();
-    let mut digests: HashMap<usize, Name> = HashMap::new();
+/// The constants that steps and the setup use, with their addresses; what runs need first, in the order in which it is
+/// placed.
+fn used(plan: &Plan) -> impl Iterator<Item = Constant<'_>> {
+    let needed = buffers(&plan.steps);
+    let rest: Vec<BufferId> = buffers(&plan.setup).difference(&needed).copied().collect();
+    let all = needed.into_iter().chain(rest);
+    all.filter_map(|id| match &plan.buffers[id.0 as usize].place {
+        Place::Constant(constant) => Some(Constant {
+            id,
+            at: Arc::as_ptr(constant).addr(),
+            data: constant.data(),
+        }),
+        _ => None,
+    })
+}
+
+/// The digests of constants, by their addresses, that the base knows: they are not read again.
+fn known(plan: &Plan, base: Option<&Weights>) -> HashMap<usize, Name> {
+    let digest = |c: Constant<'_>| Some((c.at, *base?.digests.get(&c.at)?));
+    used(plan).filter_map(digest).collect()
+}
+
+/// The constants whose digests are not known, each once.
+fn constants<'a>(plan: &'a Plan, known: &HashMap<usize, Name>) -> Vec<Constant<'a>> {
+    let mut seen = HashSet::new();
+    let new = |c: &Constant<'_>| !known.contains_key(&c.at) && seen.insert(c.at);
+    used(plan).filter(new).collect()
+}
+
+/// The names of constants, given their digests by address, and of what the setup writes.
+fn names(plan: &Plan, digests: &HashMap<usize, Name>) -> HashMap<BufferId, Name> {
+    let named = |c: Constant<'_>| Some((c.id, *digests.get(&c.at)?));
+    let mut names: HashMap<BufferId, Name> = used(plan).filter_map(named).collect();
     for id in buffers(&plan.setup).union(&buffers(&plan.steps)) {
-        let buffer = &plan.buffers[id.0 as usize];
-        match &buffer.place {
-            Place::Constant(constant) => {
-                let at = Arc::as_ptr(constant).addr();
-                let known = base.and_then(|base| base.digests.get(&at)).copied();
-                let digest = || {
-                    let mut hasher = blake3::Hasher::new();
-                    hasher.update_rayon(constant.data());
-                    *hasher.finalize().as_bytes()
-                };
-                let name = *digests
-                    .entry(at)
-                    .or_insert_with(|| known.unwrap_or_else(digest));
-                names.insert(*id, name);
-            }
-            Place::Persistent => {
-                names.insert(*id, [0; 32]);
-            }
-            Place::Input(_) | Place::Output(_) | Place::Arena { .. } => {}
+        if matches!(plan.buffers[id.0 as usize].place, Place::Persistent) {
+            names.insert(*id, [0; 32]);
         }
     }
     for step in &plan.setup {
@@ -342,7 +442,7 @@ fn names(plan: &Plan, base: Option<&Weights>) -> (HashMap<BufferId, Name>, HashM
             }
         }
     }
-    (names, digests)
+    names
 }
 
 /// The bytes of slots as a device reads them.

@@ -11,10 +11,10 @@ use bespoke_policy::{ClassId, Signature, Tier, What};
 use super::{Director, Message, Reply};
 use crate::error::Error;
 use crate::event::{Cause, EventKind, Expected};
-use crate::kernels::{Answer, Distinct, report};
+use crate::kernels::{Answer, Distinct, Draft, report};
 use crate::program::Blueprint;
 use crate::second::{Keep, Planner, Replanned, Source};
-use crate::service::{Request, Ticket};
+use crate::service::{Lacking, Request, Ticket};
 
 /// How a class's kernels were asked for.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,8 @@ impl Director {
             tier: 0,
             expected: None,
         });
+        let requests = requests.into_iter().enumerate();
+        let requests = requests.map(|(i, r)| (i, r, None)).collect();
         self.background_tickets = self.submit(None, 0, requests, 0);
     }
 
@@ -79,14 +81,14 @@ impl Director {
         &self,
         class: Option<&ClassId>,
         request: u64,
-        kernels: Vec<Request>,
+        kernels: Vec<Lacking>,
         priority: i64,
     ) -> Vec<Ticket> {
         let service = &self.core.loader.service;
-        let submit = |(index, kernel)| {
+        let submit = |(index, kernel, missed): Lacking| {
             let sender = self.sender.clone();
             let class = class.cloned();
-            service.submit(kernel, priority, move |answer| {
+            service.submit_missed(kernel, missed, priority, move |answer| {
                 // a session that is gone needs no answer
                 let _ = sender.send(Message::Answer {
                     class,
@@ -123,18 +125,18 @@ impl Director {
             return self.replan(class, shape);
         }
         let core = self.core.clone();
-        let binding = match core.plan.bind_symbols(shape.dims().to_vec()) {
-            Ok(binding) => binding,
-            Err(e) => {
-                self.wanted.remove(&class);
-                return self.finished(&class, asked.tier, 0, Err(e.into()));
-            }
+        let draft = match self.draft.take() {
+            Some((of, at, draft)) if of == class && at == *shape => draft,
+            _ => match core.plan.bind_symbols(shape.dims().to_vec()) {
+                Ok(binding) => Draft::of(&core, &class, &binding),
+                Err(e) => {
+                    self.wanted.remove(&class);
+                    return self.finished(&class, asked.tier, 0, Err(e.into()));
+                }
+            },
         };
-        let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable);
-        let distinct = Distinct::of(&blueprint);
-        let requests = core.loader.requests(&distinct.specs);
-        self.build(&class, Build::First(blueprint, distinct), requests);
+        let build = Build::First(draft.blueprint, draft.distinct);
+        self.build(&class, build, draft.requests);
     }
 
     /// Has the model planned anew for a class, unless it is clear that nothing can come of it.
@@ -213,7 +215,8 @@ impl Director {
         self.event(What::Kept { class }, None);
     }
 
-    /// Asks for the kernels of what a class is to have.
+    /// Asks for the kernels of what a class is to have. What is there is taken at once, on all processors; only what is not
+    /// goes through the pool.
     fn build(&mut self, class: &ClassId, build: Build, requests: Vec<Request>) {
         let Some(wanted) = self.wanted.get_mut(class) else {
             return;
@@ -234,10 +237,24 @@ impl Director {
             expected,
         });
         wanted.build = Some(build);
-        wanted.missing = requests.len();
-        wanted.answers = vec![None; requests.len()];
-        let (request, none) = (wanted.request, requests.is_empty());
-        let tickets = self.submit(Some(class), request, requests, priority);
+        let at_hand = self.core.loader.service.at_hand(&requests);
+        let mut lacking = Vec::new();
+        for (found, request) in at_hand.into_iter().zip(requests) {
+            wanted.answers.push(match found {
+                Ok(ready) => {
+                    let answer = Ok(ready);
+                    report(&self.core.log, &answer, Some(&class.to_string()));
+                    Some(answer)
+                }
+                Err(missed) => {
+                    lacking.push((wanted.answers.len(), request, missed));
+                    None
+                }
+            });
+        }
+        wanted.missing = lacking.len();
+        let (request, none) = (wanted.request, lacking.is_empty());
+        let tickets = self.submit(Some(class), request, lacking, priority);
         if let Some(wanted) = self.wanted.get_mut(class) {
             wanted.tickets = tickets;
         }
