@@ -281,10 +281,24 @@ impl Operand {
     /// Keys or values before they were repeated for the heads of queries, if they were.
     fn shared(&self, graph: &Graph) -> Option<(ValueId, Vec<SymInt>)> {
         let one = SymInt::constant(1);
-        let dims = graph.dims(self.source);
-        let heads = dims.len().checked_sub(3).filter(|_| self.is_plain())?;
+        let dims = &self.dims(graph)[..];
+        let rank = dims.len();
+        let heads = rank.checked_sub(3)?;
         let node = maker(graph, self.source)?;
         let x = *node.inputs().first()?;
+        if !self.is_plain() {
+            // turned while the heads were apart
+            let turned = |perm: &[usize]| {
+                let n = perm.len();
+                n >= 2 && perm[n - 2..] == [n - 1, n - 2] && (0..n - 2).all(|i| perm[i] == i)
+            };
+            let (Op::Reshape(_), Op::Transpose(t)) = (&node.op, &maker(graph, x)?.op) else {
+                return None;
+            };
+            let apart = *maker(graph, x)?.inputs().first()?;
+            let both = turned(&self.perm) && turned(&t.perm);
+            return before_repeat(graph, apart, dims).filter(|_| both);
+        }
         if let Op::Expand(_) = &node.op {
             let from = graph.dims(x);
             let few = from.len() == dims.len()
@@ -292,24 +306,10 @@ impl Operand {
                 && (0..dims.len()).all(|i| i == heads || from[i] == dims[i]);
             return few.then(|| (x, from.to_vec()));
         }
-        let (Op::Reshape(_), Op::Expand(_)) = (&node.op, &maker(graph, x)?.op) else {
-            return None;
-        };
-        let before = *maker(graph, x)?.inputs().first()?;
-        let (from, to) = (graph.dims(before), graph.dims(x));
-        // [.., G, 1, N, D] to [.., G, R, N, D], and one head may be written as either of the two axes
-        let fits = to.len() == dims.len() + 1
-            && from.len() == to.len()
-            && (0..to.len()).all(|i| i == heads || i == heads + 1 || from[i] == to[i])
-            && to[..heads] == dims[..heads]
-            && to[heads + 2..] == dims[heads + 1..]
-            && from[heads + 1] == one
-            && (from[heads] == to[heads] || (from[heads] == one && to[heads + 1] == one));
-        fits.then(|| {
-            let mut dims = dims.to_vec();
-            dims[heads] = from[heads].clone();
-            (before, dims)
-        })
+        match &node.op {
+            Op::Reshape(_) => before_repeat(graph, x, dims),
+            _ => None,
+        }
     }
 
     /// The operand as a value.
@@ -333,6 +333,28 @@ impl Operand {
         let name = graph.value(x).name.clone();
         add(graph, &name, Reshape { dims }, &[x])
     }
+}
+
+/// What was expanded to `x`, whose heads were joined to those of `dims` afterwards, and its extents with one axis of heads.
+fn before_repeat(graph: &Graph, x: ValueId, dims: &[SymInt]) -> Option<(ValueId, Vec<SymInt>)> {
+    let one = SymInt::constant(1);
+    let heads = dims.len().checked_sub(3)?;
+    let expands = maker(graph, x).filter(|n| matches!(n.op, Op::Expand(_)))?;
+    let before = *expands.inputs().first()?;
+    let (from, to) = (graph.dims(before), graph.dims(x));
+    // [.., G, 1, N, D] to [.., G, R, N, D], and one head may be written as either of the two axes
+    let fits = to.len() == dims.len() + 1
+        && from.len() == to.len()
+        && (0..to.len()).all(|i| i == heads || i == heads + 1 || from[i] == to[i])
+        && to[..heads] == dims[..heads]
+        && to[heads + 2..] == dims[heads + 1..]
+        && from[heads + 1] == one
+        && (from[heads] == to[heads] || (from[heads] == one && to[heads + 1] == one));
+    fits.then(|| {
+        let mut dims = dims.to_vec();
+        dims[heads] = from[heads].clone();
+        (before, dims)
+    })
 }
 
 fn fuse(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> {

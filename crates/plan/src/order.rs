@@ -11,7 +11,7 @@
 //! - the main track has the longest path of the plan and every step that fills half a device or more at the least extents
 //!   that its symbols allow: kernels that fill a device gain nothing from one another's company;
 //! - a *segment* is a row of small steps, each the only consumer of the one before it and its only producer. It leaves the
-//!   main track if there is more than elementwise work or two steps in it, and the same beside it;
+//!   main track if there is a product or the like in it, or three steps, and the same beside it;
 //! - a segment may run beside the [`WINDOW`] steps of the main track before and after its place in the list, no more, so
 //!   that few buffers must be kept apart which could share bytes in a chain.
 //!
@@ -38,8 +38,9 @@ const SMALL_WEIGHTS: i64 = 1 << 21;
 /// Work of a step that moves or maps elements, and of any other, in microseconds that it takes at the least, roughly.
 const LIGHT: u32 = 1;
 const HEAVY: u32 = 3;
-/// What a segment, and what runs beside it, must have in work: a fork and a join cost about as much.
-const WORTH: u32 = 2;
+/// What a segment, and what runs beside it, must have in work: a fork and a join cost the device about as much as two small
+/// steps, and the host, which launches every branch for itself, some microseconds.
+const WORTH: u32 = 3;
 
 /// The order of the steps of a run, and which temporaries must be kept apart.
 pub(crate) fn arrange(plan: &mut Plan) {

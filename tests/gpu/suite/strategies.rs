@@ -172,7 +172,7 @@ fn records(session: &Session) -> Result<usize, String> {
 /// Every program that the strategy wanted could be made.
 fn none_refused(session: &Session) -> Outcome {
     for event in session.events() {
-        if let EventKind::Reject { class, reason } = event.kind {
+        if let EventKind::Reject { class, reason, .. } = event.kind {
             return Err(format!("class {class} has no program: {reason}"));
         }
     }

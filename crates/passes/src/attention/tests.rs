@@ -218,6 +218,42 @@ fn repeated_heads_are_not_copied() {
     ");
 }
 
+/// As exporters write keys that they turn with all leading axes joined.
+#[test]
+fn repeated_keys_may_be_turned_before_their_heads_are_joined() {
+    let mut g = Graph::new("t");
+    let n = symbol(&mut g, "N");
+    let q = input(&mut g, "q", vec![2.into(), 6.into(), 1.into(), 8.into()]);
+    let dims: Vec<SymInt> = vec![2.into(), 2.into(), n.clone(), 8.into()];
+    let (k, v) = (input(&mut g, "k", dims.clone()), input(&mut g, "v", dims));
+    let mut repeat = |x: ValueId, turn: bool| {
+        let apart: Vec<SymInt> = vec![2.into(), 2.into(), 1.into(), n.clone(), 8.into()];
+        let wide: Vec<SymInt> = vec![2.into(), 2.into(), 3.into(), n.clone(), 8.into()];
+        let mut joined: Vec<SymInt> = vec![2.into(), 6.into(), n.clone(), 8.into()];
+        let x = g.add1("apart", Reshape { dims: apart }, &[x]).unwrap();
+        let mut x = g.add1("wide", Expand { dims: wide }, &[x]).unwrap();
+        if turn {
+            let perm = vec![0, 1, 2, 4, 3];
+            x = g.add1("turned", Transpose { perm }, &[x]).unwrap();
+            joined.swap(2, 3);
+        }
+        g.add1("joined", Reshape { dims: joined }, &[x]).unwrap()
+    };
+    let (k, v) = (repeat(k, true), repeat(v, false));
+    let s = product(&mut g, "scores", q, k);
+    let p = softmax(&mut g, s);
+    let y = product(&mut g, "y", p, v);
+    fused(&mut g, y);
+    let mut all = g.clone();
+    canonicalize(&mut all).unwrap();
+    insta::assert_snapshot!(all, @r"
+    graph t(q: f16[2,6,1,8], k: f16[2,2,N,8], v: f16[2,2,N,8]) {
+      %0 = attention(q, k, v) scale=1 : f16[2,6,1,8]  ; y
+      return %0
+    }
+    ");
+}
+
 #[test]
 fn what_does_not_fit_stays() {
     let unfused = |build: &dyn Fn(&mut Graph) -> ValueId| {

@@ -404,6 +404,8 @@ mod tests {
         ) {
             let mut b = ExprBuilder::new(&[DType::F32, DType::F32]);
             let mut regs = vec![b.input(0), b.input(1)];
+            // a cube becomes two products
+            let powers = steps.iter().filter(|(kind, ..)| *kind == 3).count();
             for (kind, i, j, c) in steps {
                 let a = regs[usize::from(i) % regs.len()];
                 let other = regs[usize::from(j) % regs.len()];
@@ -436,7 +438,7 @@ mod tests {
             }
             let expr = b.finish(regs[regs.len() - 1]);
             let simple = simplify(&expr);
-            prop_assert!(simple.operations() <= expr.operations() + 1);
+            prop_assert!(simple.operations() <= expr.operations() + powers.max(1));
             let at = |e: &Expr| eval_expr(e, &[Number::F(x.into()), Number::F(y.into())], &[], &mut Vec::new()).to_f64();
             let (before, after) = (at(&expr), at(&simple));
             // discontinuities (round, select) may amplify the last bit, and roots of −∞ and −0 differ: compare where
