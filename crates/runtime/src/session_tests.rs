@@ -373,13 +373,14 @@ fn a_report_says_why_its_run_was_a_graph() {
     assert!(error.to_string().contains("(asked)"), "{error}");
 }
 
-/// `(x·w)·(x·v)ᵀ`: two steps side by side, then one.
+/// `(x·w)·(z·v)ᵀ`: two steps side by side, then one. Products of one tensor would become one product.
 fn square() -> Graph {
     let mut g = Graph::new("square");
     let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
     let rows = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
-    let x = g.add_input("x", TensorType::new(DType::F32, vec![rows, 8.into()]));
-    let mut factor = |scale: f32| {
+    let ty = TensorType::new(DType::F32, vec![rows, 8.into()]);
+    let mut side = |input: &str, scale: f32| {
+        let x = g.add_input(input, ty.clone());
         let data: Vec<u8> = (0..64)
             .flat_map(|i| ((i % 7) as f32 * scale).to_le_bytes())
             .collect();
@@ -387,7 +388,7 @@ fn square() -> Graph {
         let w = g.add_constant("w", w);
         g.add1("p", MatMul::default(), &[x, w]).unwrap()
     };
-    let sides = [factor(0.5), factor(-2.0)];
+    let sides = [side("x", 0.5), side("z", -2.0)];
     let last = MatMul {
         transpose_b: true,
         ..MatMul::default()
@@ -409,7 +410,9 @@ fn branches_change_no_bit_and_events_count_edges() {
         let of = |rows: i64| {
             let values: Vec<f32> = (0..rows * 8).map(|i| i as f32 * 0.25).collect();
             let x = Tensor::from_f32(&[rows, 8], &values).unwrap();
-            session.run(&[("x", &x)]).unwrap().outputs[0].1.clone()
+            session.run(&[("x", &x), ("z", &x)]).unwrap().outputs[0]
+                .1
+                .clone()
         };
         // shapes come back, so that graphs are made of spare ones too
         let results: Vec<Tensor> = [3, 5, 3, 1].map(of).into();

@@ -171,6 +171,7 @@ fn a_hot_shape_gets_a_plan_of_its_own_with_equal_results() {
             }
             assert_ne!(run(&session, 2, 2).0.tier, 2);
         }
+        settled(&session);
         let stats = session.stats();
         assert_eq!((stats.second_tiers, stats.second_tiers_kept), (2, 0));
         assert_eq!(stats.programs, 3, "it takes the place of the first tier");

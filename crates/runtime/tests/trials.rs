@@ -46,7 +46,7 @@ impl Twin for Tampered {
     }
 }
 
-/// The host, with generic kernels that take 3 ms and specialised ones that have a fault. `made` counts the latter.
+/// The host, with generic kernels that take 20 ms and specialised ones that have a fault. `made` counts the latter.
 fn faulty(fault: Fault, made: Arc<AtomicU64>) -> Arc<dyn Device> {
     let host = HostDevice::new(HostOptions {
         threads: 1,
@@ -61,8 +61,8 @@ fn faulty(fault: Fault, made: Arc<AtomicU64>) -> Arc<dyn Device> {
         Arc::new(Tampered {
             twin: image.twin.clone(),
             wait: match (generic, fault) {
-                (true, _) => Duration::from_millis(3),
-                (false, Fault::Slow) => Duration::from_millis(15),
+                (true, _) => Duration::from_millis(20),
+                (false, Fault::Slow) => Duration::from_millis(60),
                 (false, Fault::None | Fault::Wrong) => Duration::ZERO,
             },
             wrong: !generic && fault == Fault::Wrong,
