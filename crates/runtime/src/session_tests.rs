@@ -303,6 +303,8 @@ fn a_listener_hears_a_session_from_load_to_end() {
     let session = session(options);
     let late = session.subscribe();
     run(&session, &RunOptions::default()).unwrap();
+    // what the director has to say of the run comes after it
+    assert!(session.wait_specialized(Duration::from_secs(60)));
     let kept = session.events().len();
     drop(session);
     let hear = |from: &Subscription| {
