@@ -124,13 +124,13 @@ impl Weights {
         loading: &Loading<'_>,
         setup: &Program,
         mut known: HashMap<usize, Name>,
-        mut digests: Digests<'_>,
+        digests: Digests<'_>,
     ) -> Result<Weights, Error> {
         // equal constants are not known as such yet: where all of them would be too much, their digests come first
         let Ok(mut weights) = Weights::of_size(loading, size(loading, &HashMap::new())) else {
             return Self::share(loading, setup, known, digests);
         };
-        while let Some((constant, name)) = digests.next() {
+        for (constant, name) in digests {
             weights.place(loading, constant.id, Some(name), None)?;
             known.insert(constant.at, name);
         }
