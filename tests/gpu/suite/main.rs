@@ -87,6 +87,7 @@ const SHARED: &[Test] = tests!(true, None; contract::{
     normalize,
     cumsum,
     arg_reduce,
+    attention,
     topk,
     gather,
     scatter,
