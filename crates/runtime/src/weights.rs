@@ -109,7 +109,7 @@ impl Weights {
         loading: &Loading<'_>,
         setup: &Program,
         needed: &BTreeSet<BufferId>,
-        mut digests: Digests<'_>,
+        digests: Digests<'_>,
     ) -> Result<Weights, Error> {
         let plan = loading.plan;
         // equal constants are not known as such yet: where all of them would be too much, their digests come first
@@ -118,7 +118,7 @@ impl Weights {
             return Self::share(loading, setup, needed, digests);
         };
         let mut names = HashMap::new();
-        while let Some((id, name)) = digests.next() {
+        for (id, name) in digests {
             weights.place(loading, id, Some(name), true)?;
             names.insert(id, name);
         }

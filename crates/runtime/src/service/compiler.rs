@@ -183,7 +183,7 @@ mod tests {
         assert!(fresh.is_settled());
 
         remember(&cache, &library);
-        assert_eq!(known(&cache), [library.clone()]);
+        assert_eq!(known(&cache), std::slice::from_ref(&library));
         let next = Compiler::new(search.clone());
         assert_eq!(next.build(&cache), Some("nvrtc 13.0 (of the test)"));
         assert!(!next.is_settled(), "nothing was loaded");
