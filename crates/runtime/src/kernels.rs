@@ -5,8 +5,10 @@
 //! is asked for a moment later. All of this is work without order, done on all processors.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use bespoke_cache::Key;
 use bespoke_device::{Arch, Device, DeviceError, Kernel};
 use bespoke_plan::Binding;
 use bespoke_policy::ClassId;
@@ -56,6 +58,13 @@ impl Distinct {
     }
 }
 
+/// What became of an image.
+enum Attempt {
+    Loaded(Arc<dyn Kernel>),
+    /// The device does not take the cubin of this key.
+    Refused(Key),
+}
+
 pub(crate) type Answer = Result<Ready, CompileError>;
 
 impl Loader {
@@ -96,11 +105,10 @@ impl Loader {
     }
 
     /// Loads a kernel from its cubin, or from its twin where the device needs none.
-    fn load(&self, spec: &KernelSpec, answer: Option<&Answer>) -> Result<Arc<dyn Kernel>, Error> {
+    fn load(&self, spec: &KernelSpec, answer: Option<&Answer>) -> Result<Attempt, Error> {
         let name = spec.to_string();
-        let loaded = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = loaded().get(&name).and_then(Weak::upgrade) {
-            return Ok(kernel);
+        if let Some(kernel) = self.loaded().get(&name).and_then(Weak::upgrade) {
+            return Ok(Attempt::Loaded(kernel));
         }
         let ready = match (answer, self.device.needs_cubin()) {
             (Some(Ok(ready)), _) => Some(ready),
@@ -111,31 +119,39 @@ impl Loader {
         let cubin = ready.map(|r| r.cubin.clone());
         let kernel = match (self.device.load(&spec.image(cubin)), ready) {
             (Err(DeviceError::BadImage { .. }), Some(ready)) => {
-                // a damaged or foreign entry: put it aside and compile it anew, once
-                self.service.reject(&ready.key);
-                let (fresh, _) = self.service.get_all(
-                    self.requests(std::slice::from_ref(spec)),
-                    i64::MAX,
-                    |_| (),
-                );
-                let cubin = match fresh.into_iter().next() {
-                    Some(Ok(ready)) => ready.cubin,
-                    Some(Err(e)) => return Err(e.into()),
-                    None => return Err(CompileError::Cancelled(name).into()),
-                };
-                self.device.load(&spec.image(Some(cubin)))?
+                return Ok(Attempt::Refused(ready.key));
             }
             (kernel, _) => kernel?,
         };
-        loaded().insert(name, Arc::downgrade(&kernel));
+        self.loaded().insert(name, Arc::downgrade(&kernel));
+        Ok(Attempt::Loaded(kernel))
+    }
+
+    /// Loads a kernel whose entry is damaged or foreign: puts that aside and compiles it anew, once.
+    fn load_anew(&self, spec: &KernelSpec, refused: &Key) -> Result<Arc<dyn Kernel>, Error> {
+        let name = spec.to_string();
+        self.service.reject(refused);
+        let request = self.requests(std::slice::from_ref(spec));
+        let (fresh, _) = self.service.get_all(request, i64::MAX, |_| ());
+        let cubin = match fresh.into_iter().next() {
+            Some(Ok(ready)) => ready.cubin,
+            Some(Err(e)) => return Err(e.into()),
+            None => return Err(CompileError::Cancelled(name).into()),
+        };
+        let kernel = self.device.load(&spec.image(Some(cubin)))?;
+        self.loaded().insert(name, Arc::downgrade(&kernel));
         Ok(kernel)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<String, Weak<dyn Kernel>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a program of a blueprint whose kernels have their answers. Its plan is the session's.
     pub(crate) fn program(
         &self,
         id: u64,
-        class: Option<bespoke_policy::ClassId>,
+        class: Option<ClassId>,
         blueprint: &Blueprint,
         distinct: &Distinct,
         answers: &[Answer],
@@ -153,14 +169,28 @@ impl Loader {
         answers: &[Answer],
         own: Option<Own>,
     ) -> Result<Program, Error> {
-        let load = |i: usize, spec: &KernelSpec| self.load(spec, answers.get(i));
-        let kernels = crew::map(&distinct.specs, load);
-        // the first error in order, and not the first in time
-        let kernels: Vec<Arc<dyn Kernel>> = kernels.into_iter().collect::<Result<_, Error>>()?;
-        self.loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, k| k.strong_count() > 0);
+        // All at once as long as all goes well. After the first that does not, one after the other: a driver that refuses
+        // every image is not asked for each, and none is compiled anew for a program that fails all the same.
+        let trouble = AtomicBool::new(false);
+        let attempts = crew::map(&distinct.specs, |i, spec| {
+            if trouble.load(Ordering::Relaxed) {
+                return None;
+            }
+            let attempt = self.load(spec, answers.get(i));
+            if !matches!(attempt, Ok(Attempt::Loaded(_))) {
+                trouble.store(true, Ordering::Relaxed);
+            }
+            Some(attempt)
+        });
+        let mut kernels = Vec::with_capacity(distinct.specs.len());
+        for (i, (spec, attempt)) in distinct.specs.iter().zip(attempts).enumerate() {
+            let attempt = attempt.unwrap_or_else(|| self.load(spec, answers.get(i)));
+            kernels.push(match attempt? {
+                Attempt::Loaded(kernel) => kernel,
+                Attempt::Refused(key) => self.load_anew(spec, &key)?,
+            });
+        }
+        self.loaded().retain(|_, k| k.strong_count() > 0);
         let kernels = distinct
             .of_step
             .iter()
@@ -256,7 +286,7 @@ pub(crate) fn report(log: &Log, answer: &Answer, class: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::service::ServiceOptions;

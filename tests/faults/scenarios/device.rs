@@ -5,7 +5,7 @@ use std::time::Duration;
 use bespoke::cache::CacheConfig;
 use bespoke::{ErrorKind, SessionOptions};
 
-use crate::rig::{card, load, run, service, strategy, within};
+use crate::rig::{card, load, run, run_many, service, strategy, within};
 use crate::standin::{report, script};
 
 /// Opening fails with words that name the cause and a remedy, and never ends on another device.
@@ -113,12 +113,14 @@ pub(crate) fn too_little_memory_for_a_large_shape_leaves_the_small_ones(_: &[Str
     run(&session, 8).expect("a small run");
     // weights and the temporaries of a small shape are held; half as much again is free
     script("memory=4194304");
-    let error = run(&session, 400).map(|_| ()).expect_err("too large");
+    let error = run_many(&session, 16, 400)
+        .map(|_| ())
+        .expect_err("too large");
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
     assert!(error.to_string().contains("the session holds"), "{error}");
     run(&session, 8).expect("a small run again");
     script("");
-    run(&session, 400).expect("there is room again");
+    run_many(&session, 16, 400).expect("there is room again");
     drop((session, service, device));
     let report = report();
     assert!(

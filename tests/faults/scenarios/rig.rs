@@ -104,9 +104,17 @@ pub(crate) fn load(
 
 /// Zeros for every input: one sequence of `n` tokens.
 pub(crate) fn zeros(session: &Session, n: i64) -> Vec<(String, Tensor)> {
+    sequences(session, 1, n)
+}
+
+/// Zeros for every input: so many sequences of `n` tokens.
+fn sequences(session: &Session, rows: i64, n: i64) -> Vec<(String, Tensor)> {
     let tensor = |port: &bespoke::PortInfo| {
-        let bytes = port.dtype.bytes_for(n as u64).expect("whole bytes");
-        let tensor = Tensor::new(port.dtype, vec![1, n], vec![0; bytes as usize]);
+        let bytes = port
+            .dtype
+            .bytes_for((rows * n) as u64)
+            .expect("whole bytes");
+        let tensor = Tensor::new(port.dtype, vec![rows, n], vec![0; bytes as usize]);
         (port.name.clone(), tensor.expect("zeros"))
     };
     session.inputs().iter().map(tensor).collect()
@@ -114,7 +122,12 @@ pub(crate) fn zeros(session: &Session, n: i64) -> Vec<(String, Tensor)> {
 
 /// One run.
 pub(crate) fn run(session: &Session, n: i64) -> Result<bespoke::RunResult, Error> {
-    let inputs = zeros(session, n);
+    run_many(session, 1, n)
+}
+
+/// One run of so many sequences.
+pub(crate) fn run_many(session: &Session, rows: i64, n: i64) -> Result<bespoke::RunResult, Error> {
+    let inputs = sequences(session, rows, n);
     let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
     session.run(&inputs)
 }
