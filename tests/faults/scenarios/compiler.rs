@@ -119,6 +119,11 @@ pub(crate) fn a_dropped_session_calls_off_what_nobody_else_waits_for(_: &[String
         run(&alone, n).expect("a run");
     }
     until("it compiles", LIMIT, || report().number("compiles") > 1);
+    // a run does not wait until the director has heard of it
+    let asked = |event: &bespoke::Event| matches!(&event.kind, EventKind::Enqueue { class, .. } if class != "generic");
+    until("every shape is asked for", LIMIT, || {
+        alone.events().iter().filter(|event| asked(event)).count() == 3
+    });
     let backlog = service.backlog();
     assert!(backlog.queued > 0 && backlog.running > 0, "{backlog:?}");
     let heard = alone.subscribe();
