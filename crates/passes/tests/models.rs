@@ -56,17 +56,17 @@ fn canonical(model: &str) -> String {
 #[test]
 fn bert() {
     insta::assert_snapshot!(canonical("bert"), @r"
+    attention: 2
     concat: 1
     expand: 3
     gather: 3
     gather_elements: 1
     gather_nd: 1
-    map: 22
-    matmul: 12
+    map: 18
+    matmul: 8
     normalize: 5
     reshape: 13
     slice: 7
-    softmax: 2
     transpose: 8
     ");
 }
@@ -74,30 +74,28 @@ fn bert() {
 #[test]
 fn dit() {
     insta::assert_snapshot!(canonical("dit"), @r"
+    attention: 2
     concat: 2
-    map: 24
-    matmul: 9
+    map: 22
+    matmul: 5
     normalize: 6
     reshape: 26
     slice: 22
-    softmax: 2
-    transpose: 6
+    transpose: 4
     ");
 }
 
 #[test]
 fn llm() {
     insta::assert_snapshot!(canonical("llm"), @r"
+    attention: 2
     concat: 6
-    expand: 4
     gather: 1
-    map: 21
-    matmul: 13
+    map: 19
+    matmul: 9
     normalize: 5
-    reshape: 30
+    reshape: 22
     slice: 18
-    softmax: 2
-    transpose: 2
     ");
 }
 
@@ -116,16 +114,16 @@ fn resnet() {
 #[test]
 fn unet() {
     insta::assert_snapshot!(canonical("unet"), @r"
+    attention: 20
     concat: 9
     conv: 45
     expand: 1
     map: 202
-    matmul: 124
+    matmul: 84
     normalize: 69
     reshape: 195
     resize: 3
     slice: 85
-    softmax: 20
     transpose: 110
     ");
 }

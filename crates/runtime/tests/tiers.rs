@@ -301,11 +301,11 @@ fn a_second_tier_proves_itself_if_that_is_asked() {
         verify_swap: true,
         ..options(SOON)
     };
-    // a twin that takes longer the more steps there are, so that fewer steps win
+    // twins that sleep, so that fewer steps win, and long enough for a busy machine not to matter
     let device = wrapped::Wrapped::new(host(None), |image| {
         Arc::new(Slow {
             twin: image.twin.clone(),
-            wait: Duration::from_millis(2),
+            wait: Duration::from_millis(20),
         })
     });
     let session = Session::from_graph(model(), device, service(Mode::Off, None), verified)

@@ -94,11 +94,11 @@ pub(crate) fn branches_meet_again(rig: &Rig) -> Outcome {
     Ok(())
 }
 
+/// The launches of a graph, their order, and the memory that they work on.
+type Branches = (Vec<Launch>, Vec<Edge>, [Arc<dyn Memory>; 2]);
+
 /// In-place kernels one after the other, by programmatic edges.
-fn row(
-    rig: &Rig,
-    kernels: &[&Arc<dyn Kernel>],
-) -> Result<(Vec<Launch>, Vec<Edge>, [Arc<dyn Memory>; 2]), String> {
+fn row(rig: &Rig, kernels: &[&Arc<dyn Kernel>]) -> Result<Branches, String> {
     let stream = rig.stream()?;
     let x = rig.floats(stream.as_ref(), &vec![0.0; LENGTH])?;
     let [at, bytes] = tensor(x.ptr(), LENGTH);
