@@ -380,6 +380,7 @@ mod tests {
         #define BATCHES (1ll * d0)
         #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
         #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
+        #define BATCHES_ALIGNED(v, N) (v##_o % N == 0 && v##_s0 % N == 0)
         #define ROW_STRIDE(v) v##_s1
         #define COLUMN_STRIDE(v) v##_s2
         #define TENSOR_CORES 1

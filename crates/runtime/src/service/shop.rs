@@ -41,7 +41,7 @@ pub(super) struct Held {
     pub(super) cubin: Bytes,
     pub(super) made_in: u64,
     pub(super) made_here: bool,
-    /// Read from disk by [`CompileService::has`], and asked for by nobody yet: who does counts as a hit of the cache.
+    /// Read from disk by [`has`](super::CompileService::has), and asked for by nobody yet: who does counts as a hit of the cache.
     pub(super) unasked: bool,
 }
 
