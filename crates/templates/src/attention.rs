@@ -62,7 +62,7 @@ struct Problem {
     keys: i64,
 }
 
-/// BM, BN, warps along rows, warps along keys, stages; each verified to compile without spills where [`registers`] says
+/// BM, BN, warps along rows, warps along keys, stages; each verified to compile without spills where `registers` says
 /// that it does. The first legal one serves any shape.
 const TILES: &[[i64; 5]] = &[
     [64, 64, 4, 1, 2],
