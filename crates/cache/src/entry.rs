@@ -18,7 +18,7 @@
 //!
 //! The digest covers lengths, key, header, source and payload, so a flipped bit anywhere is found. It is not a
 //! signature: whoever can write the file can write a matching digest (see the crate's promises). A source must be the one
-//! that the preimage has the digest of.
+//! that the preimage has the digest of; inspecting and verifying see to that, a lookup does not.
 //!
 //! Format 1 had no source; an entry of it is a miss, as one of any other format.
 

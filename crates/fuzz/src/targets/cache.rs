@@ -4,13 +4,16 @@
 //! again, with the right digest and the right lengths, and reach the header.
 //!
 //! Promises: what is decoded has the digest and the key that it says; a lookup hits exactly where decoding succeeds and
-//! the key is the one asked for, and gives the same payload; listing and verifying go on.
+//! the key is the one asked for, and gives the same payload; listing and verifying go on. One thing a lookup leaves to
+//! decoding and verifying: whether the source kept for people is the one that the key was made from. Only a file sealed
+//! on purpose differs there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bespoke_cache::{
-    Cache, CacheConfig, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage, decode_entry,
+    Cache, CacheConfig, DecodeError, KernelInfo, Key, KeyBuilder, Lookup, Metadata, Preimage,
+    decode_entry,
 };
 
 use crate::mutate::mutate;
@@ -261,6 +264,7 @@ impl Target for Entries {
             (Lookup::Hit(found), Ok(entry)) if found.payload == entry.payload => {
                 seen.push("get: hit".into());
             }
+            (Lookup::Hit(_), Err(DecodeError::Source)) => seen.push("get: source unread".into()),
             (Lookup::Hit(_), _) => return Err("the cache gave what decoding does not".into()),
             (Lookup::Miss(reason), Err(_)) => seen.push(outline("get", &reason.to_string())),
             (Lookup::Miss(reason), Ok(_)) => {
@@ -297,6 +301,20 @@ mod tests {
         damaged[100] ^= 1;
         let seen = target.run(&damaged).unwrap();
         assert!(seen[0].contains("digest mismatch"), "{seen:?}");
+    }
+
+    #[test]
+    fn a_foreign_source_is_seen_by_decoding_alone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut target = make(scratch.path()).unwrap();
+        let mut rng = Rng::new(1);
+        let mut input = target.seeds(&mut rng).remove(2);
+        let header = header_length(&input);
+        input[DIGEST.end + header] ^= 1;
+        seal(&mut input, header, false);
+        assert_eq!(decode_entry(&input), Err(DecodeError::Source));
+        let seen = target.run(&input).unwrap();
+        assert!(seen.contains(&"get: source unread".to_owned()), "{seen:?}");
     }
 
     #[test]
