@@ -60,6 +60,21 @@ impl Fit {
         }
     }
 
+    /// The range of an extent: `[r^k, r^(k+1) - 1]` for the ratio `r`, which is at least 2. An extent below 1 is alone.
+    pub(crate) fn between_powers(dim: i64, ratio: i64) -> Fit {
+        if dim < 1 {
+            return Fit::Exact(dim);
+        }
+        let mut low: i64 = 1;
+        while let Some(next) = low.checked_mul(ratio) {
+            if dim < next {
+                return Fit::Range(low, next - 1);
+            }
+            low = next;
+        }
+        Fit::Range(low, i64::MAX)
+    }
+
     /// Roughly the bits of knowledge that it carries.
     fn narrowness(self) -> u64 {
         u64::from(match self {
@@ -180,7 +195,7 @@ impl ClassMap {
         match self {
             ClassMap::Exact => ClassId::Exact(signature.clone()),
             ClassMap::Single { .. } => ClassId::Any,
-            ClassMap::Ranges { ratio } => each(&|dim| range(dim, (*ratio).max(2))),
+            ClassMap::Ranges { ratio } => each(&|dim| Fit::between_powers(dim, (*ratio).max(2))),
             ClassMap::Divisible { by } => each(&|dim| {
                 if (0..=1).contains(&dim) {
                     return Fit::Exact(dim);
@@ -190,21 +205,6 @@ impl ClassMap {
             }),
         }
     }
-}
-
-/// The range of an extent: `[r^k, r^(k+1) - 1]`.
-fn range(dim: i64, ratio: i64) -> Fit {
-    if dim < 1 {
-        return Fit::Exact(dim);
-    }
-    let mut low: i64 = 1;
-    while let Some(next) = low.checked_mul(ratio) {
-        if dim < next {
-            return Fit::Range(low, next - 1);
-        }
-        low = next;
-    }
-    Fit::Range(low, i64::MAX)
 }
 
 #[cfg(test)]

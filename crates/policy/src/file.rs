@@ -46,6 +46,7 @@ struct Document {
     divisors: Option<Vec<i64>>,
     trigger: Start,
     sightings: Option<u32>,
+    between: Option<bool>,
     second_tier: Option<u32>,
     blocking: bool,
     queue: Order,
@@ -124,6 +125,15 @@ pub fn parse(
             .second_tier
             .filter(|_| one_shape),
     };
+    let between = match document.between {
+        Some(true) if !one_shape || document.blocking => {
+            return refuse(
+                "`between` needs `classes = \"exact\"`, a trigger and no `blocking`: it serves runs whose shape has no program yet",
+            );
+        }
+        Some(between) => between,
+        None => first_sight(document.blocking).between && one_shape,
+    };
     let micros = |what: &str, seconds: Option<f64>| match seconds {
         Some(s) if !s.is_finite() || s < 0.0 => Err(wrong(format!(
             "`{what}` must be a time in seconds, 0 or more"
@@ -134,6 +144,7 @@ pub fn parse(
     let axes = Axes {
         map,
         trigger,
+        between,
         second_tier,
         queue: match document.queue {
             Order::FirstCome => Queue::FirstCome,
@@ -173,15 +184,19 @@ mod tests {
             .collect();
         // it names every key, and these exclude each other
         let cases = [
-            ("ranges", ["divisors", "second_tier"], "4..15"),
-            ("divisible", ["ratio", "second_tier"], "*"),
-            ("exact", ["ratio", "divisors"], "5"),
+            (
+                "ranges",
+                &["divisors", "second_tier", "between"][..],
+                "4..15",
+            ),
+            ("divisible", &["ratio", "second_tier", "between"], "*"),
+            ("exact", &["ratio", "divisors"], "5"),
         ];
         for (classes, out, class) in cases {
-            let text = text
-                .replace(&format!("{} =", out[0]), &format!("# {} =", out[0]))
-                .replace(&format!("{} =", out[1]), &format!("# {} =", out[1]))
-                .replace("classes = \"ranges\"", &format!("classes = \"{classes}\""));
+            let own = text.replace("classes = \"ranges\"", &format!("classes = \"{classes}\""));
+            let text = out.iter().fold(own, |text, key| {
+                text.replace(&format!("{key} ="), &format!("# {key} ="))
+            });
             let policy = read(&text).unwrap();
             assert_eq!(policy.name(), "wide");
             assert_eq!(policy.class_of(&Signature::new(&[5])).to_string(), class);
@@ -221,6 +236,8 @@ mod tests {
             ("max_programs = 0", "max_programs"),
             ("classes = \"ranges\"\nsecond_tier = 8", "second_tier"),
             ("trigger = \"never\"\nsecond_tier = 8", "second_tier"),
+            ("classes = \"ranges\"\nbetween = true", "between"),
+            ("blocking = true\nbetween = true", "between"),
         ];
         for (text, word) in cases {
             let message = read(text).err().unwrap().to_string();

@@ -5,9 +5,9 @@
 //! is an [`Action`] with its reason, and equal events give equal actions. So one object serves live, in replay and in
 //! a simulator.
 //!
-//! # Seven questions
+//! # Eight questions
 //!
-//! A strategy is a choice on seven independent axes; [`Axes`] holds them, and the names users know are presets
+//! A strategy is a choice on eight independent axes; [`Axes`] holds them, and the names users know are presets
 //! ([`PRESETS`]).
 //!
 //! | axis | question | here |
@@ -15,6 +15,7 @@
 //! | class map | which shapes share a program? | [`ClassMap`]: each its own, ranges, divisibility, or all one |
 //! | validity | which shapes is a program right for? | [`ClassId::fits`]; nothing more is baked into it |
 //! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or so many sights of a class |
+//! | passers-by | what serves a shape that has no program, and may never come back? | [`Axes::between`]: generic kernels, or a class between shapes in service; see [`between`](mod@between) |
 //! | second tier | when is a class worth a plan of its own? | [`Axes::second_tier`]: never, or so many sights more |
 //! | queue | in what order, and who waits? | [`Queue`], staleness, [`Axes::priority`]; [`Axes::blocking`] |
 //! | resources | how much may it take? | [`Limits`]: programs (least recently seen leaves), compiles, compile time |
@@ -43,6 +44,7 @@
 //!      └──────────────────────────┴──────────────┴──────────────────────────────────────┘
 //! ```
 
+pub mod between;
 pub mod class;
 pub mod file;
 pub mod gain;
@@ -175,6 +177,14 @@ pub enum Action {
         /// What is expected of it, where that decides the order.
         gain: Option<Gain>,
     },
+    /// Put a program of a wide class in service that takes no compiling: of kernels that are there and, where there is none,
+    /// of generic ones. Nothing is reported of it.
+    Borrow {
+        /// The class.
+        class: ClassId,
+        /// The shape to tune for.
+        shape: Signature,
+    },
     /// The run that was observed waits for the class's compile, which another one started.
     Wait {
         /// The class.
@@ -211,6 +221,9 @@ pub enum Reason {
     NotATrigger,
     /// The class was not seen often enough yet.
     Counting,
+    /// The shape is new, and a class between others serves it with kernels of its own: it is not compiled until it is seen
+    /// again.
+    PasserBy,
     /// The class waits for its turn to compile.
     Waiting,
     /// The class is being compiled.
@@ -255,6 +268,7 @@ impl Reason {
             Reason::Never => "never",
             Reason::NotATrigger => "not-a-trigger",
             Reason::Counting => "counting",
+            Reason::PasserBy => "passer-by",
             Reason::Waiting => "waiting",
             Reason::Compiling => "compiling",
             Reason::Installing => "installing",

@@ -7,38 +7,67 @@ use crate::gain::{Gain, Heat, Learned, Times};
 use crate::preset::{Axes, Queue, Trigger};
 use crate::{Action, ClassId, ClassMap, ClassState, Event, Policy, Reason, Signature, Tier, What};
 
-/// Priority of the compiles of a second tier: after all that a class still lacks its first for.
-const SECOND_PRIORITY: i64 = -1;
+/// Priority of the compiles of second tiers and of classes between others: after all that a shape lacks its first for.
+const LATER_PRIORITY: i64 = -1;
 
 /// Classes remembered without a program. A process that meets more of them starts to count the longest unseen ones
 /// anew, and tries the longest unseen failed ones again.
 const MAX_IDLE: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Class {
-    state: ClassState,
+pub(crate) struct Class {
+    pub(crate) state: ClassState,
     /// The shape to tune for: the first one seen, or the one to tune for at load.
-    shape: Signature,
-    /// Runs of the class that the policy was told of.
-    sightings: u64,
+    pub(crate) shape: Signature,
+    /// Runs of the class that the policy was told of; of a class between others, its shapes.
+    pub(crate) sightings: u64,
     /// Time of the last sight, then number of the event: later is larger even when the clock stands still.
-    seen: (u64, u64),
+    pub(crate) seen: (u64, u64),
     /// Number of the last event at which what it waits for was not yet asked for.
-    since: u64,
+    pub(crate) since: u64,
     /// Runs since the program of its first tier is in service.
     served: u64,
     /// Whether it is known that there will be no second tier.
     one_tier: bool,
-    heat: Heat,
+    /// Whether it is a class of shapes between others, which no shape has for its own.
+    pub(crate) between: bool,
+    pub(crate) heat: Heat,
     times: Times,
+}
+
+impl Class {
+    /// A class that was not seen yet.
+    fn new(shape: &Signature, seen: (u64, u64)) -> Class {
+        Class {
+            state: ClassState::Counting,
+            shape: shape.clone(),
+            sightings: 0,
+            seen,
+            since: seen.1,
+            served: 0,
+            one_tier: false,
+            between: false,
+            heat: Heat::default(),
+            times: Times::default(),
+        }
+    }
+
+    /// A class between others that its first shape asks for.
+    pub(crate) fn between(shape: &Signature, seen: (u64, u64)) -> Class {
+        Class {
+            sightings: 1,
+            between: true,
+            ..Class::new(shape, seen)
+        }
+    }
 }
 
 /// A strategy at work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     name: String,
-    axes: Axes,
-    classes: BTreeMap<ClassId, Class>,
+    pub(crate) axes: Axes,
+    pub(crate) classes: BTreeMap<ClassId, Class>,
     events: u64,
     /// Compile time taken so far, microseconds.
     spent_us: u64,
@@ -72,7 +101,7 @@ impl Machine {
             .count()
     }
 
-    fn set(&mut self, class: &ClassId, state: ClassState) {
+    pub(crate) fn set(&mut self, class: &ClassId, state: ClassState) {
         if let Some(known) = self.classes.get_mut(class) {
             known.state = state;
         }
@@ -84,7 +113,7 @@ impl Machine {
     }
 
     /// Asks for a tier of a class that has not been asked for, now or when there is room. No run waits for a second tier.
-    fn want(&mut self, class: &ClassId, tier: Tier, seen: (u64, u64)) -> Vec<Action> {
+    pub(crate) fn want(&mut self, class: &ClassId, tier: Tier, seen: (u64, u64)) -> Vec<Action> {
         if self.over_budget() {
             return vec![Action::Nothing(Reason::Budget)];
         }
@@ -120,8 +149,8 @@ impl Machine {
             tier,
             shape: known.shape.clone(),
             priority: match tier {
-                Tier::First => self.axes.priority,
-                Tier::Second => SECOND_PRIORITY,
+                Tier::First if !known.between => self.axes.priority,
+                _ => LATER_PRIORITY,
             },
             blocking: self.axes.blocking && tier == Tier::First,
             gain,
@@ -208,17 +237,11 @@ impl Machine {
         if self.class_of(shape) != *class {
             return nothing(Reason::UnknownClass);
         }
-        let known = self.classes.entry(class.clone()).or_insert_with(|| Class {
-            state: ClassState::Counting,
-            shape: self.axes.map.shape_for(shape).clone(),
-            sightings: 0,
-            seen,
-            since: seen.1,
-            served: 0,
-            one_tier: false,
-            heat: Heat::default(),
-            times: Times::default(),
-        });
+        let passer_by = self.is_passer_by(shape);
+        let known = self
+            .classes
+            .entry(class.clone())
+            .or_insert_with(|| Class::new(self.axes.map.shape_for(shape), seen));
         known.sightings += 1;
         known.seen = known.seen.max(seen);
         known.heat.see(seen.0);
@@ -238,6 +261,9 @@ impl Machine {
                     Trigger::Never => nothing(Reason::Never),
                     Trigger::Sightings(least) if !at_load && sightings < u64::from(least) => {
                         nothing(Reason::Counting)
+                    }
+                    Trigger::Sightings(_) if !at_load && passer_by && sightings == 1 => {
+                        nothing(Reason::PasserBy)
                     }
                     // What loading asked for and the runtime dropped since comes back when it is needed.
                     Trigger::Load | Trigger::Sightings(_) => self.want(class, Tier::First, seen),
@@ -391,7 +417,13 @@ impl Policy for Machine {
             What::Wished { class, signature } => self.observed(class, signature, seen, true),
             What::Observed {
                 class, signature, ..
-            } => self.observed(class, signature, seen, false),
+            } => {
+                let wanted = self.observed(class, signature, seen, false);
+                // what serves from the next run on comes before what takes compiling
+                let mut actions = self.borrow(class, signature, seen);
+                actions.extend(wanted);
+                actions
+            }
             What::Ran {
                 class,
                 tier,
@@ -430,7 +462,9 @@ impl Policy for Machine {
             }
             What::Evicted { class } => {
                 let gone = self.classes.get(class).is_some_and(|known| {
-                    known.state.is_resident() || known.state == ClassState::Evicting
+                    let left = known.state.is_resident() || known.state == ClassState::Evicting;
+                    // between others it serves before it is compiled
+                    left || known.between
                 });
                 if gone {
                     self.classes.remove(class);

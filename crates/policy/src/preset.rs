@@ -61,6 +61,9 @@ pub struct Axes {
     pub map: ClassMap,
     /// What starts a specialisation.
     pub trigger: Trigger,
+    /// Whether shapes without a program of their own are served by classes between shapes in service, which also delays the
+    /// compile of shapes that nobody saw twice. For classes of one shape.
+    pub between: bool,
     /// Runs of a class after its program is in service that make it worth a second tier, planned anew with every extent
     /// a constant; `None` is never. For classes of one shape.
     pub second_tier: Option<u32>,
@@ -144,6 +147,7 @@ pub const PRESETS: &[PresetInfo] = &[
                 queue: Queue::MostGain,
                 stale_us: Some(60_000_000),
                 second_tier: Some(HOT),
+                between: true,
                 ..exact(Trigger::Sightings(3), false)
             })
         },
@@ -187,6 +191,7 @@ pub const PRESETS: &[PresetInfo] = &[
 pub(crate) fn first_sight(blocking: bool) -> Axes {
     Axes {
         second_tier: (!blocking).then_some(HOT),
+        between: !blocking,
         ..exact(Trigger::Sightings(1), blocking)
     }
 }
@@ -197,6 +202,7 @@ fn exact(trigger: Trigger, blocking: bool) -> Axes {
         map: ClassMap::Exact,
         trigger,
         second_tier: None,
+        between: false,
         blocking,
         queue: Queue::FirstCome,
         stale_us: None,

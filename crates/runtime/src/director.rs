@@ -3,9 +3,10 @@
 //! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
 //! policy, and does what the policy says: asks the compile service for a class's kernels (`compile`), loads them, makes
 //! the graph on a spare executable beside the path, and exchanges the program between two runs (`install`). For a class
-//! that is to be planned anew it asks the planner first. A run waits for it only if the strategy says so (`eager`): it
+//! that is to be planned anew it asks the planner first; shapes between others get what is there already (`borrow`). A run waits for it only if the strategy says so (`eager`): it
 //! then hands over a reply and goes on when that is dropped.
 
+mod borrow;
 mod compile;
 mod install;
 
@@ -332,6 +333,7 @@ impl Director {
                     };
                     self.specialise(class, &shape, asked, replies);
                 }
+                Action::Borrow { class, shape } => self.borrow(&class, &shape),
                 Action::Wait { class } => {
                     if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take())
                     {

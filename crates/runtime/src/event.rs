@@ -144,6 +144,14 @@ pub enum EventKind {
         reason: &'static str,
         detail: String,
     },
+    /// A class between shapes in service got a program without a compile, of specialised kernels that are there and of
+    /// generic ones for the other steps; or none, because there was no specialised kernel for any step.
+    Borrow {
+        class: String,
+        specialized: usize,
+        generic: usize,
+        micros: u64,
+    },
     /// A class's kernels were asked for; `run` is the run that caused it, if one did.
     Enqueue {
         class: String,
@@ -192,6 +200,8 @@ pub enum EventKind {
         compile_us: u64,
         install_us: u64,
         tier: u8,
+        /// Whether it takes the place of another program of its class.
+        replaces: bool,
     },
     /// A class's program was tried on a live run beside the one in service.
     Trial {
@@ -253,6 +263,8 @@ pub struct Stats {
     pub second_tiers_kept: u64,
     /// Runs that programs of the second tier served, of `specialized_runs`.
     pub second_tier_runs: u64,
+    /// Programs for shapes between others, made of kernels that were there.
+    pub borrowed: u64,
     pub rejects: u64,
     pub evictions: u64,
     pub cancels: u64,
@@ -401,13 +413,15 @@ impl Stats {
                 self.compile_us += micros;
             }
             EventKind::CompileFailed { .. } => self.kernels_failed += 1,
-            EventKind::Install { tier, .. } => {
+            EventKind::Install { tier, replaces, .. } => {
                 self.installs += 1;
-                if *tier == 2 {
-                    self.second_tiers += 1;
-                } else {
-                    self.programs += 1;
-                }
+                self.second_tiers += u64::from(*tier == 2);
+                self.programs += u64::from(!replaces);
+            }
+            EventKind::Borrow { specialized, .. } => {
+                let made = u64::from(*specialized > 0);
+                self.borrowed += made;
+                self.programs += made;
             }
             EventKind::Keep { .. } => self.second_tiers_kept += 1,
             EventKind::Reject { .. } => self.rejects += 1,

@@ -75,7 +75,13 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             reason: "same-kernels",
             detail: "1 step".into(),
         },
-        Some(EventKind::Keep { .. }) => EventKind::Cancel {
+        Some(EventKind::Keep { .. }) => EventKind::Borrow {
+            class: class(),
+            specialized: 2,
+            generic: 1,
+            micros: 300,
+        },
+        Some(EventKind::Borrow { .. }) => EventKind::Cancel {
             class: class(),
             kernels: 1,
             reason: "stale",
@@ -104,6 +110,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             compile_us: 300,
             install_us: 25,
             tier: 1,
+            replaces: false,
         },
         Some(EventKind::Install { .. }) => EventKind::Trial {
             class: class(),

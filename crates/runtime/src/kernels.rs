@@ -143,6 +143,26 @@ impl Loader {
         Ok(kernel)
     }
 
+    /// Of the kernels that a class is to have those that are in memory or in the cache. One that cannot be read or loaded is
+    /// not there: who compiles the class will see why.
+    pub(crate) fn at_hand(&self, draft: &Draft) -> Vec<Option<Arc<dyn Kernel>>> {
+        let specs = &draft.distinct.specs;
+        // a device that compiles nothing lacks nothing
+        let lacking = !draft.requests.is_empty();
+        let found = lacking.then(|| self.service.at_hand(&draft.requests));
+        crew::map(specs, |i, spec| {
+            let answer = match found.as_ref().map(|found| &found[i]) {
+                Some(Ok(ready)) => Some(Ok(ready.clone())),
+                Some(Err(_)) => return None,
+                None => None,
+            };
+            match self.load(spec, answer.as_ref()) {
+                Ok(Attempt::Loaded(kernel)) => Some(kernel),
+                Ok(Attempt::Refused(_)) | Err(_) => None,
+            }
+        })
+    }
+
     fn loaded(&self) -> MutexGuard<'_, HashMap<String, Weak<dyn Kernel>>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,8 @@
 //!
 //! A program is immutable. The generic one serves every shape; a specialised one serves its class. The generic program
 //! and all of the first tier have the same steps in the same order with the same slots, so a graph of one becomes a graph
-//! of another by node updates alone. A program of the second tier serves one shape and has a plan of its own, made with
+//! of another by node updates alone; so does one of both, whose steps have specialised kernels where such are there and
+//! generic ones elsewhere. A program of the second tier serves one shape and has a plan of its own, made with
 //! every extent a constant, and what belongs to that: its binding, its weights and, on each lane, its extent block.
 
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ pub struct Program {
     pub class: Option<ClassId>,
     /// The kernel of each step.
     pub kernels: Vec<(Arc<dyn Kernel>, LaunchConfig)>,
-    /// How many kernels are generic.
+    /// How many kernels are generic: all of the generic program, some of one that [borrows](crate::director) what is there.
     pub generic: usize,
     /// The plan that it follows, if that is not the session's.
     pub(crate) own: Option<Own>,
@@ -43,10 +44,12 @@ pub(crate) struct Own {
 }
 
 impl Program {
-    /// Which tier it is of; `None` is the generic program.
+    /// Which tier it is of; `None` is the generic program, and one that is so in part.
     pub fn tier(&self) -> Option<Tier> {
         let second = self.own.is_some();
-        self.class.as_ref()?;
+        if self.class.is_none() || self.generic > 0 {
+            return None;
+        }
         Some(if second { Tier::Second } else { Tier::First })
     }
 
@@ -164,7 +167,13 @@ impl Blueprint {
             if bit_stable {
                 spec.tile = KernelSpec::generic(step.template.clone(), props).tile;
             }
-            let config = config(&spec, exact.then_some(&args), props);
+            // where the class leaves no argument open, the launch is that of one shape
+            let fixed = |arg: &Arg| match arg {
+                Arg::Int(_) => matches!(fit(arg), Some(Baked::Exact(_))),
+                Arg::Read(_) | Arg::Write(_) => true,
+            };
+            let one = exact || (known.is_some() && step.args.iter().all(fixed));
+            let config = config(&spec, one.then_some(&args), props);
             (spec, config)
         };
         let (specs, configs) = alike(&plan.steps, key, make);

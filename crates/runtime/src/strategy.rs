@@ -119,6 +119,7 @@ mod tests {
                 limits,
                 map: bespoke_policy::ClassMap::Ranges { ratio: 8 },
                 trigger: bespoke_policy::Trigger::Sightings(2),
+                between: false,
                 second_tier: None,
                 blocking: false,
                 queue: bespoke_policy::Queue::FirstCome,

@@ -209,6 +209,21 @@ impl Process {
                 let args = json!({"reason": reason, "detail": detail});
                 self.moment(at, &format!("keep {class}"), &args);
             }
+            EventKind::Borrow {
+                class,
+                specialized,
+                generic,
+                micros,
+            } => {
+                let args = json!({"specialized": specialized, "generic": generic});
+                let track = self.track(DIRECTOR, "director");
+                let begin = at.saturating_sub(*micros);
+                self.slice(track, &format!("borrow {class}"), begin, *micros, &args);
+                if *specialized > 0 {
+                    self.programs += 1;
+                    self.counter(at, "programs", self.programs);
+                }
+            }
             EventKind::Cancel {
                 class,
                 kernels,
@@ -256,9 +271,12 @@ impl Process {
                 compile_us,
                 install_us,
                 tier,
+                replaces,
             } => {
                 let track = self.track(DIRECTOR, "director");
-                let args = json!({"kernels": kernels, "compile_us": compile_us, "tier": tier});
+                let args = json!({
+                    "kernels": kernels, "compile_us": compile_us, "tier": tier, "replaces": replaces,
+                });
                 let begin = at.saturating_sub(*install_us);
                 self.slice(
                     track,
@@ -267,8 +285,7 @@ impl Process {
                     *install_us,
                     &args,
                 );
-                // a second tier takes the place of the first
-                if *tier != 2 {
+                if !replaces {
                     self.programs += 1;
                     self.counter(at, "programs", self.programs);
                 }

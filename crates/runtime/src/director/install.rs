@@ -75,18 +75,26 @@ impl Director {
             None => return Err(Error::Stopped),
         };
         let program = Arc::new(program);
-        if core.whole_graph {
-            let plan = program.plan(&core.plan);
-            for lane in core.executables() {
-                let (device, stream) = (&*core.loader.device, &*self.stream);
-                if let Err(e) = lane.prepare(&program, plan, device, stream, &core.log, false) {
-                    // what the lanes before have of it is given back
-                    self.retire(&program);
-                    return Err(e);
-                }
+        self.make_graphs(&program)?;
+        Ok((program, wanted.replies))
+    }
+
+    /// Makes a program's graph on every lane, unless runs launch kernel by kernel.
+    pub(super) fn make_graphs(&self, program: &Program) -> Result<(), Error> {
+        let core = &self.core;
+        if !core.whole_graph {
+            return Ok(());
+        }
+        let plan = program.plan(&core.plan);
+        for lane in core.executables() {
+            let (device, stream) = (&*core.loader.device, &*self.stream);
+            if let Err(e) = lane.prepare(program, plan, device, stream, &core.log, false) {
+                // what the lanes before have of it is given back
+                self.retire(program);
+                return Err(e);
             }
         }
-        Ok((program, wanted.replies))
+        Ok(())
     }
 
     /// A program with a plan of its own. What its setup makes, and the session does not have, is made now.
@@ -125,13 +133,16 @@ impl Director {
     }
 
     fn put_in_service(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
-        self.leaving.extend(self.core.put_program(class, program));
+        let left = self.core.put_program(class, program);
+        let replaces = left.is_some();
+        self.leaving.extend(left);
         self.core.log.push(EventKind::Install {
             class: class.to_string(),
             kernels: times.kernels,
             compile_us: times.compile_us,
             install_us: times.install_us,
             tier: times.tier.number(),
+            replaces,
         });
         let (class, tier) = (class.clone(), times.tier);
         self.event(What::Installed { class, tier }, None);
