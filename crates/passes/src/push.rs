@@ -38,24 +38,6 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
     Ok(changes)
 }
 
-/// Whether a kernel of the operator can compute maps that follow it.
-fn is_anchor(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::MatMul(_)
-            | Op::Conv(_)
-            | Op::ConvTranspose(_)
-            | Op::Pool(_)
-            | Op::Reduce(_)
-            | Op::Softmax(_)
-            | Op::Normalize(_)
-            | Op::Gather(_)
-            | Op::GatherElements(_)
-            | Op::GatherNd(_)
-            | Op::Resize(_)
-    )
-}
-
 /// Whether `v`, which only one node reads, comes from an anchor by views and maps that nobody else reads.
 pub(crate) fn from_anchor(graph: &Graph, v: ValueId, climb: usize) -> bool {
     if climb == 0 || only_reader(graph, v).is_none() {
@@ -72,7 +54,7 @@ pub(crate) fn from_anchor(graph: &Graph, v: ValueId, climb: usize) -> bool {
                 && graph.dims(x) == graph.dims(v)
                 && from_anchor(graph, x, climb - 1)
         }),
-        op => is_anchor(op),
+        op => op.takes_epilogue(),
     }
 }
 
@@ -135,7 +117,7 @@ fn push(graph: &mut Graph, id: NodeId) -> Result<Option<NodeId>, PassError> {
     let joins = |&v: &ValueId| {
         let anchor = graph
             .producer(v)
-            .is_some_and(|p| is_anchor(&graph.node(p).op));
+            .is_some_and(|p| graph.node(p).op.takes_epilogue());
         anchor && only_reader(graph, v) == Some(id) && graph.dims(v) == graph.dims(y)
     };
     if node.inputs().iter().any(joins) {

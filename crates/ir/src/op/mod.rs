@@ -114,6 +114,25 @@ impl Op {
     pub fn extents_mut(&mut self) -> Vec<&mut SymInt> {
         self.as_operator_mut().extents_mut()
     }
+
+    /// Whether a kernel of the operator can compute maps that follow it. Passes move maps there, the planner fuses them.
+    pub fn takes_epilogue(&self) -> bool {
+        match self {
+            // its second result is no operand of a map
+            Op::Pool(p) => !matches!(p.kind, pool::PoolKind::Max { indices: true, .. }),
+            Op::MatMul(_)
+            | Op::Conv(_)
+            | Op::ConvTranspose(_)
+            | Op::Reduce(_)
+            | Op::Softmax(_)
+            | Op::Normalize(_)
+            | Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::GatherNd(_)
+            | Op::Resize(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Why a node has no type.

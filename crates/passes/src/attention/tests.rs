@@ -187,6 +187,25 @@ fn several_masks_become_one_sum() {
     ");
 }
 
+/// Two heads of keys or values, each three times: f16[batch,2,n,8] as f16[batch,6,n,8], turned in its last axes if asked.
+fn repeated(g: &mut Graph, batch: i64, n: &SymInt, x: ValueId, turn: bool) -> ValueId {
+    let tail = || [n.clone(), 8.into()];
+    let dims = |lead: &[i64]| -> Vec<SymInt> {
+        let lead = lead.iter().map(|&d| d.into());
+        lead.chain(tail()).collect()
+    };
+    let (apart, wide) = (dims(&[batch, 2, 1]), dims(&[batch, 2, 3]));
+    let mut joined = dims(&[batch, 6]);
+    let x = g.add1("apart", Reshape { dims: apart }, &[x]).unwrap();
+    let mut x = g.add1("wide", Expand { dims: wide }, &[x]).unwrap();
+    if turn {
+        let perm = vec![0, 1, 2, 4, 3];
+        x = g.add1("turned", Transpose { perm }, &[x]).unwrap();
+        joined.swap(2, 3);
+    }
+    g.add1("joined", Reshape { dims: joined }, &[x]).unwrap()
+}
+
 #[test]
 fn repeated_heads_are_not_copied() {
     let mut g = Graph::new("t");
@@ -194,15 +213,10 @@ fn repeated_heads_are_not_copied() {
     let q = input(&mut g, "q", vec![1.into(), 6.into(), 1.into(), 8.into()]);
     let dims: Vec<SymInt> = vec![1.into(), 2.into(), n.clone(), 8.into()];
     let (k, v) = (input(&mut g, "k", dims.clone()), input(&mut g, "v", dims));
-    let mut repeat = |x: ValueId| {
-        let apart: Vec<SymInt> = vec![1.into(), 2.into(), 1.into(), n.clone(), 8.into()];
-        let wide: Vec<SymInt> = vec![1.into(), 2.into(), 3.into(), n.clone(), 8.into()];
-        let joined: Vec<SymInt> = vec![1.into(), 6.into(), n.clone(), 8.into()];
-        let x = g.add1("apart", Reshape { dims: apart }, &[x]).unwrap();
-        let x = g.add1("wide", Expand { dims: wide }, &[x]).unwrap();
-        g.add1("joined", Reshape { dims: joined }, &[x]).unwrap()
-    };
-    let (k, v) = (repeat(k), repeat(v));
+    let (k, v) = (
+        repeated(&mut g, 1, &n, k, false),
+        repeated(&mut g, 1, &n, v, false),
+    );
     let k = swapped(&mut g, k);
     let s = product(&mut g, "scores", q, k);
     let p = softmax(&mut g, s);
@@ -226,20 +240,10 @@ fn repeated_keys_may_be_turned_before_their_heads_are_joined() {
     let q = input(&mut g, "q", vec![2.into(), 6.into(), 1.into(), 8.into()]);
     let dims: Vec<SymInt> = vec![2.into(), 2.into(), n.clone(), 8.into()];
     let (k, v) = (input(&mut g, "k", dims.clone()), input(&mut g, "v", dims));
-    let mut repeat = |x: ValueId, turn: bool| {
-        let apart: Vec<SymInt> = vec![2.into(), 2.into(), 1.into(), n.clone(), 8.into()];
-        let wide: Vec<SymInt> = vec![2.into(), 2.into(), 3.into(), n.clone(), 8.into()];
-        let mut joined: Vec<SymInt> = vec![2.into(), 6.into(), n.clone(), 8.into()];
-        let x = g.add1("apart", Reshape { dims: apart }, &[x]).unwrap();
-        let mut x = g.add1("wide", Expand { dims: wide }, &[x]).unwrap();
-        if turn {
-            let perm = vec![0, 1, 2, 4, 3];
-            x = g.add1("turned", Transpose { perm }, &[x]).unwrap();
-            joined.swap(2, 3);
-        }
-        g.add1("joined", Reshape { dims: joined }, &[x]).unwrap()
-    };
-    let (k, v) = (repeat(k, true), repeat(v, false));
+    let (k, v) = (
+        repeated(&mut g, 2, &n, k, true),
+        repeated(&mut g, 2, &n, v, false),
+    );
     let s = product(&mut g, "scores", q, k);
     let p = softmax(&mut g, s);
     let y = product(&mut g, "y", p, v);

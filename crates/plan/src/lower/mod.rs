@@ -192,27 +192,6 @@ fn reads_symbols(op: &Op) -> bool {
     }
 }
 
-/// Whether a template takes an epilogue.
-fn takes_epilogue(op: &Op) -> bool {
-    match op {
-        Op::Pool(p) => !matches!(
-            p.kind,
-            bespoke_ir::op::pool::PoolKind::Max { indices: true, .. }
-        ),
-        Op::MatMul(_)
-        | Op::Conv(_)
-        | Op::ConvTranspose(_)
-        | Op::Reduce(_)
-        | Op::Softmax(_)
-        | Op::Normalize(_)
-        | Op::Gather(_)
-        | Op::GatherElements(_)
-        | Op::GatherNd(_)
-        | Op::Resize(_) => true,
-        _ => false,
-    }
-}
-
 impl Lowering<'_> {
     // ---- values ----
 

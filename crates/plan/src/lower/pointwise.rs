@@ -5,7 +5,7 @@ use bespoke_ir::{DType, NodeId, Op, SymInt, ValueId};
 use bespoke_templates::pointwise::Pointwise;
 
 use super::space::{Space, memory_order};
-use super::{Lowering, Pending, PlanError, takes_epilogue};
+use super::{Lowering, Pending, PlanError};
 use crate::access::Access;
 use crate::builder::{Args, Phase};
 
@@ -33,7 +33,7 @@ impl Lowering<'_> {
             let graph = self.graph;
             let room = MAX_OPERANDS.saturating_sub(operands.len());
             let found = self.take_pending(v, phase, |p| {
-                p.anchor.is_some_and(|a| takes_epilogue(&graph.node(a).op))
+                p.anchor.is_some_and(|a| graph.node(a).op.takes_epilogue())
                     && p.operands.len() <= room
             });
             if let Some(p) = found {
