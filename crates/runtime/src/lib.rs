@@ -26,6 +26,7 @@
 //! - [`patience`]: how long a run waits, and how it is called off.
 //! - [`strategy`]: which policy a session gets.
 //! - [`director`]: the only place where decisions are carried out; it owns the policy.
+//! - `mailbox`: what runs tell it, and when.
 //! - [`service`]: NVRTC, the cache and the compile pool, shared by all sessions of a process; its jobs hold no session.
 //! - [`stretch`]: compiles that take longer, or less long, than they do, for experiments.
 //! - `trial`: how a program proves itself on live data before it serves, if that is asked for.
@@ -45,6 +46,7 @@ pub mod lane;
 mod ledger;
 mod lessons;
 mod load;
+mod mailbox;
 mod order;
 pub mod patience;
 pub mod prebuild;

@@ -6,7 +6,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bespoke_device::Device;
@@ -22,6 +22,7 @@ use crate::kernels::{Loader, load_generic};
 use crate::lane::Lane;
 use crate::ledger::Ledger;
 use crate::lessons::Lessons;
+use crate::mailbox::Mailbox;
 use crate::order::GraphOrder;
 use crate::patience::Patience;
 use crate::program::Blueprint;
@@ -159,6 +160,7 @@ impl Session {
             first,
             &options,
         ));
+        let specialises = policy.specialises();
         let (sender, receiver) = mpsc::channel();
         let lessons = options
             .learn
@@ -182,8 +184,9 @@ impl Session {
         let session = Session {
             core,
             director: Some(thread),
-            sender: Mutex::new(sender),
+            mailbox: Mailbox::new(sender),
             may_block,
+            specialises,
             wants_times,
             inputs,
             outputs,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
 use crate::lane::{Lane, Pointers, Ran};
+use crate::mailbox::Mailbox;
 use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
@@ -30,8 +31,9 @@ use crate::trial;
 pub struct Session {
     pub(crate) core: Arc<Core>,
     pub(crate) director: Option<JoinHandle<()>>,
-    pub(crate) sender: Mutex<Sender<Message>>,
+    pub(crate) mailbox: Mailbox,
     pub(crate) may_block: bool,
+    pub(crate) specialises: bool,
     pub(crate) wants_times: bool,
     pub(crate) inputs: Vec<PortInfo>,
     pub(crate) outputs: Vec<PortInfo>,
@@ -236,7 +238,7 @@ impl Session {
         // where a run only queues its work, its time says nothing of the work
         if self.wants_times && !options.asynchronous {
             let waited = wait_us + execution.record_us;
-            self.send(Message::Ran {
+            self.mailbox.hold(Message::Ran {
                 signature: signature.clone(),
                 tier: program.tier(),
                 micros: ran.latency_us.saturating_sub(waited),
@@ -309,7 +311,7 @@ impl Session {
             return Ok(());
         }
         let verdict = trial::judge(lane, core, served, &candidate, binding, pointers);
-        self.send(Message::Judged {
+        self.mailbox.send(Message::Judged {
             class,
             candidate,
             verdict: Box::new(verdict),
@@ -325,7 +327,7 @@ impl Session {
             programs: classes.len(),
             bytes: before.saturating_sub(self.core.ledger.total()),
         });
-        self.send(Message::Dropped(classes))
+        self.mailbox.send(Message::Dropped(classes))
     }
 
     /// Tells the director of a run; waits if the strategy blocks runs.
@@ -345,12 +347,11 @@ impl Session {
         if self.may_block && generic {
             return self.ask(|reply| message(Some(reply)), patience);
         }
-        self.send(message(None))
-    }
-
-    fn send(&self, message: Message) -> Result<(), Error> {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.send(message).map_err(|_| Error::Stopped)
+        // a run at its best asks for nothing, and a strategy that never specialises is asked for nothing
+        match generic && self.specialises {
+            true => self.mailbox.send(message(None)),
+            false => self.mailbox.hold(message(None)),
+        }
     }
 
     /// Sends a message and waits until the director drops its reply.
@@ -360,7 +361,7 @@ impl Session {
         patience: Patience<'_>,
     ) -> Result<(), Error> {
         let (reply, done) = mpsc::sync_channel(1);
-        self.send(message(reply))?;
+        self.mailbox.send(message(reply))?;
         // the director answers by dropping the other end
         while let Some(slice) = patience.slice() {
             match done.recv_timeout(slice) {
@@ -390,14 +391,14 @@ impl Session {
             let (binding, ..) = self.core.bind(&dims)?;
             wished.push(Signature::new(&binding.symbols));
         }
-        self.send(Message::Wished(wished))
+        self.mailbox.send(Message::Wished(wished))
     }
 
     /// Waits until every program that the strategy wants is in service and nothing compiles. Returns whether that was so
     /// before the time was over.
     pub fn wait_specialized(&self, timeout: Duration) -> bool {
         let (reply, done) = mpsc::sync_channel(1);
-        if self.send(Message::Settle(reply)).is_err() {
+        if self.mailbox.send(Message::Settle(reply)).is_err() {
             return false;
         }
         matches!(
@@ -458,7 +459,7 @@ impl Drop for Session {
         // ahead of all messages that wait; the one that is sent wakes a director that has none
         self.core.stopping.store(true, Ordering::Relaxed);
         // a director that is gone already needs no word
-        let _ = self.send(Message::Stop);
+        let _ = self.mailbox.send(Message::Stop);
         if let Some(thread) = self.director.take() {
             let _ = thread.join();
         }

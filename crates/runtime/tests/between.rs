@@ -63,15 +63,9 @@ fn service() -> Arc<CompileService> {
     CompileService::new(options).expect("a service")
 }
 
-fn session(
-    device: Arc<dyn Device>,
-    service: Arc<CompileService>,
-    strategy: Strategy,
-    verify_swap: bool,
-) -> Session {
+fn session(device: Arc<dyn Device>, service: Arc<CompileService>, strategy: Strategy) -> Session {
     let options = SessionOptions {
         strategy,
-        verify_swap,
         ..SessionOptions::default()
     };
     Session::from_graph(model(), device, service, options).expect("a session")
@@ -110,29 +104,24 @@ fn borrowed(session: &Session) -> Vec<(String, usize, usize)> {
 
 #[test]
 fn a_growing_cache_is_served_by_a_program_between() {
-    for verify_swap in [false, true] {
-        let session = session(host(None), service(), "lazy".into(), verify_swap);
-        let none = self::session(host(None), service(), "none".into(), false);
-        run(&session, 2, 32);
+    let session = session(host(None), service(), "lazy".into());
+    let none = self::session(host(None), service(), "none".into());
+    run(&session, 2, 32);
+    settled(&session);
+    for p in 33..48 {
+        let (_, got) = run(&session, 2, p);
         settled(&session);
-        // a trial takes a run
-        run(&session, 2, 32);
-        settled(&session);
-        for p in 33..48 {
-            let (_, got) = run(&session, 2, p);
-            settled(&session);
-            assert_eq!(got, run(&none, 2, p).1, "at a cache of {p}");
-        }
-        let made = borrowed(&session);
-        assert_eq!(made.len(), 1, "{made:?}");
-        assert_eq!(made[0].0, "2x32..63");
-        let (report, got) = run(&session, 2, 50);
-        assert_eq!((report.generic_kernels, report.tier), (0, 1));
-        assert_eq!(got, run(&none, 2, 50).1);
-        // neither another batch nor another range is between them
-        assert!(run(&session, 3, 50).0.generic_kernels > 0);
-        assert!(run(&session, 2, 70).0.generic_kernels > 0);
+        assert_eq!(got, run(&none, 2, p).1, "at a cache of {p}");
     }
+    let made = borrowed(&session);
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(made[0].0, "2x32..63");
+    let (report, got) = run(&session, 2, 50);
+    assert_eq!((report.generic_kernels, report.tier), (0, 1));
+    assert_eq!(got, run(&none, 2, 50).1);
+    // neither another batch nor another range is between them
+    assert!(run(&session, 3, 50).0.generic_kernels > 0);
+    assert!(run(&session, 2, 70).0.generic_kernels > 0);
 }
 
 #[test]
@@ -149,8 +138,8 @@ fn what_is_there_serves_and_the_rest_is_generic() {
         name: "twice".into(),
         text: "sightings = 2".into(),
     };
-    let session = session(device, service.clone(), once, false);
-    let none = self::session(host(None), self::service(), "none".into(), false);
+    let session = session(device, service.clone(), once);
+    let none = self::session(host(None), self::service(), "none".into());
     for _ in 0..2 {
         run(&session, 2, 32);
         settled(&session);
@@ -185,7 +174,7 @@ fn a_strategy_may_do_without() {
         name: "without".into(),
         text: "between = false".into(),
     };
-    let session = session(host(None), service(), without, false);
+    let session = session(host(None), service(), without);
     run(&session, 2, 32);
     settled(&session);
     for p in 33..36 {
