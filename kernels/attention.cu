@@ -48,8 +48,6 @@ __device__ __forceinline__ float power_of_two(float x) {
 // What exponents are relative to: any number will do for a row of nothing but −∞.
 __device__ __forceinline__ float base_of(float top) { return top == -infinity() ? 0.0f : top; }
 
-__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
-
 // Chunks of a line are exchanged so that eight lines' chunks of one column fall into different banks.
 template <int C> __device__ __forceinline__ int swizzled(int line, int chunk) {
     constexpr int PERIOD = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;
@@ -158,56 +156,6 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
         }
         to[swizzled<C>(line, chunk)] = c.bits;
     }
-}
-
-template <bool TURNED> __device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const uint4* p) {
-    const unsigned int at = shared_address(p);
-    if (TURNED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-
-// c += a·b on 16×8×16.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1, f16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1, bf16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    // no instruction does this before sm_80: each lane asks the others for what it needs; right, and slow
-    const int lane = threadIdx.x % 32, row = lane & ~3, column = lane % 4 * 8;
-#pragma unroll 1
-    for (int k = 0; k < 8; ++k) {
-        const unsigned int b = k < 4 ? b0 : b1;
-        const unsigned int top = __shfl_sync(0xffffffffu, k < 4 ? a[0] : a[2], row + k % 4);
-        const unsigned int low = __shfl_sync(0xffffffffu, k < 4 ? a[1] : a[3], row + k % 4);
-        const unsigned int left = __shfl_sync(0xffffffffu, b, column + k % 4);
-        const unsigned int right = __shfl_sync(0xffffffffu, b, column + 4 + k % 4);
-        auto add = [](float& sum, unsigned int x, unsigned int y) {
-            sum = fmaf(__uint_as_float(x << 16), __uint_as_float(y << 16), sum);
-            sum = fmaf(__uint_as_float(x & 0xffff0000u), __uint_as_float(y & 0xffff0000u), sum);
-        };
-        add(c[0], top, left);
-        add(c[1], top, right);
-        add(c[2], low, left);
-        add(c[3], low, right);
-    }
-#endif
 }
 
 // Two numbers as neighbours in a register.
@@ -343,14 +291,13 @@ KERNEL {
 #pragma unroll
                     for (int i = 0; i < RM; ++i) {
                         const uint4* const at = shared_q + swizzled<QC>(warp_row + i * 16 + lane % 16, c + lane / 16);
-                        if (!KEEP_Q) load_matrices<false>(fq[i], at);
-                        if (KEEP_Q && tile == 0) load_matrices<false>(kept[i][c / 2], at);
+                        if (!KEEP_Q) load_matrices(fq[i], at, false);
+                        if (KEEP_Q && tile == 0) load_matrices(kept[i][c / 2], at, false);
                     }
 #pragma unroll
                     for (int j = 0; j < CN; j += 2) {
                         unsigned int fk[4];
-                        load_matrices<false>(
-                            fk, from + swizzled<QC>(warp_column + j * 8 + lane / 16 * 8 + lane % 8, c + lane / 8 % 2));
+                        load_matrices(fk, from + swizzled<QC>(warp_column + j * 8 + lane / 16 * 8 + lane % 8, c + lane / 8 % 2), false);
 #pragma unroll
                         for (int i = 0; i < RM; ++i) {
                             multiply(s[i][j], KEEP_Q ? kept[i][c / 2] : fq[i], fk[0], fk[1], T());
@@ -456,7 +403,7 @@ KERNEL {
 #pragma unroll
                     for (int c = 0; c < VC; c += 2) {
                         unsigned int fv[4];
-                        load_matrices<true>(fv, from + swizzled<VC>(warp_column + j * 8 + lane % 16, c + lane / 16));
+                        load_matrices(fv, from + swizzled<VC>(warp_column + j * 8 + lane % 16, c + lane / 16), true);
 #pragma unroll
                         for (int i = 0; i < RM; ++i) {
                             multiply(o[i][c], fp[i], fv[0], fv[1], T());

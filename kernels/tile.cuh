@@ -29,8 +29,6 @@ template <typename T> struct Chunk {
     __device__ __forceinline__ Chunk() {}
 };
 
-__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
-
 // The block's dynamic shared memory; wgmma wants it to begin at a multiple of 1,024 bytes.
 #if WGMMA
 #define SHARED(memory) \

@@ -280,7 +280,7 @@ impl Template for Attention {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!(""; "attention.cu")
+        kernel_text!("\n"; "mma.cuh", "attention.cu")
     }
 
     fn definitions(&self, props: &DeviceProps) -> String {

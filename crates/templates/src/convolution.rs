@@ -374,7 +374,7 @@ macro_rules! convolution_template {
 
             fn body(&self) -> &'static str {
                 $crate::source::kernel_text!(
-                    "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
+                    "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
                     "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
                 )
             }

@@ -94,7 +94,7 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         kernel_text!(
-            "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
+            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
         )
     }
 
