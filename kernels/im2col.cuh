@@ -49,9 +49,10 @@ struct Position {
 __shared__ int pixels[BM][SPATIAL + 1];
 
 // The input windows of a tile's pixels.
-template <typename T> struct Windows {
+template <typename T, Known ALIGNED> struct Windows {
     static constexpr int N = Chunk<T>::N, COUNT = Share<BM, N>::COUNT;
     static constexpr bool by_row = true;
+    static constexpr Known BY_ROW = YES, VECTOR = ALIGNED;
     const T* base;
     const Axis (&axes)[SPATIAL];
     long long batch_stride, channel_stride, strides[SPATIAL], offset[COUNT], ahead;
@@ -126,9 +127,10 @@ template <typename T> struct Windows {
 };
 
 // The weights of a group: a line a filter, from `origin` on.
-template <typename T> struct Filters {
+template <typename T, Known ALIGNED> struct Filters {
     static constexpr int N = Chunk<T>::N;
     static constexpr bool by_row = true, spread = false;
+    static constexpr Known BY_ROW = YES, VECTOR = ALIGNED;
     const T* base;
     const T* cursor;
     const Axis (&axes)[SPATIAL];

@@ -73,14 +73,9 @@ __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 
         if (step >= steps.first) {
             const uint4* stage = pipeline.ready();
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            if (from_a.by_row && from_b.by_row)
-                products<true, true, T>(acc, stage);
-            else if (from_a.by_row)
-                products<true, false, T>(acc, stage);
-            else if (from_b.by_row)
-                products<false, true, T>(acc, stage);
-            else
-                products<false, false, T>(acc, stage);
+            decide<LA::BY_ROW>(from_a.by_row, [&](auto a) {
+                decide<LB::BY_ROW>(from_b.by_row, [&](auto b) { products<decltype(a)::value, decltype(b)::value, T>(acc, stage); });
+            });
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         }
         // into the stage whose products every warp has waited for
