@@ -152,16 +152,13 @@ KERNEL {
             reduction *= axes[a].taps;
         }
         if (row >= here) continue;
+        // a round or two
+#pragma unroll 1
         for (int r = threadIdx.x; r < BM; r += THREADS) {
-            long long q = row + r;
-            const bool there = q < here;
+            int tile = (int)(row / BM), rest = r;
 #pragma unroll
-            for (int a = SPATIAL - 1; a >= 0; --a) {
-                const long long above = q / axes[a].outputs;
-                pixels[r][a + 1] = (int)(q - above * axes[a].outputs);
-                q = above;
-            }
-            pixels[r][0] = there ? (int)q : -1;
+            for (int a = SPATIAL - 1; a >= 0; --a) pixels[r][a + 1] = divide(tile, rest, axes[a].outputs);
+            pixels[r][0] = row + r < here ? tile * BM + rest : -1;
         }
         __syncthreads();
 

@@ -45,6 +45,21 @@ struct Position {
     }
 };
 
+// Divides high·BM + low, with low < BM, by d and returns the remainder. There may be more pixels than 32 bits count, but
+// divisions of 64 bits are slow, and long to compile.
+__device__ __forceinline__ int divide(int& high, int& low, int d) {
+    const int above = (unsigned int)high / (unsigned int)d;
+    const long long rest = (long long)(high - above * d) * BM + low;
+    // less than BM, so that the estimate is wrong by one at most
+    int quotient = (int)__fdividef((float)rest, (float)d);
+    long long remainder = rest - (long long)quotient * d;
+    if (remainder < 0) --quotient, remainder += d;
+    if (remainder >= d) ++quotient, remainder -= d;
+    high = above;
+    low = quotient;
+    return (int)remainder;
+}
+
 // The output pixels of a tile, which all loads and stores of it look up: batch (−1: none) and position on each axis.
 __shared__ int pixels[BM][SPATIAL + 1];
 
