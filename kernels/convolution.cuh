@@ -174,8 +174,9 @@ KERNEL {
         const Steps steps(ceil_div(reduction, BK));
         const bool aligned_x = IS_ALIGNED(N, x) && x_o % N == 0 && (g == 1 || c * x_s1 % N == 0);
         const bool aligned_w = IS_ALIGNED(N, w) && w_o % N == 0 && (g == 1 || GROUP_OF_FILTERS(1) % N == 0);
-        Windows<X_TYPE, WINDOWS> from_x(x + x_o + (long long)group * c * x_s1, aligned_x, axes, steps.first, c, x_s0, x_s1, x_along);
-        Filters<X_TYPE, FILTERS> from_w(w + w_o + GROUP_OF_FILTERS(group), aligned_w, axes, steps.first, column, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
+        Walk walk(x, steps.first, c, axes);
+        Windows<X_TYPE, WINDOWS> from_x(x + x_o + (long long)group * c * x_s1, aligned_x, axes, walk, c, x_s0, x_s1, x_along);
+        Filters<X_TYPE, FILTERS> from_w(w + w_o + GROUP_OF_FILTERS(group), aligned_w, axes, walk, column, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
 #if TENSOR_CORES
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         accumulate<X_TYPE>(acc, memory, steps, from_x, from_w, 0, column);
