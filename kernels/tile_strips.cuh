@@ -35,6 +35,8 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                                        bool by_column, F&& f) {
     constexpr int PITCH = STRIP_COLUMNS + 4, RUNS = STRIP_COLUMNS / 8, WARPS = THREADS / 32 / WARPS_K;
     constexpr int PARTS = WARPS_K * SPLIT, ITEMS = RUNS * 16, ROUNDS = (ITEMS + 32 * PARTS - 1) / (32 * PARTS);
+    // two runs together hide the latency of what the epilogue reads, but reads of other blocks' memory are never moved
+    constexpr int TOGETHER = KNOWN && SPLIT == 1 && ROUNDS % 2 == 0 ? 2 : 1;
     const int warp = threadIdx.x / 32 % WARPS, lane = threadIdx.x % 32, own = threadIdx.x / 32 / WARPS;
     const int part = own * SPLIT + blockIdx.x % SPLIT;
     float* strip = (float*)memory + warp * 16 * PITCH;
@@ -70,7 +72,7 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                     f(first + r, column + c, v);
                 }
             } else {
-#pragma unroll (KNOWN ? 2 : 1)
+#pragma unroll (TOGETHER)
                 for (int e = 0; e < ROUNDS; ++e) {
                     const int q = lane + (e * PARTS + part) * 32;
                     if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;
