@@ -103,13 +103,14 @@ __device__ __forceinline__ float2 peek(const float2* p, int block) {
 
 // Copies LINES lines of WIDTH elements to lines of C chunks, zeros beyond. `from(line, there)` is where a line begins and
 // whether there is one; `any` is an address that may be read. With cp.async the copy is under way when this returns. A
-// thread keeps to one chunk of a line, so that an address is a step from the one before.
-template <int LINES, int WIDTH, int C, typename F>
+// thread keeps to one chunk of a line, so that an address is a step from the one before. `vector` says whether chunks can be
+// copied as 16 bytes, WHOLE that this is known.
+template <bool WHOLE, int LINES, int WIDTH, int C, typename F>
 __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, bool vector, F from) {
     constexpr int TOGETHER = THREADS / C;
     const int start = threadIdx.x / C, chunk = threadIdx.x % C;
     if (THREADS % C != 0 && start >= TOGETHER) return;
-    if (vector) {
+    if (WHOLE || vector) {
 #if __CUDA_ARCH__ >= 800
 #pragma unroll 2
         for (int line = start; line < LINES; line += TOGETHER) {
@@ -142,21 +143,28 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
 #endif
         return;
     }
+    if constexpr (!WHOLE) {
 #pragma unroll 1
-    for (int line = start; line < LINES; line += TOGETHER) {
-        bool there;
-        const T* p = from(line, there);
-        p += chunk * 8 * stride;
-        there = there && chunk * 8 < WIDTH;
-        Chunk c;
+        for (int line = start; line < LINES; line += TOGETHER) {
+            bool there;
+            const T* p = from(line, there);
+            p += chunk * 8 * stride;
+            there = there && chunk * 8 < WIDTH;
+            Chunk c;
 #pragma unroll
-        for (int j = 0; j < 8; ++j, p += stride) {
-            c.v[j].bits = 0;
-            if (there) c.v[j] = *p;
+            for (int j = 0; j < 8; ++j, p += stride) {
+                c.v[j].bits = 0;
+                if (there) c.v[j] = *p;
+            }
+            to[swizzled<C>(line, chunk)] = c.bits;
         }
-        to[swizzled<C>(line, chunk)] = c.bits;
     }
 }
+
+// Whether it is known that lines of a tensor are whole chunks: of those with a group axis, and of k and v.
+#define ROWS_WHOLE(v) \
+    (KNOWN && COLUMN_DIVISOR(v) == 1 && ROW_DIVISOR(v) % 8 == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(v) % 8 == 0) && BATCHES_DIVISIBLE(v, 8))
+#define KEYS_WHOLE(v) (KNOWN && KEY_COLUMN_DIVISOR(v) == 1 && KEY_ROW_DIVISOR(v) % 8 == 0 && BATCHES_DIVISIBLE(v, 8))
 
 // Two numbers as neighbours in a register.
 __device__ __forceinline__ unsigned int packed(float low, float high, f16) {
@@ -218,14 +226,14 @@ KERNEL {
                               is_aligned<8>(y_base);
         auto copy_k = [&](int step) {
             const int key = (step * SPLIT + place) * BN;
-            copy<BN, D, QC>(shared_k + step % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
+            copy<KEYS_WHOLE(k), BN, D, QC>(shared_k + step % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
                 there = key + line < n;
                 return k_base + (key + line) * KEY_ROW_STRIDE(k);
             });
         };
         auto copy_v = [&](int step) {
             const int key = (step * SPLIT + place) * BN;
-            copy<BN, DV, VC>(shared_v + step % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
+            copy<KEYS_WHOLE(v), BN, DV, VC>(shared_v + step % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
                 there = key + line < n;
                 return v_base + (key + line) * KEY_ROW_STRIDE(v);
             });
@@ -233,7 +241,7 @@ KERNEL {
 
         // whatever this block did before is finished with its memory
         __syncthreads();
-        copy<BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, [&](int line, bool& there) {
+        copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, [&](int line, bool& there) {
             const int row = first + line, head = g == 1 ? 0 : row / m;
             there = row < rows;
             return q_base + head * GROUP_STRIDE(q) + (row - head * m) * ROW_STRIDE(q);
@@ -431,14 +439,16 @@ KERNEL {
             const int row = first + line, head = g == 1 ? 0 : row / m;
             if (row >= rows) return;
             T* const p = y_base + head * GROUP_STRIDE(y) + (row - head * m) * ROW_STRIDE(y) + chunk * 8 * COLUMN_STRIDE(y);
-            if (y_vector) {
+            if (ROWS_WHOLE(y) || y_vector) {
                 *(uint4*)p = bits;
                 return;
             }
-            Chunk c;
-            c.bits = bits;
+            if constexpr (!ROWS_WHOLE(y)) {
+                Chunk c;
+                c.bits = bits;
 #pragma unroll
-            for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
+                for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
+            }
         };
         if constexpr (WARPS_N == 1 && SPLIT == 1) {
             // through the memory of q: a warp's rows are its own business
