@@ -48,8 +48,6 @@ __device__ __forceinline__ float power_of_two(float x) {
 // What exponents are relative to: any number will do for a row of nothing but −∞.
 __device__ __forceinline__ float base_of(float top) { return top == -infinity() ? 0.0f : top; }
 
-__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
-
 // Chunks of a line are exchanged so that eight lines' chunks of one column fall into different banks.
 template <int C> __device__ __forceinline__ int swizzled(int line, int chunk) {
     constexpr int PERIOD = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;
@@ -105,13 +103,14 @@ __device__ __forceinline__ float2 peek(const float2* p, int block) {
 
 // Copies LINES lines of WIDTH elements to lines of C chunks, zeros beyond. `from(line, there)` is where a line begins and
 // whether there is one; `any` is an address that may be read. With cp.async the copy is under way when this returns. A
-// thread keeps to one chunk of a line, so that an address is a step from the one before.
-template <int LINES, int WIDTH, int C, typename F>
+// thread keeps to one chunk of a line, so that an address is a step from the one before. `vector` says whether chunks can be
+// copied as 16 bytes, WHOLE that this is known.
+template <bool WHOLE, int LINES, int WIDTH, int C, typename F>
 __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, bool vector, F from) {
     constexpr int TOGETHER = THREADS / C;
     const int start = threadIdx.x / C, chunk = threadIdx.x % C;
     if (THREADS % C != 0 && start >= TOGETHER) return;
-    if (vector) {
+    if (WHOLE || vector) {
 #if __CUDA_ARCH__ >= 800
 #pragma unroll 2
         for (int line = start; line < LINES; line += TOGETHER) {
@@ -144,71 +143,28 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
 #endif
         return;
     }
+    if constexpr (!WHOLE) {
 #pragma unroll 1
-    for (int line = start; line < LINES; line += TOGETHER) {
-        bool there;
-        const T* p = from(line, there);
-        p += chunk * 8 * stride;
-        there = there && chunk * 8 < WIDTH;
-        Chunk c;
+        for (int line = start; line < LINES; line += TOGETHER) {
+            bool there;
+            const T* p = from(line, there);
+            p += chunk * 8 * stride;
+            there = there && chunk * 8 < WIDTH;
+            Chunk c;
 #pragma unroll
-        for (int j = 0; j < 8; ++j, p += stride) {
-            c.v[j].bits = 0;
-            if (there) c.v[j] = *p;
+            for (int j = 0; j < 8; ++j, p += stride) {
+                c.v[j].bits = 0;
+                if (there) c.v[j] = *p;
+            }
+            to[swizzled<C>(line, chunk)] = c.bits;
         }
-        to[swizzled<C>(line, chunk)] = c.bits;
     }
 }
 
-template <bool TURNED> __device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const uint4* p) {
-    const unsigned int at = shared_address(p);
-    if (TURNED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-
-// c += a·b on 16×8×16.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1, f16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1, bf16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    // no instruction does this before sm_80: each lane asks the others for what it needs; right, and slow
-    const int lane = threadIdx.x % 32, row = lane & ~3, column = lane % 4 * 8;
-#pragma unroll 1
-    for (int k = 0; k < 8; ++k) {
-        const unsigned int b = k < 4 ? b0 : b1;
-        const unsigned int top = __shfl_sync(0xffffffffu, k < 4 ? a[0] : a[2], row + k % 4);
-        const unsigned int low = __shfl_sync(0xffffffffu, k < 4 ? a[1] : a[3], row + k % 4);
-        const unsigned int left = __shfl_sync(0xffffffffu, b, column + k % 4);
-        const unsigned int right = __shfl_sync(0xffffffffu, b, column + 4 + k % 4);
-        auto add = [](float& sum, unsigned int x, unsigned int y) {
-            sum = fmaf(__uint_as_float(x << 16), __uint_as_float(y << 16), sum);
-            sum = fmaf(__uint_as_float(x & 0xffff0000u), __uint_as_float(y & 0xffff0000u), sum);
-        };
-        add(c[0], top, left);
-        add(c[1], top, right);
-        add(c[2], low, left);
-        add(c[3], low, right);
-    }
-#endif
-}
+// Whether it is known that lines of a tensor are whole chunks: of those with a group axis, and of k and v.
+#define ROWS_WHOLE(v) \
+    (KNOWN && COLUMN_DIVISOR(v) == 1 && ROW_DIVISOR(v) % 8 == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(v) % 8 == 0) && BATCHES_DIVISIBLE(v, 8))
+#define KEYS_WHOLE(v) (KNOWN && KEY_COLUMN_DIVISOR(v) == 1 && KEY_ROW_DIVISOR(v) % 8 == 0 && BATCHES_DIVISIBLE(v, 8))
 
 // Two numbers as neighbours in a register.
 __device__ __forceinline__ unsigned int packed(float low, float high, f16) {
@@ -270,14 +226,14 @@ KERNEL {
                               is_aligned<8>(y_base);
         auto copy_k = [&](int step) {
             const int key = (step * SPLIT + place) * BN;
-            copy<BN, D, QC>(shared_k + step % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
+            copy<KEYS_WHOLE(k), BN, D, QC>(shared_k + step % STAGES * K_CHUNKS, k_base, KEY_COLUMN_STRIDE(k), k_vector, [&](int line, bool& there) {
                 there = key + line < n;
                 return k_base + (key + line) * KEY_ROW_STRIDE(k);
             });
         };
         auto copy_v = [&](int step) {
             const int key = (step * SPLIT + place) * BN;
-            copy<BN, DV, VC>(shared_v + step % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
+            copy<KEYS_WHOLE(v), BN, DV, VC>(shared_v + step % STAGES * V_CHUNKS, v_base, KEY_COLUMN_STRIDE(v), v_vector, [&](int line, bool& there) {
                 there = key + line < n;
                 return v_base + (key + line) * KEY_ROW_STRIDE(v);
             });
@@ -285,7 +241,7 @@ KERNEL {
 
         // whatever this block did before is finished with its memory
         __syncthreads();
-        copy<BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, [&](int line, bool& there) {
+        copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, [&](int line, bool& there) {
             const int row = first + line, head = g == 1 ? 0 : row / m;
             there = row < rows;
             return q_base + head * GROUP_STRIDE(q) + (row - head * m) * ROW_STRIDE(q);
@@ -343,14 +299,13 @@ KERNEL {
 #pragma unroll
                     for (int i = 0; i < RM; ++i) {
                         const uint4* const at = shared_q + swizzled<QC>(warp_row + i * 16 + lane % 16, c + lane / 16);
-                        if (!KEEP_Q) load_matrices<false>(fq[i], at);
-                        if (KEEP_Q && tile == 0) load_matrices<false>(kept[i][c / 2], at);
+                        if (!KEEP_Q) load_matrices(fq[i], at, false);
+                        if (KEEP_Q && tile == 0) load_matrices(kept[i][c / 2], at, false);
                     }
 #pragma unroll
                     for (int j = 0; j < CN; j += 2) {
                         unsigned int fk[4];
-                        load_matrices<false>(
-                            fk, from + swizzled<QC>(warp_column + j * 8 + lane / 16 * 8 + lane % 8, c + lane / 8 % 2));
+                        load_matrices(fk, from + swizzled<QC>(warp_column + j * 8 + lane / 16 * 8 + lane % 8, c + lane / 8 % 2), false);
 #pragma unroll
                         for (int i = 0; i < RM; ++i) {
                             multiply(s[i][j], KEEP_Q ? kept[i][c / 2] : fq[i], fk[0], fk[1], T());
@@ -456,7 +411,7 @@ KERNEL {
 #pragma unroll
                     for (int c = 0; c < VC; c += 2) {
                         unsigned int fv[4];
-                        load_matrices<true>(fv, from + swizzled<VC>(warp_column + j * 8 + lane % 16, c + lane / 16));
+                        load_matrices(fv, from + swizzled<VC>(warp_column + j * 8 + lane % 16, c + lane / 16), true);
 #pragma unroll
                         for (int i = 0; i < RM; ++i) {
                             multiply(o[i][c], fp[i], fv[0], fv[1], T());
@@ -484,14 +439,16 @@ KERNEL {
             const int row = first + line, head = g == 1 ? 0 : row / m;
             if (row >= rows) return;
             T* const p = y_base + head * GROUP_STRIDE(y) + (row - head * m) * ROW_STRIDE(y) + chunk * 8 * COLUMN_STRIDE(y);
-            if (y_vector) {
+            if (ROWS_WHOLE(y) || y_vector) {
                 *(uint4*)p = bits;
                 return;
             }
-            Chunk c;
-            c.bits = bits;
+            if constexpr (!ROWS_WHOLE(y)) {
+                Chunk c;
+                c.bits = bits;
 #pragma unroll
-            for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
+                for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
+            }
         };
         if constexpr (WARPS_N == 1 && SPLIT == 1) {
             // through the memory of q: a warp's rows are its own business

@@ -23,4 +23,7 @@ __device__ __forceinline__ Axis axis(int, int in, int out, int ker, int str, int
 
 #define FILTER_STRIDE w_s0
 #define CHANNEL_STRIDE w_s1
+#define FILTER_DIVISOR w_s0_DIVISOR
+#define CHANNEL_DIVISOR w_s1_DIVISOR
+#define FILTERS_ALIGNED(N) TAPS_ALIGNED(N)
 #define GROUP_OF_FILTERS(group) ((long long)(group) * k * w_s0)

@@ -33,4 +33,7 @@ __device__ __forceinline__ Axis axis(int phase, int in, int out, int ker, int st
 
 #define FILTER_STRIDE w_s1
 #define CHANNEL_STRIDE w_s0
+#define FILTER_DIVISOR w_s1_DIVISOR
+#define CHANNEL_DIVISOR w_s0_DIVISOR
+#define FILTERS_ALIGNED(N) SPATIAL_ALIGNED(w, N)
 #define GROUP_OF_FILTERS(group) ((long long)(group) * c * w_s0)

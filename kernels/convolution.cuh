@@ -6,6 +6,9 @@
 
 template <int N> struct Int { static constexpr int value = N; };
 
+// Whether a tensor's offset and strides but that of the channels are known to be multiples of N.
+#define ALIGNED(v, N) (v##_o_DIVISOR % (N) == 0 && v##_s0_DIVISOR % (N) == 0 && SPATIAL_ALIGNED(v, N))
+
 KERNEL {
     ARGUMENTS
     SHARED(memory)
@@ -13,23 +16,25 @@ KERNEL {
     const int strs[] = SPATIAL_LIST(str), dils[] = SPATIAL_LIST(dil), pads[] = SPATIAL_LIST(pad);
     const long long x_along[] = SPATIAL_STRIDES(x), w_along[] = SPATIAL_STRIDES(w);
 
-    // stores N results of channels from `channel` on at a pixel
-    auto put_at = [&](int batch, const int (&o)[SPATIAL], int channel, int count, auto& v) {
+    // stores N results of channels from `channel` on at a pixel; `run` says whether they are a whole run of a group's
+    auto put_at = [&](int batch, const int (&o)[SPATIAL], int channel, int count, auto& v, auto run) {
         constexpr int N = sizeof(v) / sizeof(v[0]);
+        constexpr bool WHOLE = run.value;
         const long long at_channel = channel;
         (void)at_channel;
 #define INDEX(v) (v##_o + batch * v##_s0 + at_channel * v##_s1 + SPATIAL_OFFSET(v, o))
 #define EXTRA(e) \
     READ_TYPE(e) v_##e[N]; \
-    read_run(v_##e, e + INDEX(e), e##_s1, count);
+    read_run<e##_s1_DIVISOR, WHOLE && ALIGNED(e, 16 / (int)sizeof(*e))>(v_##e, e + INDEX(e), e##_s1, count);
         EXTRAS(EXTRA)
         RESULT_TYPE result[N];
 #pragma unroll
         for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v[j], j);
-        write_run(y + INDEX(y), result, y_s1, count);
+        write_run<y_s1_DIVISOR, WHOLE && ALIGNED(y, 16 / (int)sizeof(*y))>(y + INDEX(y), result, y_s1, count);
     };
 
-#ifndef c_DIVISOR  // otherwise c is not 1
+// a divisor is 1 if c is, and −1 if nothing is known of c
+#if (c_DIVISOR == 1 || c_DIVISOR == -1) && (k_DIVISOR == 1 || k_DIVISOR == -1)
     if (c == 1 && k == 1) {
         // depthwise: an item is a run of channels at some pixels of a row
         auto depthwise = [&](auto run, auto many, bool channels_first) {
@@ -96,7 +101,7 @@ KERNEL {
                 }
 #pragma unroll
                 for (int q = 0; q < P; ++q) {
-                    if (o[SPATIAL - 1] < outs[SPATIAL - 1]) put_at(batch, o, first, count, acc[q]);
+                    if (o[SPATIAL - 1] < outs[SPATIAL - 1]) put_at(batch, o, first, count, acc[q], Bool<false>());
                     ++o[SPATIAL - 1];
                 }
             }
@@ -120,6 +125,12 @@ KERNEL {
     const int tiles_m = (int)((rows + BM - 1) / BM), tiles_n = ceil_div(k, BN);
     const int tiles = tiles_m * tiles_n * g * all_phases;
     const bool by_column = y_s1 != 1;
+    // what is known of the loaders' conditions and of the order of the results
+    constexpr int N = Chunk<X_TYPE>::N;
+    constexpr Known WINDOWS = KNOWN && x_s1_DIVISOR == 1 && c_DIVISOR % N == 0 && ALIGNED(x, N) ? YES : OPEN;
+    constexpr Known FILTERS =
+        KNOWN && CHANNEL_DIVISOR == 1 && c_DIVISOR % N == 0 && FILTER_DIVISOR % N == 0 && w_o_DIVISOR % N == 0 && FILTERS_ALIGNED(N) ? YES : OPEN;
+    constexpr Known BY_COLUMN = y_s1_DIVISOR == 1 ? NO : y_s1_DIVISOR == -1 ? OPEN : YES;
 
     FOR_EACH_TILE(tile, tiles) {
         // columns vary fastest: blocks that run together share pixels
@@ -141,16 +152,13 @@ KERNEL {
             reduction *= axes[a].taps;
         }
         if (row >= here) continue;
+        // a round or two
+#pragma unroll 1
         for (int r = threadIdx.x; r < BM; r += THREADS) {
-            long long q = row + r;
-            const bool there = q < here;
+            int tile = (int)(row / BM), rest = r;
 #pragma unroll
-            for (int a = SPATIAL - 1; a >= 0; --a) {
-                const long long above = q / axes[a].outputs;
-                pixels[r][a + 1] = (int)(q - above * axes[a].outputs);
-                q = above;
-            }
-            pixels[r][0] = there ? (int)q : -1;
+            for (int a = SPATIAL - 1; a >= 0; --a) pixels[r][a + 1] = divide(tile, rest, axes[a].outputs);
+            pixels[r][0] = row + r < here ? tile * BM + rest : -1;
         }
         __syncthreads();
 
@@ -160,19 +168,19 @@ KERNEL {
             int o[SPATIAL];
 #pragma unroll
             for (int a = 0; a < SPATIAL; ++a) o[a] = axes[a].first + pixels[r][a + 1] * axes[a].spacing;
-            put_at(batch, o, group * k + f, k - f, v);
+            put_at(batch, o, group * k + f, k - f, v, Bool<k_DIVISOR % (sizeof(v) / sizeof(v[0])) == 0>());
         };
 
         const Steps steps(ceil_div(reduction, BK));
-        constexpr int N = Chunk<X_TYPE>::N;
         const bool aligned_x = IS_ALIGNED(N, x) && x_o % N == 0 && (g == 1 || c * x_s1 % N == 0);
         const bool aligned_w = IS_ALIGNED(N, w) && w_o % N == 0 && (g == 1 || GROUP_OF_FILTERS(1) % N == 0);
-        Windows<X_TYPE> from_x(x + x_o + (long long)group * c * x_s1, aligned_x, axes, steps.first, c, x_s0, x_s1, x_along);
-        Filters<X_TYPE> from_w(w + w_o + GROUP_OF_FILTERS(group), aligned_w, axes, steps.first, column, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
+        Walk walk(x, steps.first, c, axes);
+        Windows<X_TYPE, WINDOWS> from_x(x + x_o + (long long)group * c * x_s1, aligned_x, axes, walk, c, x_s0, x_s1, x_along);
+        Filters<X_TYPE, FILTERS> from_w(w + w_o + GROUP_OF_FILTERS(group), aligned_w, axes, walk, column, k, c, FILTER_STRIDE, CHANNEL_STRIDE, w_along);
 #if TENSOR_CORES
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         accumulate<X_TYPE>(acc, memory, steps, from_x, from_w, 0, column);
-        finish(acc, memory, 0, column, by_column, put);
+        finish<BY_COLUMN>(acc, memory, 0, column, by_column, put);
 #else
         const int group_m = by_column ? threadIdx.x % GROUPS_M : threadIdx.x / GROUPS_N;
         const int group_n = by_column ? threadIdx.x / GROUPS_M : threadIdx.x % GROUPS_N;

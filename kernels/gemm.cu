@@ -5,9 +5,10 @@
 
 // An operand in global memory: ROWS rows (of b: columns) from `origin` on, steps of the reduction from `step` on. `aligned` says that
 // its address and the distances between matrices are multiples of a chunk.
-template <int ROWS, typename T> struct Matrix {
+template <int ROWS, typename T, Known ORDER, Known ALIGNED> struct Matrix {
     static constexpr bool spread = false;
     static constexpr int N = Chunk<T>::N;
+    static constexpr Known BY_ROW = ORDER, VECTOR = ALIGNED;
     const T* base;
     const T* cursor;
     long long line_stride, stride, apart, advance;
@@ -44,6 +45,27 @@ template <int ROWS, typename T> struct Matrix {
     }
 };
 
+// Whether a stride with this divisor can be 1: it is if the divisor is, and −1 says that nothing is known.
+constexpr bool may_be_one(long long divisor) { return divisor == 1 || divisor == -1; }
+// What is known of an operand's `by_row`, by the divisors of its strides.
+constexpr Known order(long long row, long long step) {
+    return step == 1 || !may_be_one(row) ? YES : row == 1 && !may_be_one(step) ? NO : OPEN;
+}
+// The same of `by_column` of the results.
+constexpr Known order_of_results(long long row, long long column) {
+    return column == 1 || !may_be_one(row) ? NO : row == 1 && !may_be_one(column) ? YES : OPEN;
+}
+// Whether its chunks can be copied whole, if the rest of what that takes is known to hold.
+constexpr Known chunks(Known order, long long row, long long step, long long rows, long long k, int n, bool rest) {
+    if (!rest || order == OPEN) return OPEN;
+    const long long stride = order == YES ? step : row, line = order == YES ? row : step, length = order == YES ? k : rows;
+    return stride == 1 && line % n == 0 && (ASYNC || length % n == 0) ? YES : OPEN;
+}
+#define ORDER(v, ROWS, STEPS) order(ROWS##_DIVISOR(v), STEPS##_DIVISOR(v))
+#define CHUNKS(v, T, ROWS, STEPS, rows) \
+    chunks(ORDER(v, ROWS, STEPS), ROWS##_DIVISOR(v), STEPS##_DIVISOR(v), rows##_DIVISOR, k_DIVISOR, Chunk<T>::N, \
+           KNOWN && BATCHES_DIVISIBLE(v, Chunk<T>::N))
+
 KERNEL {
     ARGUMENTS
     SHARED(memory)
@@ -54,6 +76,7 @@ KERNEL {
     // a tile has hundreds of results, so that 32 bits count them
     const int tiles = tiles_m * tiles_n, all = (int)(BATCHES * tiles);
     const bool by_column = COLUMN_STRIDE(y) != 1 && ROW_STRIDE(y) == 1;
+    constexpr Known BY_COLUMN = order_of_results(ROW_DIVISOR(y), COLUMN_DIVISOR(y));
 
     FOR_EACH_TILE(tile, all) {
         int batch = tile / tiles, rest = tile - batch * tiles;
@@ -69,22 +92,29 @@ KERNEL {
             constexpr int N = sizeof(v) / sizeof(v[0]);
             if (r >= m || c >= n) return;
             const int count = n - c;
+            // a run of eight begins at a multiple of eight
+            constexpr bool WHOLE = KNOWN && N % 8 == 0 && n_DIVISOR % N == 0;
+#define ALIGNED(v) (BATCHES_DIVISIBLE(v, (16 / (int)sizeof(*v))) && ROW_DIVISOR(v) % (16 / (int)sizeof(*v)) == 0)
 #define EXTRA(e) \
     READ_TYPE(e) v_##e[N]; \
-    read_run(v_##e, e + BATCH_OFFSET(e) + r * ROW_STRIDE(e) + c * COLUMN_STRIDE(e), COLUMN_STRIDE(e), count);
+    read_run<COLUMN_DIVISOR(e), WHOLE && ALIGNED(e)>(v_##e, e + BATCH_OFFSET(e) + r * ROW_STRIDE(e) + c * COLUMN_STRIDE(e), \
+                                                     COLUMN_STRIDE(e), count);
             EXTRAS(EXTRA)
             RESULT_TYPE result[N];
 #pragma unroll
             for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v[j], j);
-            write_run(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result, COLUMN_STRIDE(y), count);
+            write_run<COLUMN_DIVISOR(y), WHOLE && ALIGNED(y)>(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result,
+                                                              COLUMN_STRIDE(y), count);
         };
 
-        Matrix<BM, A_TYPE> from_a(a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));
-        Matrix<BN, B_TYPE> from_b(b + BATCH_OFFSET(b), aligned_b, column, n, k, steps.first, COLUMN_STRIDE(b), ROW_STRIDE(b));
+        Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m)> from_a(
+            a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));
+        Matrix<BN, B_TYPE, ORDER(b, COLUMN, ROW), CHUNKS(b, B_TYPE, COLUMN, ROW, n)> from_b(
+            b + BATCH_OFFSET(b), aligned_b, column, n, k, steps.first, COLUMN_STRIDE(b), ROW_STRIDE(b));
 #if TENSOR_CORES
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         accumulate<A_TYPE>(acc, memory, steps, from_a, from_b, row, column);
-        finish(acc, memory, row, column, by_column, put);
+        finish<BY_COLUMN>(acc, memory, row, column, by_column, put);
 #else
         const int group_m = by_column ? threadIdx.x % GROUPS_M : threadIdx.x / GROUPS_N;
         const int group_n = by_column ? threadIdx.x / GROUPS_M : threadIdx.x % GROUPS_N;

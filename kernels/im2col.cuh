@@ -10,6 +10,9 @@ struct Axis {
     int in, first, spacing, outputs, mul, base, step, tap, tap_step, taps;
 };
 
+// A step of the reduction never spans a whole tap.
+constexpr bool LONG_TAPS = c_DIVISOR % BK == 0 && c_DIVISOR > 0;
+
 // Where a position of the reduction is: channel and tap.
 struct Position {
     int channel, tap[SPATIAL];
@@ -26,11 +29,11 @@ struct Position {
         tap[0] = rest;
         there = rest < axes[0].taps;
     }
-    // moves on by `count` channels; returns whether that led to another tap
-    __device__ __forceinline__ bool advance(int count, int channels, const Axis (&axes)[SPATIAL]) {
+    // moves on by `count` channels, which are at most those of a tap if SHORT; returns whether that led to another tap
+    template <bool SHORT = false> __device__ __forceinline__ bool advance(int count, int channels, const Axis (&axes)[SPATIAL]) {
         channel += count;
         if (channel < channels) return false;
-        while (there && channel >= channels) {
+        do {
             channel -= channels;
             ++tap[SPATIAL - 1];
 #pragma unroll
@@ -40,30 +43,54 @@ struct Position {
                     ++tap[a - 1];
                 }
             there = tap[0] < axes[0].taps;
-        }
+        } while (!SHORT && there && channel >= channels);
         return true;
     }
 };
+
+// Where the chunks of this thread are: the same place for windows and filters, which walk along the reduction together,
+// the windows first.
+struct Walk {
+    Position position;
+    bool turned = true;
+    template <typename T> __device__ __forceinline__ Walk(const T*, int step, int channels, const Axis (&axes)[SPATIAL])
+        : position(Share<BM, Chunk<T>::N>(0, true, false).at(true, 0, step), channels, axes) {}
+};
+
+// Divides high·BM + low, with low < BM, by d and returns the remainder. There may be more pixels than 32 bits count, but
+// divisions of 64 bits are slow, and long to compile.
+__device__ __forceinline__ int divide(int& high, int& low, int d) {
+    const int above = (unsigned int)high / (unsigned int)d;
+    const long long rest = (long long)(high - above * d) * BM + low;
+    // less than BM, so that the estimate is wrong by one at most
+    int quotient = (int)__fdividef((float)rest, (float)d);
+    long long remainder = rest - (long long)quotient * d;
+    if (remainder < 0) --quotient, remainder += d;
+    if (remainder >= d) ++quotient, remainder -= d;
+    high = above;
+    low = quotient;
+    return (int)remainder;
+}
 
 // The output pixels of a tile, which all loads and stores of it look up: batch (−1: none) and position on each axis.
 __shared__ int pixels[BM][SPATIAL + 1];
 
 // The input windows of a tile's pixels.
-template <typename T> struct Windows {
+template <typename T, Known ALIGNED> struct Windows {
     static constexpr int N = Chunk<T>::N, COUNT = Share<BM, N>::COUNT;
     static constexpr bool by_row = true;
+    static constexpr Known BY_ROW = YES, VECTOR = ALIGNED;
     const T* base;
     const Axis (&axes)[SPATIAL];
     long long batch_stride, channel_stride, strides[SPATIAL], offset[COUNT], ahead;
     int channels;
     unsigned int inside;
-    Position position;
+    Walk& walk;
     bool vector, spread;
 
-    __device__ __forceinline__ Windows(const T* base, bool aligned, const Axis (&axes)[SPATIAL], int step, int channels, long long batch_stride,
+    __device__ __forceinline__ Windows(const T* base, bool aligned, const Axis (&axes)[SPATIAL], Walk& walk, int channels, long long batch_stride,
                                        long long channel_stride, const long long (&along)[SPATIAL])
-        : base(base), axes(axes), batch_stride(batch_stride), channel_stride(channel_stride), channels(channels),
-          position(Share<BM, N>(0, true, false).at(true, 0, step), channels, axes) {
+        : base(base), axes(axes), batch_stride(batch_stride), channel_stride(channel_stride), channels(channels), walk(walk) {
         vector = aligned && channel_stride == 1 && channels % N == 0 && batch_stride % N == 0;
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) {
@@ -91,6 +118,7 @@ template <typename T> struct Windows {
     }
     // finds out which windows have the position's tap inside the input
     __device__ __forceinline__ void look() {
+        const Position& position = walk.position;
         inside = 0;
         ahead = 0;
 #pragma unroll
@@ -106,10 +134,11 @@ template <typename T> struct Windows {
     }
     __device__ __forceinline__ const T* address(int i, bool, int& bytes) const {
         bytes = (inside >> i & 1) * 16;
-        return base + offset[i] + ahead + position.channel;
+        return base + offset[i] + ahead + walk.position.channel;
     }
     __device__ __forceinline__ void next() {
-        if (position.advance(BK, channels, axes)) look();
+        walk.turned = walk.position.advance<LONG_TAPS>(BK, channels, axes);
+        if (walk.turned) look();
     }
     __device__ __forceinline__ T element(int line, int at) const {
         const Position here(at, channels, axes);
@@ -126,21 +155,22 @@ template <typename T> struct Windows {
 };
 
 // The weights of a group: a line a filter, from `origin` on.
-template <typename T> struct Filters {
+template <typename T, Known ALIGNED> struct Filters {
     static constexpr int N = Chunk<T>::N;
     static constexpr bool by_row = true, spread = false;
+    static constexpr Known BY_ROW = YES, VECTOR = ALIGNED;
     const T* base;
     const T* cursor;
     const Axis (&axes)[SPATIAL];
     long long filter_stride, channel_stride, strides[SPATIAL];
     int line, filters, channels;
-    Position position;
+    const Walk& walk;
     bool vector;
 
-    __device__ __forceinline__ Filters(const T* first, bool aligned, const Axis (&axes)[SPATIAL], int step, int origin, int filters, int channels,
-                                       long long filter_stride, long long channel_stride, const long long (&along)[SPATIAL])
+    __device__ __forceinline__ Filters(const T* first, bool aligned, const Axis (&axes)[SPATIAL], const Walk& walk, int origin, int filters,
+                                       int channels, long long filter_stride, long long channel_stride, const long long (&along)[SPATIAL])
         : base(first), axes(axes), filter_stride(filter_stride), channel_stride(channel_stride), filters(filters), channels(channels),
-          position(Share<BN, N>(0, true, false).at(true, 0, step), channels, axes) {
+          walk(walk) {
         vector = aligned && channel_stride == 1 && channels % N == 0 && (filter_stride % N == 0 || filters <= 1);
 #pragma unroll
         for (int a = 0; a < SPATIAL; ++a) {
@@ -154,15 +184,15 @@ template <typename T> struct Filters {
     __device__ __forceinline__ void look() {
         cursor = base + line * filter_stride;
 #pragma unroll
-        for (int a = 0; a < SPATIAL; ++a) cursor += position.tap[a] * strides[a];
+        for (int a = 0; a < SPATIAL; ++a) cursor += walk.position.tap[a] * strides[a];
     }
     __device__ __forceinline__ const T* address(int i, bool, int& bytes) const {
         constexpr int APART = THREADS * N / BK;
-        bytes = position.there && line + i * APART < filters ? 16 : 0;
-        return cursor + position.channel + i * APART * filter_stride;
+        bytes = walk.position.there && line + i * APART < filters ? 16 : 0;
+        return cursor + walk.position.channel + i * APART * filter_stride;
     }
     __device__ __forceinline__ void next() {
-        if (position.advance(BK, channels, axes)) look();
+        if (walk.turned) look();
     }
     __device__ __forceinline__ T element(int line, int at) const {
         const Position here(at, channels, axes);

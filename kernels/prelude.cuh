@@ -139,6 +139,9 @@ template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 template <int N, typename T> __device__ __forceinline__ bool is_aligned(const T* p) {
     return (unsigned long long)p % (N * sizeof(T)) == 0;
 }
+// Whether packs of VEC elements begin at p + offset. A specialised kernel is only run where tensors begin at multiples of 16
+// bytes, so that this is known to the compiler, which then leaves out the code for single elements.
+#define STARTS_WHOLE(p, offset) (KNOWN && VEC * sizeof(*(p)) <= 16 ? (offset) % VEC == 0 : is_aligned<VEC>((p) + (offset)))
 // N elements along an axis with stride 1 (aligned) or 0; for N = 1 any stride
 template <typename T, int N> __device__ __forceinline__ void fetch(Pack<T, N>& pack, const T* p, long long stride) {
     if (N > 1 && stride != 0) {

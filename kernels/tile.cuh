@@ -9,6 +9,7 @@
 // A loader walks along the reduction, BK at a time, and has:
 //   bool by_row                         see above
 //   bool vector                         whether a chunk can be copied as 16 bytes
+//   BY_ROW, VECTOR                      what is known of these two at compile time
 //   bool spread                         whether neighbouring lanes take neighbouring lines, not chunks of one line
 //   const T* address(i, by_row, bytes)  where the chunk begins, and how many bytes of it exist (0: none)
 //   T element(line, at)                 one element, zero outside: the slow way that is always right
@@ -20,6 +21,20 @@
 // consecutive columns; those beyond the matrix are to be ignored. `by_column` says that neighbouring lanes should hold
 // neighbouring rows.
 
+// What is known of a condition when a kernel is compiled. Code for the case that cannot be is not even instantiated: the
+// compiler's time goes by what it is given to optimise, not by what is left in the end.
+enum Known { NO, YES, OPEN };
+template <bool V> struct Bool { static constexpr bool value = V; };
+// Calls f with Bool<the condition>, and instantiates it only for what the condition can be.
+template <Known K, typename F> __device__ __forceinline__ void decide(bool condition, F&& f) {
+    if constexpr (K != OPEN)
+        f(Bool<K == YES>());
+    else if (condition)
+        f(Bool<true>());
+    else
+        f(Bool<false>());
+}
+
 template <typename T> struct Chunk {
     static constexpr int N = 16 / (int)sizeof(T);
     union {
@@ -28,8 +43,6 @@ template <typename T> struct Chunk {
     };
     __device__ __forceinline__ Chunk() {}
 };
-
-__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
 
 // The block's dynamic shared memory; wgmma wants it to begin at a multiple of 1,024 bytes.
 #if WGMMA
@@ -89,47 +102,56 @@ template <int ROWS, int N> struct Share {
 
 // ---- what the finishers use: runs of elements in global memory ----
 
-// `count` elements at stride `stride`, widened; the rest is left alone.
-template <typename R, typename T, int N>
-__device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride, int count) {
-    if (stride == 0) {
-        R one = (R)load(p);
-#pragma unroll
-        for (int j = 0; j < N; ++j) v[j] = one;
-        return;
-    }
-    constexpr int BYTES = N * (int)sizeof(T);
-    if (BYTES % 16 == 0 && stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
-#pragma unroll
-        for (int q = 0; q < BYTES / 16; ++q) {
-            Chunk<T> c;
-            c.bits = ((const uint4*)p)[q];
-#pragma unroll
-            for (int j = 0; j < Chunk<T>::N; ++j)
-                if (q * Chunk<T>::N + j < N) v[q * Chunk<T>::N + j] = (R)load(&c.v[j]);
-        }
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < N; ++j)
-        if (j < count) v[j] = (R)load(p + j * stride);
+// Whether N elements of T can be one or more chunks, given the divisor of their stride.
+template <typename T, int N> constexpr bool in_chunks(long long divisor) {
+    return N * (int)sizeof(T) % 16 == 0 && (divisor == 1 || divisor == -1);
 }
 
-template <typename R, typename T, int N>
-__device__ __forceinline__ void write_run(T* p, const R (&v)[N], long long stride, int count) {
-    constexpr int BYTES = N * (int)sizeof(T);
-    if (BYTES % 16 == 0 && stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
+// `count` elements at stride `stride`, widened; the rest is left alone. DIVISOR is what is known of the stride, WHOLE that
+// count ≥ N and that the address is a multiple of 16 bytes.
+template <long long DIVISOR = -1, bool WHOLE = false, typename R, typename T, int N>
+__device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride, int count) {
+    if constexpr (DIVISOR == 0 || DIVISOR == -1)
+        if (DIVISOR == 0 || stride == 0) {
+            R one = (R)load(p);
 #pragma unroll
-        for (int q = 0; q < BYTES / 16; ++q) {
-            Chunk<T> c;
-#pragma unroll
-            for (int j = 0; j < Chunk<T>::N; ++j)
-                if (q * Chunk<T>::N + j < N) store(&c.v[j], v[q * Chunk<T>::N + j]);
-            ((uint4*)p)[q] = c.bits;
+            for (int j = 0; j < N; ++j) v[j] = one;
+            return;
         }
-        return;
-    }
+    if constexpr (in_chunks<T, N>(DIVISOR))
+        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
 #pragma unroll
-    for (int j = 0; j < N; ++j)
-        if (j < count) store(p + j * stride, v[j]);
+            for (int q = 0; q < N / Chunk<T>::N; ++q) {
+                Chunk<T> c;
+                c.bits = ((const uint4*)p)[q];
+#pragma unroll
+                for (int j = 0; j < Chunk<T>::N; ++j) v[q * Chunk<T>::N + j] = (R)load(&c.v[j]);
+            }
+            return;
+        }
+    if constexpr (DIVISOR != 0 && !(WHOLE && DIVISOR == 1 && in_chunks<T, N>(DIVISOR))) {
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (WHOLE || j < count) v[j] = (R)load(p + j * stride);
+    }
+}
+
+template <long long DIVISOR = -1, bool WHOLE = false, typename R, typename T, int N>
+__device__ __forceinline__ void write_run(T* p, const R (&v)[N], long long stride, int count) {
+    if constexpr (in_chunks<T, N>(DIVISOR))
+        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
+#pragma unroll
+            for (int q = 0; q < N / Chunk<T>::N; ++q) {
+                Chunk<T> c;
+#pragma unroll
+                for (int j = 0; j < Chunk<T>::N; ++j) store(&c.v[j], v[q * Chunk<T>::N + j]);
+                ((uint4*)p)[q] = c.bits;
+            }
+            return;
+        }
+    if constexpr (!(WHOLE && DIVISOR == 1 && in_chunks<T, N>(DIVISOR))) {
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (WHOLE || j < count) store(p + j * stride, v[j]);
+    }
 }

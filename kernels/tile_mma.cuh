@@ -15,16 +15,6 @@ template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, i
     return line * chunks + (chunk ^ ((line / lines) & mask));
 }
 
-__device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const uint4* p, bool turned) {
-    unsigned int at = shared_address(p);
-    if (turned)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-
 // The four 8×8 matrices of rows [row, row+16) and steps [k, k+16). For A they are ordered rows first, for B steps first,
 // as mma wants them.
 template <int ROWS>
@@ -36,27 +26,6 @@ __device__ __forceinline__ void matrices(unsigned int (&r)[4], const uint4* from
     const int line = (by_row ? row : k) + lane % 8, chunk = (by_row ? k : row) / 8;
     load_matrices(r, from + slot<ROWS>(by_row, line, chunk), !by_row);
 }
-
-// c += a·b on 16×8×16; c is what a lane has of an eight-column part of a strip.
-__device__ __forceinline__ void multiply(float* c, const unsigned int (&a)[4], unsigned int b0, unsigned int b1, f16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-#if __CUDA_ARCH__ >= 800
-__device__ __forceinline__ void multiply(float* c, const unsigned int (&a)[4], unsigned int b0, unsigned int b1, bf16) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-#endif
 
 template <typename T, typename LA, typename LB>
 __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 2], uint4* memory, Steps steps, LA& from_a,

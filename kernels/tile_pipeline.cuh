@@ -26,12 +26,12 @@ template <typename T, int ROWS> struct Side {
 #if ASYNC
     // Begins to copy a step. With the order a constant, chunks are a constant distance apart in shared memory.
     template <typename L> __device__ __forceinline__ static void copy(uint4* to, const L& from, int origin, int step) {
-        if (!from.vector)
-            fill(to, from, origin, step);
-        else if (from.by_row)
-            copy_as<true>(to, from);
-        else
-            copy_as<false>(to, from);
+        decide<L::VECTOR>(from.vector, [&](auto vector) {
+            if constexpr (!vector.value)
+                fill(to, from, origin, step);
+            else
+                decide<L::BY_ROW>(from.by_row, [&](auto by_row) { copy_as<by_row.value>(to, from); });
+        });
     }
     template <bool BY_ROW, typename L> __device__ __forceinline__ static void copy_as(uint4* to, const L& from) {
 #pragma unroll
@@ -56,12 +56,17 @@ template <typename T, int ROWS> struct Side {
         }
     }
     template <typename L> __device__ __forceinline__ void put(uint4* to, const L& from, int origin, int step) {
-        if (!from.vector) return fill(to, from, origin, step);
+        decide<L::VECTOR>(from.vector, [&](auto vector) {
+            if constexpr (!vector.value)
+                fill(to, from, origin, step);
+            else {
 #pragma unroll
-        for (int i = 0; i < Part::COUNT; ++i) {
-            const Part p(i, from.by_row, false);
-            if (p.there) to[slot<ROWS>(from.by_row, p.line, p.chunk)] = held[i];
-        }
+                for (int i = 0; i < Part::COUNT; ++i) {
+                    const Part p(i, from.by_row, false);
+                    if (p.there) to[slot<ROWS>(from.by_row, p.line, p.chunk)] = held[i];
+                }
+            }
+        });
     }
 #endif
 };

@@ -30,11 +30,13 @@ __device__ __forceinline__ void meet() {
 
 // Hands the sums to the finisher through shared memory, so that it gets runs of eight columns. Warps and blocks that share
 // a strip and have a part of the reduction each are added up on the way, in a fixed order.
-template <typename F>
+template <Known BY_COLUMN, typename F>
 __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], uint4* memory, int row, int column,
                                        bool by_column, F&& f) {
     constexpr int PITCH = STRIP_COLUMNS + 4, RUNS = STRIP_COLUMNS / 8, WARPS = THREADS / 32 / WARPS_K;
     constexpr int PARTS = WARPS_K * SPLIT, ITEMS = RUNS * 16, ROUNDS = (ITEMS + 32 * PARTS - 1) / (32 * PARTS);
+    // two runs together hide the latency of what the epilogue reads, but reads of other blocks' memory are never moved
+    constexpr int TOGETHER = KNOWN && SPLIT == 1 && ROUNDS % 2 == 0 ? 2 : 1;
     const int warp = threadIdx.x / 32 % WARPS, lane = threadIdx.x % 32, own = threadIdx.x / 32 / WARPS;
     const int part = own * SPLIT + blockIdx.x % SPLIT;
     float* strip = (float*)memory + warp * 16 * PITCH;
@@ -60,25 +62,27 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
             *(float2*)(at + 8 * PITCH) = make_float2(acc[i][4 * j + 2], acc[i][4 * j + 3]);
         }
         meet();
-        if (by_column) {
+        decide<BY_COLUMN>(by_column, [&](auto columns) {
+            if constexpr (columns.value) {
 #pragma unroll 1
-            for (int q = lane + 32 * part; q < 2 * ITEMS; q += 32 * PARTS) {
-                const int r = q % 16, c = q / 16 * 4;
-                const float4 u = sum(r, c);
-                float v[4] = {u.x, u.y, u.z, u.w};
-                f(first + r, column + c, v);
+                for (int q = lane + 32 * part; q < 2 * ITEMS; q += 32 * PARTS) {
+                    const int r = q % 16, c = q / 16 * 4;
+                    const float4 u = sum(r, c);
+                    float v[4] = {u.x, u.y, u.z, u.w};
+                    f(first + r, column + c, v);
+                }
+            } else {
+#pragma unroll (TOGETHER)
+                for (int e = 0; e < ROUNDS; ++e) {
+                    const int q = lane + (e * PARTS + part) * 32;
+                    if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;
+                    const int r = q / RUNS, c = q % RUNS * 8;
+                    const float4 low = sum(r, c), high = sum(r, c + 4);
+                    float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+                    f(first + r, column + c, v);
+                }
             }
-        } else {
-#pragma unroll (KNOWN ? 2 : 1)
-            for (int e = 0; e < ROUNDS; ++e) {
-                const int q = lane + (e * PARTS + part) * 32;
-                if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;
-                const int r = q / RUNS, c = q % RUNS * 8;
-                const float4 low = sum(r, c), high = sum(r, c + 4);
-                float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-                f(first + r, column + c, v);
-            }
-        }
+        });
     }
 #if SPLIT > 1
     // nobody's strips go before everybody has read them

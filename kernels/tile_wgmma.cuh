@@ -27,26 +27,33 @@ template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(
     return SWIZZLE | EIGHT_LINES << 32 | PANEL << 16 | (at & 0x3ffff) / 16;
 }
 
-// c += a·b on 64×N×16, N by number of registers: the instruction has one name for each width.
+// c += a·b on 64×N×BK, N by number of registers: the instruction has one name for each width. The products of all steps of a
+// stage are one statement, since each statement costs the compiler as much as it has operands.
 #define REGISTERS_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define REGISTERS_1 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define REGISTERS_2 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define REGISTERS_3 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define SUMS_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define SUMS_32(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12), SUMS_4(i + 16), SUMS_4(i + 20), SUMS_4(i + 24), SUMS_4(i + 28)
-#define WIDTH(N, TYPE, NAME, REGISTERS, A, B, TURN_A, TURN_B, ...) \
+#define STEP(N, NAME, REGISTERS, A, B, TURN_A, TURN_B) \
+    "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" REGISTERS "}, " A ", " B ", 1, 1, 1, " TURN_A ", " TURN_B ";\n\t"
+#define WIDTH(N, TYPE, NAME, REGISTERS, A0, A1, A2, A3, B0, B1, B2, B3, TURN_A, TURN_B, ...) \
     template <bool A_BY_ROW, bool B_BY_ROW> \
-    __device__ __forceinline__ void multiply(float (&c)[N / 2], unsigned long long a, unsigned long long b, TYPE) { \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" REGISTERS "}, " A ", " B ", 1, 1, 1, " \
-                     TURN_A ", " TURN_B ";" \
-                     : __VA_ARGS__ : "l"(a), "l"(b), "n"(A_BY_ROW ? 0 : 1), "n"(B_BY_ROW ? 0 : 1)); \
+    __device__ __forceinline__ void multiply(float (&c)[N / 2], const unsigned long long (&a)[4], const unsigned long long (&b)[4], TYPE) { \
+        asm volatile(STEP(N, NAME, REGISTERS, A0, B0, TURN_A, TURN_B) STEP(N, NAME, REGISTERS, A1, B1, TURN_A, TURN_B) \
+                     STEP(N, NAME, REGISTERS, A2, B2, TURN_A, TURN_B) STEP(N, NAME, REGISTERS, A3, B3, TURN_A, TURN_B) \
+                     : __VA_ARGS__ \
+                     : "l"(a[0]), "l"(a[1]), "l"(a[2]), "l"(a[3]), "l"(b[0]), "l"(b[1]), "l"(b[2]), "l"(b[3]), "n"(A_BY_ROW ? 0 : 1), \
+                       "n"(B_BY_ROW ? 0 : 1)); \
     }
 #define WIDTHS(TYPE, NAME) \
-    WIDTH(64, TYPE, NAME, REGISTERS_0, "%32", "%33", "%34", "%35", SUMS_32(0)) \
-    WIDTH(128, TYPE, NAME, REGISTERS_0 REGISTERS_1, "%64", "%65", "%66", "%67", SUMS_32(0), SUMS_32(32)) \
-    WIDTH(192, TYPE, NAME, REGISTERS_0 REGISTERS_1 REGISTERS_2, "%96", "%97", "%98", "%99", SUMS_32(0), SUMS_32(32), SUMS_32(64)) \
-    WIDTH(256, TYPE, NAME, REGISTERS_0 REGISTERS_1 REGISTERS_2 REGISTERS_3, "%128", "%129", "%130", "%131", SUMS_32(0), SUMS_32(32), \
-          SUMS_32(64), SUMS_32(96))
+    WIDTH(64, TYPE, NAME, REGISTERS_0, "%32", "%33", "%34", "%35", "%36", "%37", "%38", "%39", "%40", "%41", SUMS_32(0)) \
+    WIDTH(128, TYPE, NAME, REGISTERS_0 REGISTERS_1, "%64", "%65", "%66", "%67", "%68", "%69", "%70", "%71", "%72", "%73", SUMS_32(0), \
+          SUMS_32(32)) \
+    WIDTH(192, TYPE, NAME, REGISTERS_0 REGISTERS_1 REGISTERS_2, "%96", "%97", "%98", "%99", "%100", "%101", "%102", "%103", "%104", "%105", \
+          SUMS_32(0), SUMS_32(32), SUMS_32(64)) \
+    WIDTH(256, TYPE, NAME, REGISTERS_0 REGISTERS_1 REGISTERS_2 REGISTERS_3, "%128", "%129", "%130", "%131", "%132", "%133", "%134", "%135", \
+          "%136", "%137", SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96))
 WIDTHS(f16, "f16")
 WIDTHS(bf16, "bf16")
 
@@ -55,11 +62,15 @@ template <bool A_BY_ROW, bool B_BY_ROW, typename T>
 __device__ __forceinline__ void products(float (&acc)[STRIPS][STRIP_COLUMNS / 2], const uint4* stage) {
     const int group_row = threadIdx.x / 128 * GROUP_ROWS;
 #pragma unroll
-    for (int k = 0; k < BK; k += 16)
+    for (int i = 0; i < STRIPS; ++i) {
+        unsigned long long a[BK / 16], b[BK / 16];
 #pragma unroll
-        for (int i = 0; i < STRIPS; ++i)
-            multiply<A_BY_ROW, B_BY_ROW>(acc[i], descriptor<A_BY_ROW>(stage, group_row + i * 64, k),
-                                         descriptor<B_BY_ROW>(stage + B_AT, 0, k), T());
+        for (int k = 0; k < BK / 16; ++k) {
+            a[k] = descriptor<A_BY_ROW>(stage, group_row + i * 64, k * 16);
+            b[k] = descriptor<B_BY_ROW>(stage + B_AT, 0, k * 16);
+        }
+        multiply<A_BY_ROW, B_BY_ROW>(acc[i], a, b, T());
+    }
 }
 
 template <typename T, typename LA, typename LB>
@@ -73,14 +84,9 @@ __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 
         if (step >= steps.first) {
             const uint4* stage = pipeline.ready();
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            if (from_a.by_row && from_b.by_row)
-                products<true, true, T>(acc, stage);
-            else if (from_a.by_row)
-                products<true, false, T>(acc, stage);
-            else if (from_b.by_row)
-                products<false, true, T>(acc, stage);
-            else
-                products<false, false, T>(acc, stage);
+            decide<LA::BY_ROW>(from_a.by_row, [&](auto a) {
+                decide<LB::BY_ROW>(from_b.by_row, [&](auto b) { products<decltype(a)::value, decltype(b)::value, T>(acc, stage); });
+            });
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         }
         // into the stage whose products every warp has waited for

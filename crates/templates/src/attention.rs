@@ -24,7 +24,7 @@ use bespoke_ir::DType;
 use crate::arguments::{Arguments, elements, tolerance};
 use crate::sample::{Rng, Sample, SampleSlot};
 use crate::source::{cuda_type, kernel_text};
-use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 use crate::tile::bytes_of;
 use crate::view;
 
@@ -280,7 +280,7 @@ impl Template for Attention {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!(""; "attention.cu")
+        kernel_text!("\n"; "mma.cuh", "attention.cu")
     }
 
     fn definitions(&self, props: &DeviceProps) -> String {
@@ -341,17 +341,35 @@ impl Template for Attention {
         for i in 0..batch {
             let _ = write!(out, " + i{i} * v##_s{i}");
         }
+        out.push_str(")\n#define BATCHES_DIVISIBLE(v, N) (v##_o_DIVISOR % N == 0");
+        for i in 0..batch {
+            let _ = write!(out, " && v##_s{i}_DIVISOR % N == 0");
+        }
         out.push_str(")\n");
         for (name, axis) in [
-            ("GROUP_STRIDE", batch),
-            ("ROW_STRIDE", batch + 1),
-            ("COLUMN_STRIDE", batch + 2),
-            ("KEY_ROW_STRIDE", batch),
-            ("KEY_COLUMN_STRIDE", batch + 1),
+            ("GROUP", batch),
+            ("ROW", batch + 1),
+            ("COLUMN", batch + 2),
+            ("KEY_ROW", batch),
+            ("KEY_COLUMN", batch + 1),
         ] {
-            let _ = writeln!(out, "#define {name}(v) v##_s{axis}");
+            let _ = writeln!(out, "#define {name}_STRIDE(v) v##_s{axis}");
+            let _ = writeln!(out, "#define {name}_DIVISOR(v) v##_s{axis}_DIVISOR");
         }
         out
+    }
+
+    fn reads_divisors(&self) -> bool {
+        true
+    }
+
+    fn wants(&self, name: &str, _: &Args<'_>) -> Want {
+        // Layers often read their keys and values from one tensor, at an offset each, which is added once. Strides as
+        // arguments would take some thirty registers.
+        match name.ends_with("_o") {
+            true => Want::Divisor(8),
+            false => Want::Value,
+        }
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {

@@ -73,6 +73,8 @@ mod tests {
         #define SPATIAL_LIST(v) {v##0, v##1}
         #define SPATIAL_STRIDES(v) {v##_s2, v##_s3}
         #define SPATIAL_OFFSET(v, o) (o[0] * v##_s2 + o[1] * v##_s3)
+        #define SPATIAL_ALIGNED(v, N) (v##_s2_DIVISOR % (N) == 0 && v##_s3_DIVISOR % (N) == 0)
+        #define TAPS_ALIGNED(N) ((ker0_DIVISOR == 1 || w_s2_DIVISOR % (N) == 0) && (ker1_DIVISOR == 1 || w_s3_DIVISOR % (N) == 0))
         #define TENSOR_CORES 0
         typedef float ACC;
         typedef float Y_TYPE;

@@ -189,6 +189,19 @@ impl Convolution<'_> {
             "#define SPATIAL_OFFSET(v, o) ({})",
             list(&|a| format!("o[{a}] * v##_s{}", a + 2), " + ")
         );
+        let _ = writeln!(
+            out,
+            "#define SPATIAL_ALIGNED(v, N) ({})",
+            list(&|a| format!("v##_s{}_DIVISOR % (N) == 0", a + 2), " && ")
+        );
+        let _ = writeln!(
+            out,
+            "#define TAPS_ALIGNED(N) ({})",
+            list(
+                &|a| format!("(ker{a}_DIVISOR == 1 || w_s{}_DIVISOR % (N) == 0)", a + 2),
+                " && "
+            )
+        );
         out.push_str(&tile::definitions(
             self.engine(props),
             self.dtype,
@@ -374,13 +387,17 @@ macro_rules! convolution_template {
 
             fn body(&self) -> &'static str {
                 $crate::source::kernel_text!(
-                    "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
+                    "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
                     "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
                 )
             }
 
             fn definitions(&self, props: &bespoke_device::DeviceProps) -> String {
                 self.common().definitions(props)
+            }
+
+            fn reads_divisors(&self) -> bool {
+                true
             }
 
             fn wants(&self, name: &str, args: &$crate::Args<'_>) -> $crate::Want {

@@ -94,7 +94,7 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         kernel_text!(
-            "\n"; "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
+            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
         )
     }
 
@@ -116,15 +116,17 @@ impl Template for Gemm {
         for i in 0..batch {
             let _ = write!(out, " + i{i} * v##_s{i}");
         }
-        out.push_str(")\n#define BATCHES_ALIGNED(v, N) (v##_o % N == 0");
-        for i in 0..batch {
-            let _ = write!(out, " && v##_s{i} % N == 0");
+        for (name, fact) in [("BATCHES_ALIGNED", ""), ("BATCHES_DIVISIBLE", "_DIVISOR")] {
+            let _ = write!(out, ")\n#define {name}(v, N) (v##_o{fact} % N == 0");
+            for i in 0..batch {
+                let _ = write!(out, " && v##_s{i}{fact} % N == 0");
+            }
         }
-        let _ = writeln!(
-            out,
-            ")\n#define ROW_STRIDE(v) v##_s{batch}\n#define COLUMN_STRIDE(v) v##_s{}",
-            batch + 1
-        );
+        out.push_str(")\n");
+        for (name, axis) in [("ROW", batch), ("COLUMN", batch + 1)] {
+            let _ = writeln!(out, "#define {name}_STRIDE(v) v##_s{axis}");
+            let _ = writeln!(out, "#define {name}_DIVISOR(v) v##_s{axis}_DIVISOR");
+        }
         out.push_str(&tile::definitions(
             self.engine(props),
             self.a,
@@ -136,6 +138,10 @@ impl Template for Gemm {
             },
         ));
         out
+    }
+
+    fn reads_divisors(&self) -> bool {
+        true
     }
 
     fn wants(&self, name: &str, _: &Args<'_>) -> Want {
@@ -381,8 +387,11 @@ mod tests {
         #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
         #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
         #define BATCHES_ALIGNED(v, N) (v##_o % N == 0 && v##_s0 % N == 0)
+        #define BATCHES_DIVISIBLE(v, N) (v##_o_DIVISOR % N == 0 && v##_s0_DIVISOR % N == 0)
         #define ROW_STRIDE(v) v##_s1
+        #define ROW_DIVISOR(v) v##_s1_DIVISOR
         #define COLUMN_STRIDE(v) v##_s2
+        #define COLUMN_DIVISOR(v) v##_s2_DIVISOR
         #define TENSOR_CORES 1
         typedef float ACC;
         typedef f16 Y_TYPE;

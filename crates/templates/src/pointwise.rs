@@ -305,7 +305,7 @@ impl Template for Pointwise {
 impl Pointwise {
     /// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors.
     fn aligned(&self, name: &str) -> String {
-        let mut text = format!(" && is_aligned<VEC>({name} + {name}_o)");
+        let mut text = format!(" && STARTS_WHOLE({name}, {name}_o)");
         for a in 0..self.rank.saturating_sub(1) {
             let _ = write!(text, " && {name}_s{a} % VEC == 0");
         }

@@ -417,7 +417,7 @@ pub(crate) fn names(prefix: &str, types: &[DType]) -> Vec<(String, DType)> {
 
 /// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors; `last` is the vector's axis.
 pub(crate) fn aligned(name: &str, last: usize) -> String {
-    let mut text = format!(" && is_aligned<VEC>({name} + {name}_o)");
+    let mut text = format!(" && STARTS_WHOLE({name}, {name}_o)");
     for a in 0..last {
         let _ = write!(text, " && {name}_s{a} % VEC == 0");
     }

@@ -76,10 +76,8 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
         out,
         "#define KNOWN {known}\n#define IS_ALIGNED(N, p) {aligned}"
     );
-    for (name, baked) in &spec.baked {
-        if let Baked::Multiple(v) = baked {
-            let _ = writeln!(out, "#define {name}_DIVISOR {v}");
-        }
+    if t.reads_divisors() {
+        out.push_str(&divisors(spec));
     }
     let blocks = spec.tile.get("BLOCKS").max(1);
     let cluster = match spec.tile.get("SPLIT") {
@@ -95,6 +93,22 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
     out.push_str(&arguments(spec, props));
     out.push('\n');
     out.push_str(t.body());
+    out
+}
+
+/// `#define NAME_DIVISOR`, one line an integer argument: a number that is known to divide it. It is 0 or 1 only for an
+/// argument that is, and −1 where nothing is known, so that the preprocessor and constant expressions can ask.
+fn divisors(spec: &KernelSpec) -> String {
+    let mut out = String::new();
+    for p in spec.template.params() {
+        if p.kind != SlotKind::Int {
+            continue;
+        }
+        let (Baked::Exact(divisor) | Baked::Multiple(divisor)) =
+            spec.baked.get(&p.name).copied().unwrap_or(Baked::Exact(-1));
+        // writing to a String cannot fail
+        let _ = writeln!(out, "#define {}_DIVISOR {divisor}", p.name);
+    }
     out
 }
 
@@ -172,6 +186,30 @@ mod tests {
 
     use super::*;
     use crate::sample::Rng;
+
+    #[test]
+    fn what_is_known_of_an_integer_is_a_divisor() {
+        let props = DeviceProps::preset(Arch::sm(90));
+        for sample in crate::gemm::samples(&mut Rng::new(3)) {
+            let params = sample.template.params();
+            let row = sample.row();
+            let args = crate::Args::new(&params, &row);
+            let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
+            let generic = KernelSpec::generic(sample.template.clone(), &props);
+            let (source, open) = (exact.source(&props), generic.source(&props));
+            for (name, value) in args.iter_ints() {
+                assert!(open.contains(&format!("#define {name}_DIVISOR -1\n")));
+                let prefix = format!("#define {name}_DIVISOR ");
+                let line = source.lines().find_map(|l| l.strip_prefix(&prefix));
+                let divisor: i64 = line.unwrap().parse().unwrap();
+                match divisor {
+                    0 => assert_eq!(value, 0, "{name}"),
+                    d => assert_eq!(value % d, 0, "{name}"),
+                }
+                assert!(divisor != 1 || value == 1, "{name} is {value}");
+            }
+        }
+    }
 
     #[test]
     fn a_kernel_waits_before_it_has_the_address_of_a_tensor() {

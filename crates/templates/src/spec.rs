@@ -224,6 +224,11 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
     /// Types, options and expressions that the body uses, as CUDA text.
     fn definitions(&self, props: &DeviceProps) -> String;
 
+    /// Whether the body asks what is known to divide an integer argument, by its name with `_DIVISOR`.
+    fn reads_divisors(&self) -> bool {
+        false
+    }
+
     /// What is to be gained from knowing an integer argument of a call like this one; the value, unless a template knows
     /// better.
     fn wants(&self, name: &str, args: &Args<'_>) -> Want {

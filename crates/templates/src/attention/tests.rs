@@ -5,6 +5,7 @@ use bespoke_reference::{Number, Tensor};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::*;
+use crate::KernelSpec;
 use crate::oracle::Oracle;
 use crate::view::Strided;
 
@@ -219,12 +220,41 @@ fn definitions_are_stable() {
     #define BATCHES (1ll * d0)
     #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
     #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
+    #define BATCHES_DIVISIBLE(v, N) (v##_o_DIVISOR % N == 0 && v##_s0_DIVISOR % N == 0)
     #define GROUP_STRIDE(v) v##_s1
+    #define GROUP_DIVISOR(v) v##_s1_DIVISOR
     #define ROW_STRIDE(v) v##_s2
+    #define ROW_DIVISOR(v) v##_s2_DIVISOR
     #define COLUMN_STRIDE(v) v##_s3
+    #define COLUMN_DIVISOR(v) v##_s3_DIVISOR
     #define KEY_ROW_STRIDE(v) v##_s1
+    #define KEY_ROW_DIVISOR(v) v##_s1_DIVISOR
     #define KEY_COLUMN_STRIDE(v) v##_s2
+    #define KEY_COLUMN_DIVISOR(v) v##_s2_DIVISOR
     ");
+}
+
+#[test]
+fn layers_that_read_one_tensor_at_different_offsets_share_a_kernel() {
+    let props = DeviceProps::preset(Arch::sm(90));
+    for sample in samples(&mut Rng::new(5)) {
+        let params = sample.template.params();
+        let source = |offset: i64| {
+            let mut row = sample.row();
+            let mut at = 0;
+            for p in &params {
+                if p.name == "k_o" {
+                    row[at] = offset;
+                }
+                at += p.kind.slots();
+            }
+            let args = Args::new(&params, &row);
+            KernelSpec::exact(sample.template.clone(), &args, &props).source(&props)
+        };
+        assert_eq!(source(640), source(1280));
+        assert!(source(1280).contains("#define k_o_DIVISOR 8\n"));
+        assert_ne!(source(1280), source(1284), "chunks begin elsewhere");
+    }
 }
 
 #[test]
