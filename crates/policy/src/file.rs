@@ -47,6 +47,7 @@ struct Document {
     trigger: Start,
     sightings: Option<u32>,
     second_tier: Option<u32>,
+    refine: Option<u32>,
     blocking: bool,
     queue: Order,
     stale_seconds: Option<f64>,
@@ -124,6 +125,16 @@ pub fn parse(
             .second_tier
             .filter(|_| one_shape),
     };
+    let refine = match document.refine {
+        Some(0) => None,
+        Some(_) if trigger == Trigger::Never => {
+            return refuse("`refine` needs a trigger: without programs there are no tiles to time");
+        }
+        Some(runs) => Some(runs),
+        None => first_sight(document.blocking)
+            .refine
+            .filter(|_| trigger != Trigger::Never),
+    };
     let micros = |what: &str, seconds: Option<f64>| match seconds {
         Some(s) if !s.is_finite() || s < 0.0 => Err(wrong(format!(
             "`{what}` must be a time in seconds, 0 or more"
@@ -135,6 +146,7 @@ pub fn parse(
         map,
         trigger,
         second_tier,
+        refine,
         queue: match document.queue {
             Order::FirstCome => Queue::FirstCome,
             Order::MostSeen => Queue::MostSeen,
@@ -221,6 +233,7 @@ mod tests {
             ("max_programs = 0", "max_programs"),
             ("classes = \"ranges\"\nsecond_tier = 8", "second_tier"),
             ("trigger = \"never\"\nsecond_tier = 8", "second_tier"),
+            ("trigger = \"never\"\nrefine = 8", "refine"),
         ];
         for (text, word) in cases {
             let message = read(text).err().unwrap().to_string();

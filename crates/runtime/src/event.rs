@@ -71,6 +71,15 @@ impl From<Gain> for Expected {
     }
 }
 
+/// A tile of a step and what it takes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// The tile.
+    pub tile: String,
+    /// Device time in microseconds, a median.
+    pub us: f64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -192,6 +201,44 @@ pub enum EventKind {
         compile_us: u64,
         install_us: u64,
         tier: u8,
+        /// Whether it has the steps of the one whose place it takes, with tiles that were timed.
+        refined: bool,
+    },
+    /// A class that stays hot is refined: `places` kinds of its steps, `steps` in all, cost most of those whose tiles may be
+    /// improved, as a survey found that took `survey_us` of device time; so many kernels are asked for.
+    Refine {
+        class: String,
+        tier: u8,
+        places: usize,
+        steps: usize,
+        kernels: usize,
+        priority: i64,
+        survey_us: u64,
+    },
+    /// Kernels of a kind of step were timed beside each other: `step` is the first of `steps` of them, `kernel` what they
+    /// are. The first of the tiles is the present one, and `won` says which is the fastest, 0 if none is clearly faster.
+    Timed {
+        class: String,
+        step: String,
+        steps: usize,
+        kernel: String,
+        tiles: Vec<Timing>,
+        won: usize,
+        device_us: u64,
+        micros: u64,
+    },
+    /// A refinement is over, for a reason with a stable code: so many kinds of steps were timed and have other tiles now,
+    /// which is expected to save so much of a run.
+    Refined {
+        class: String,
+        shape: String,
+        reason: &'static str,
+        detail: String,
+        timed: u64,
+        won: u64,
+        saves_us: f64,
+        device_us: u64,
+        micros: u64,
     },
     /// A class's program was tried on a live run beside the one in service.
     Trial {
@@ -253,6 +300,13 @@ pub struct Stats {
     pub second_tiers_kept: u64,
     /// Runs that programs of the second tier served, of `specialized_runs`.
     pub second_tier_runs: u64,
+    /// Those of them that were of programs with tiles that were timed. Classes that were refined, kinds of steps whose
+    /// tiles were timed and those that have another tile since, and the device time that it took.
+    pub refined_installs: u64,
+    pub refinements: u64,
+    pub tiles_timed: u64,
+    pub tiles_won: u64,
+    pub refine_device_us: u64,
     pub rejects: u64,
     pub evictions: u64,
     pub cancels: u64,
@@ -401,13 +455,23 @@ impl Stats {
                 self.compile_us += micros;
             }
             EventKind::CompileFailed { .. } => self.kernels_failed += 1,
-            EventKind::Install { tier, .. } => {
+            EventKind::Install { tier, refined, .. } => {
                 self.installs += 1;
-                if *tier == 2 {
+                if *refined {
+                    self.refined_installs += 1;
+                } else if *tier == 2 {
                     self.second_tiers += 1;
                 } else {
                     self.programs += 1;
                 }
+            }
+            EventKind::Timed { won, .. } => {
+                self.tiles_timed += 1;
+                self.tiles_won += u64::from(*won > 0);
+            }
+            EventKind::Refined { device_us, .. } => {
+                self.refinements += 1;
+                self.refine_device_us += device_us;
             }
             EventKind::Keep { .. } => self.second_tiers_kept += 1,
             EventKind::Reject { .. } => self.rejects += 1,
@@ -426,6 +490,7 @@ impl Stats {
             | EventKind::LearnFailed { .. }
             | EventKind::Decision { .. }
             | EventKind::Replan { .. }
+            | EventKind::Refine { .. }
             | EventKind::Enqueue { .. }
             | EventKind::Record { .. } => {}
         }

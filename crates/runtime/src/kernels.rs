@@ -20,6 +20,7 @@ use crate::event::{Cause, EventKind, Log};
 use crate::program::{Blueprint, Own, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
 use crate::shared::Core;
+use crate::tiles::{self, StepKind};
 
 /// Loads kernels for one session.
 #[derive(Debug)]
@@ -143,6 +144,30 @@ impl Loader {
         Ok(kernel)
     }
 
+    /// One kernel that was compiled or needs no cubin, loaded.
+    ///
+    /// # Errors
+    ///
+    /// Its answer's, or the device's; a cubin that the device refuses is put aside and not compiled anew.
+    pub(crate) fn kernel(
+        &self,
+        spec: &KernelSpec,
+        answer: Option<&Answer>,
+    ) -> Result<Arc<dyn Kernel>, Error> {
+        match self.load(spec, answer)? {
+            Attempt::Loaded(kernel) => Ok(kernel),
+            Attempt::Refused(key) => {
+                self.service.reject(&key);
+                let reason = "the device does not take it".to_owned();
+                Err(DeviceError::BadImage {
+                    kernel: spec.to_string(),
+                    reason,
+                }
+                .into())
+            }
+        }
+    }
+
     fn loaded(&self) -> MutexGuard<'_, HashMap<String, Weak<dyn Kernel>>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,7 +192,7 @@ impl Loader {
         blueprint: &Blueprint,
         distinct: &Distinct,
         answers: &[Answer],
-        own: Option<Own>,
+        own: Option<Arc<Own>>,
     ) -> Result<Program, Error> {
         // All at once as long as all goes well. After the first that does not, one after the other: a driver that refuses
         // every image is not asked for each, and none is compiled anew for a program that fails all the same.
@@ -217,7 +242,12 @@ pub(crate) struct Draft {
 impl Draft {
     pub(crate) fn of(core: &Core, class: &ClassId, binding: &Binding) -> Draft {
         let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
+        let mut blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
+        if !core.tiles.is_empty() {
+            let at = (&*core.plan, binding, matches!(class, ClassId::Exact(_)));
+            let find = |kind: &StepKind| core.tiles.find(kind);
+            tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
+        }
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         Draft {

@@ -24,6 +24,7 @@ use crate::director::Message;
 use crate::kernels::Distinct;
 use crate::program::Blueprint;
 use crate::service::{CompileService, Request};
+use crate::tiles::{self, KnownTiles, StepKind};
 
 /// What a session plans anew from.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(crate) struct Source {
     pub(crate) graph: Arc<Graph>,
     pub(crate) device: Arc<dyn Device>,
     pub(crate) service: Arc<CompileService>,
+    pub(crate) tiles: Arc<KnownTiles>,
 }
 
 /// A model as it is to run at one shape.
@@ -111,7 +113,12 @@ pub(crate) fn plan_at(
 fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replanned, Keep> {
     let start = Instant::now();
     let props = source.device.props();
-    let (plan, binding, blueprint) = plan_at(&source.graph, &source.plan, (class, shape), props)?;
+    let planned = plan_at(&source.graph, &source.plan, (class, shape), props)?;
+    let (plan, binding, mut blueprint) = planned;
+    if !source.tiles.is_empty() {
+        let find = |kind: &StepKind| source.tiles.find(kind);
+        tiles::apply(&mut blueprint, (&plan, &binding, true), props, false, find);
+    }
     let setup = Blueprint::generic(&plan.setup, props);
     let (distinct, setup_distinct) = (Distinct::of(&blueprint), Distinct::of(&setup));
     let mut specs: Vec<_> = distinct.specs.iter().collect();

@@ -120,6 +120,7 @@ mod tests {
                 map: bespoke_policy::ClassMap::Ranges { ratio: 8 },
                 trigger: bespoke_policy::Trigger::Sightings(2),
                 second_tier: None,
+                refine: None,
                 blocking: false,
                 queue: bespoke_policy::Queue::FirstCome,
                 stale_us: None,

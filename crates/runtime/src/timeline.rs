@@ -8,7 +8,7 @@
 //! - loading: import, passes, plan, kernels, setup;
 //! - each lane: runs, with the graph that a run had to record and growth of the arena inside of them;
 //! - each compile thread: kernels, compiled or found;
-//! - the director: installs, graphs made beside the path, and as moments what was asked for, called off, refused,
+//! - the director: installs, tiles that are timed, graphs made beside the path, and as moments what was asked for, called off, refused,
 //!   evicted.
 //!
 //! Time that a run waits before it has a lane is a slice of its own above the tracks. Two counters: programs in service,
@@ -256,9 +256,10 @@ impl Process {
                 compile_us,
                 install_us,
                 tier,
+                refined,
             } => {
                 let track = self.track(DIRECTOR, "director");
-                let args = json!({"kernels": kernels, "compile_us": compile_us, "tier": tier});
+                let args = json!({"kernels": kernels, "compile_us": compile_us, "tier": tier, "refined": refined});
                 let begin = at.saturating_sub(*install_us);
                 self.slice(
                     track,
@@ -267,11 +268,60 @@ impl Process {
                     *install_us,
                     &args,
                 );
-                // a second tier takes the place of the first
-                if *tier != 2 {
+                // a second tier takes the place of the first, and a refined program that of another
+                if *tier != 2 && !refined {
                     self.programs += 1;
                     self.counter(at, "programs", self.programs);
                 }
+            }
+            EventKind::Refine {
+                class,
+                tier,
+                places,
+                steps,
+                kernels,
+                priority,
+                survey_us,
+            } => {
+                let args = json!({
+                    "tier": tier, "places": places, "steps": steps, "kernels": kernels, "priority": priority,
+                    "survey_us": survey_us,
+                });
+                self.moment(at, &format!("refine {class}"), &args);
+            }
+            EventKind::Timed {
+                class,
+                step,
+                steps,
+                kernel,
+                tiles,
+                won,
+                device_us,
+                micros,
+            } => {
+                let track = self.track(DIRECTOR, "director");
+                let args = json!({
+                    "class": class, "steps": steps, "kernel": kernel, "tiles": tiles, "won": won, "device_us": device_us,
+                });
+                let begin = at.saturating_sub(*micros);
+                self.slice(track, &format!("time tiles of {step}"), begin, *micros, &args);
+            }
+            EventKind::Refined {
+                class,
+                shape,
+                reason,
+                detail,
+                timed,
+                won,
+                saves_us,
+                device_us,
+                micros,
+            } => {
+                let args = json!({
+                    "shape": shape, "reason": reason, "detail": detail, "timed": timed, "won": won, "saves_us": saves_us,
+                    "device_us": device_us, "micros": micros,
+                });
+                self.moment(at, &format!("refined {class}"), &args);
             }
             EventKind::Trial {
                 class,

@@ -22,10 +22,12 @@ use crate::weights::{Loading, Weights};
 /// What an install took.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
-    tier: Tier,
-    kernels: usize,
-    compile_us: u64,
-    install_us: u64,
+    pub(super) tier: Tier,
+    pub(super) kernels: usize,
+    pub(super) compile_us: u64,
+    pub(super) install_us: u64,
+    /// Whether it has the steps of the program in service, with tiles that were timed.
+    pub(super) refined: bool,
 }
 
 impl Director {
@@ -47,7 +49,13 @@ impl Director {
             kernels,
             compile_us: (start - since).as_micros() as u64,
             install_us: start.elapsed().as_micros() as u64,
+            refined: false,
         };
+        self.offer(class, program, times);
+    }
+
+    /// Puts a program that is ready in service, or on trial first if that is asked for.
+    pub(super) fn offer(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
         if self.core.verify_swap {
             self.trials.insert(class.clone(), times);
             return self.core.put_candidate(class, program);
@@ -75,18 +83,25 @@ impl Director {
             None => return Err(Error::Stopped),
         };
         let program = Arc::new(program);
+        self.prepare_lanes(&program)?;
+        Ok((program, wanted.replies))
+    }
+
+    /// Makes a program's graph on every lane.
+    pub(super) fn prepare_lanes(&self, program: &Program) -> Result<(), Error> {
+        let core = &self.core;
         if core.whole_graph {
             let plan = program.plan(&core.plan);
             for lane in core.executables() {
                 let (device, stream) = (&*core.loader.device, &*self.stream);
-                if let Err(e) = lane.prepare(&program, plan, device, stream, &core.log, false) {
+                if let Err(e) = lane.prepare(program, plan, device, stream, &core.log, false) {
                     // what the lanes before have of it is given back
-                    self.retire(&program);
+                    self.retire(program);
                     return Err(e);
                 }
             }
         }
-        Ok((program, wanted.replies))
+        Ok(())
     }
 
     /// A program with a plan of its own. What its setup makes, and the session does not have, is made now.
@@ -121,7 +136,8 @@ impl Director {
             binding: replanned.binding,
         };
         let (blueprint, distinct) = (&replanned.blueprint, &replanned.distinct);
-        loader.program_of(id, Some(class.clone()), blueprint, distinct, run, Some(own))
+        let own = Some(Arc::new(own));
+        loader.program_of(id, Some(class.clone()), blueprint, distinct, run, own)
     }
 
     fn put_in_service(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
@@ -132,7 +148,11 @@ impl Director {
             compile_us: times.compile_us,
             install_us: times.install_us,
             tier: times.tier.number(),
+            refined: times.refined,
         });
+        if times.refined {
+            return self.refinement_serves(class);
+        }
         let (class, tier) = (class.clone(), times.tier);
         self.event(What::Installed { class, tier }, None);
     }
@@ -176,7 +196,10 @@ impl Director {
             None => self.put_in_service(class, candidate, times),
             Some(reason) => {
                 self.leaving.push(candidate);
-                self.refuse(class, times.tier, reason);
+                match times.refined {
+                    true => self.refinement_fails(class, times.tier, reason),
+                    false => self.refuse(class, times.tier, reason),
+                }
             }
         }
     }
@@ -203,6 +226,7 @@ impl Director {
         if wanted == Some(Tier::Second) {
             self.cancel(class, "evicted");
         }
+        self.leave_refining(Some(class), "evicted");
         self.compiled.remove(class);
         self.trials.remove(class);
         let candidate = self.core.drop_candidate(class);
