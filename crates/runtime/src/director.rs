@@ -296,7 +296,10 @@ impl Director {
     fn tell(&mut self) {
         self.told = Instant::now();
         let service = &self.core.loader.service;
-        let tiles = self.lessons.as_ref().map(|_| self.core.tiles.tell(service.cache()));
+        let tiles = self
+            .lessons
+            .as_ref()
+            .map(|_| self.core.tiles.tell(service.cache()));
         let shapes = self.lessons.as_mut().map(|l| l.tell(service).map(drop));
         for told in [shapes, tiles].into_iter().flatten() {
             if let Err(e) = told {

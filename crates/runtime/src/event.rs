@@ -205,12 +205,14 @@ pub enum EventKind {
         refined: bool,
     },
     /// A class that stays hot is refined: `places` kinds of its steps, `steps` in all, cost most of those whose tiles may be
-    /// improved, as a survey found that took `survey_us` of device time; so many kernels are asked for.
+    /// improved, as a survey found that took `survey_us` of device time. So many other kernels are candidates for them, and
+    /// so many have to be found or compiled for that.
     Refine {
         class: String,
         tier: u8,
         places: usize,
         steps: usize,
+        candidates: usize,
         kernels: usize,
         priority: i64,
         survey_us: u64,
@@ -226,6 +228,14 @@ pub enum EventKind {
         won: usize,
         device_us: u64,
         micros: u64,
+    },
+    /// A candidate is dropped and not tried again: its kernel did not compile or, if it is `compiled`, the device does not
+    /// take it.
+    Untimed {
+        class: String,
+        kernel: String,
+        reason: String,
+        compiled: bool,
     },
     /// A refinement is over, for a reason with a stable code: so many kinds of steps were timed and have other tiles now,
     /// which is expected to save so much of a run.
@@ -491,6 +501,7 @@ impl Stats {
             | EventKind::Decision { .. }
             | EventKind::Replan { .. }
             | EventKind::Refine { .. }
+            | EventKind::Untimed { .. }
             | EventKind::Enqueue { .. }
             | EventKind::Record { .. } => {}
         }

@@ -111,6 +111,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             tier: 1,
             places: 1,
             steps: 2,
+            candidates: 1,
             kernels: 1,
             priority: -2,
             survey_us: 35,
@@ -134,7 +135,13 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
             device_us: 310,
             micros: 350,
         },
-        Some(EventKind::Timed { .. }) => EventKind::Refined {
+        Some(EventKind::Timed { .. }) => EventKind::Untimed {
+            class: class(),
+            kernel: "gemm batch 0 f32xf32 | BM=16".into(),
+            reason: "too many registers".into(),
+            compiled: false,
+        },
+        Some(EventKind::Untimed { .. }) => EventKind::Refined {
             class: class(),
             shape: "2".into(),
             reason: "won",

@@ -243,11 +243,24 @@ impl Draft {
     pub(crate) fn of(core: &Core, class: &ClassId, binding: &Binding) -> Draft {
         let props = core.loader.device.props();
         let mut blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
-        if !core.tiles.is_empty() {
-            let at = (&*core.plan, binding, matches!(class, ClassId::Exact(_)));
-            let find = |kind: &StepKind| core.tiles.find(kind);
-            tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
+        let at = (&*core.plan, binding, matches!(class, ClassId::Exact(_)));
+        let find = |kind: &StepKind| core.tiles.find(kind);
+        let timed = !core.tiles.is_empty()
+            && tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
+        let draft = Draft::with(core, blueprint);
+        // a tile that was timed once is no reason to have no program, where nothing can be compiled
+        let service = &core.loader.service;
+        let can_have = |r: &[Request]| service.has_all(r) || r.iter().all(|r| service.can_make(r));
+        match timed && !can_have(&draft.requests) {
+            true => Draft::with(
+                core,
+                Blueprint::of(&core.plan, class, binding, props, core.bit_stable),
+            ),
+            false => draft,
         }
+    }
+
+    fn with(core: &Core, blueprint: Blueprint) -> Draft {
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         Draft {

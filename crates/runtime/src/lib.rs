@@ -70,6 +70,7 @@ pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventKind, Expected, Stats, Timing};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
+pub use lessons::{ModelShapes, ShapeCount, learned_shapes};
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;

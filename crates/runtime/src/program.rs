@@ -252,7 +252,11 @@ pub(crate) fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<
 }
 
 /// A launch needs at least one block and one thread, whatever the extents.
-pub(crate) fn config(spec: &KernelSpec, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+pub(crate) fn config(
+    spec: &KernelSpec,
+    args: Option<&Args<'_>>,
+    props: &DeviceProps,
+) -> LaunchConfig {
     let mut config = spec.template.geometry(&spec.tile, args, props);
     for g in &mut config.grid {
         *g = (*g).max(1);

@@ -154,7 +154,11 @@ fn layout(plan: &Plan, binding: &Binding, step: &Step) -> (BTreeMap<BufferId, u6
 
 /// Bytes of scratch memory for any of these places.
 pub(crate) fn scratch_bytes(plan: &Plan, binding: &Binding, places: &[Place]) -> u64 {
-    let bytes = |p: &Place| p.steps.first().map(|&i| layout(plan, binding, &plan.steps[i]).1);
+    let bytes = |p: &Place| {
+        p.steps
+            .first()
+            .map(|&i| layout(plan, binding, &plan.steps[i]).1)
+    };
     places.iter().filter_map(bytes).max().unwrap_or(0)
 }
 
@@ -338,7 +342,9 @@ impl<'a> Rig<'a> {
 fn pattern(dtype: DType, bytes: usize) -> Vec<u8> {
     let value = |i: usize| ((i * 37 + 11) % 64) as f32 / 32.0 - 0.984_375;
     let fill = |size: usize, element: &dyn Fn(f32) -> Vec<u8>| {
-        let mut out: Vec<u8> = (0..bytes.div_ceil(size)).flat_map(|i| element(value(i))).collect();
+        let mut out: Vec<u8> = (0..bytes.div_ceil(size))
+            .flat_map(|i| element(value(i)))
+            .collect();
         out.truncate(bytes);
         out
     };

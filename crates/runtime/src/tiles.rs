@@ -258,21 +258,26 @@ pub fn learned_tiles(cache: &Cache) -> Vec<DeviceTiles> {
 }
 
 /// Gives every step of a blueprint the tile that `find` has for its kind, where the template still has it and it keeps the
-/// order of sums if that is asked for. `exact` is whether the class is one shape, whose extents the grid may count on.
+/// order of sums if that is asked for; whether that changed any. `exact` is whether the class is one shape, whose extents
+/// the grid may count on.
 pub(crate) fn apply(
     blueprint: &mut Blueprint,
     (plan, binding, exact): (&Plan, &Binding, bool),
     props: &DeviceProps,
     bit_stable: bool,
     find: impl Fn(&StepKind) -> Option<String>,
-) {
+) -> bool {
+    let mut changed = false;
     let steps = blueprint.specs.iter_mut().zip(&mut blueprint.configs);
     for ((spec, at), step) in steps.zip(&plan.steps) {
         let params = step.template.params();
         let slots = integers(&params, step, binding);
         let args = Args::new(&params, &slots);
         let template = &step.template;
-        if template.expected_seconds(&spec.tile, &args, props).is_none() {
+        if template
+            .expected_seconds(&spec.tile, &args, props)
+            .is_none()
+        {
             continue;
         }
         let Some(wanted) = find(&StepKind::of(spec, &args)) else {
@@ -290,7 +295,9 @@ pub(crate) fn apply(
         }
         spec.tile = tile;
         *at = config(spec, exact.then_some(&args), props);
+        changed = true;
     }
+    changed
 }
 
 #[cfg(test)]

@@ -279,13 +279,14 @@ impl Process {
                 tier,
                 places,
                 steps,
+                candidates,
                 kernels,
                 priority,
                 survey_us,
             } => {
                 let args = json!({
-                    "tier": tier, "places": places, "steps": steps, "kernels": kernels, "priority": priority,
-                    "survey_us": survey_us,
+                    "tier": tier, "places": places, "steps": steps, "candidates": candidates, "kernels": kernels,
+                    "priority": priority, "survey_us": survey_us,
                 });
                 self.moment(at, &format!("refine {class}"), &args);
             }
@@ -304,7 +305,22 @@ impl Process {
                     "class": class, "steps": steps, "kernel": kernel, "tiles": tiles, "won": won, "device_us": device_us,
                 });
                 let begin = at.saturating_sub(*micros);
-                self.slice(track, &format!("time tiles of {step}"), begin, *micros, &args);
+                self.slice(
+                    track,
+                    &format!("time tiles of {step}"),
+                    begin,
+                    *micros,
+                    &args,
+                );
+            }
+            EventKind::Untimed {
+                class,
+                kernel,
+                reason,
+                compiled,
+            } => {
+                let args = json!({"class": class, "reason": reason, "compiled": compiled});
+                self.moment(at, &format!("not timed: {kernel}"), &args);
             }
             EventKind::Refined {
                 class,

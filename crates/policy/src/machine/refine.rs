@@ -131,10 +131,7 @@ mod tests {
         assert_eq!(until_refined(&mut m, 5), None);
         let class = m.class_of(&Signature::new(&[5]));
         let over = What::Refined { class, micros: 7 };
-        assert_eq!(
-            tell(&mut m, over.clone()),
-            [Action::Nothing(Reason::Noted)]
-        );
+        assert_eq!(tell(&mut m, over.clone()), [Action::Nothing(Reason::Noted)]);
         assert_eq!(
             tell(&mut m, over),
             [Action::Nothing(Reason::UnknownClass)],
@@ -150,7 +147,11 @@ mod tests {
         serve(&mut m, 5, Tier::First);
         assert_eq!(until_refined(&mut m, 5), None, "it is being planned anew");
         serve(&mut m, 5, Tier::Second);
-        assert_eq!(until_refined(&mut m, 5), Some(3), "of the second tier's runs");
+        assert_eq!(
+            until_refined(&mut m, 5),
+            Some(3),
+            "of the second tier's runs"
+        );
 
         let mut m = machine(Some(2), Some(3));
         see(&mut m, 5);

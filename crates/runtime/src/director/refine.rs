@@ -25,7 +25,9 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{EventKind, Timing};
 use crate::kernels::{Answer, Distinct, report};
 use crate::program::{Blueprint, Program};
-use crate::refine::{BUDGET_US, Loaded, PLACES, Place, Rig, places, scratch, scratch_bytes, winner};
+use crate::refine::{
+    BUDGET_US, Loaded, PLACES, Place, Rig, places, scratch, scratch_bytes, winner,
+};
 use crate::service::Ticket;
 use crate::tiles::{self, KnownTile, StepKind};
 
@@ -201,16 +203,17 @@ impl Director {
                 specs.len() - 1
             });
         }
+        let requests = core.loader.requests(&specs);
         core.log.push(EventKind::Refine {
             class: refining.class.to_string(),
             tier: refining.program.tier_number(),
             places: refining.places.len(),
             steps: refining.places.iter().map(|p| p.steps.len()).sum(),
-            kernels: specs.len(),
+            candidates: specs.len(),
+            kernels: requests.len(),
             priority,
             survey_us: refining.device_us as u64,
         });
-        let requests = core.loader.requests(&specs);
         let at_hand = core.loader.service.at_hand(&requests);
         let mut lacking = Vec::new();
         for (index, (found, request)) in at_hand.into_iter().zip(requests).enumerate() {
@@ -264,7 +267,17 @@ impl Director {
         };
         match note {
             Note::Answer { index, answer, .. } => {
-                report(&self.core.log, &answer, Some(&refining.class.to_string()));
+                let class = refining.class.to_string();
+                match &*answer {
+                    Ok(_) => report(&self.core.log, &answer, Some(&class)),
+                    // nobody lacks it
+                    Err(e) => self.core.log.push(EventKind::Untimed {
+                        class,
+                        kernel: e.kernel().to_owned(),
+                        reason: e.to_string(),
+                        compiled: false,
+                    }),
+                }
                 if refining.answers[index].replace(*answer).is_none() {
                     refining.missing -= 1;
                 }
@@ -326,7 +339,10 @@ impl Director {
         }
         let left = BUDGET_US - refining.device_us;
         // a place that costs more may take more of what is left
-        let later: f64 = refining.places[refining.at..].iter().map(|p| p.cost_us).sum();
+        let later: f64 = refining.places[refining.at..]
+            .iter()
+            .map(|p| p.cost_us)
+            .sum();
         let share = left * (place.cost_us / later.max(0.1)).max(0.25);
         let begin = Instant::now();
         let (times, took) = if kernels.len() < 2 {
@@ -410,10 +426,11 @@ impl Director {
             Err(e) if matches!(e.kind(), ErrorKind::DeviceLost) => Err(e),
             Err(e) => {
                 core.tiles.failed(spec);
-                core.log.push(EventKind::CompileFailed {
+                core.log.push(EventKind::Untimed {
+                    class: class.to_string(),
                     kernel: spec.to_string(),
                     reason: e.to_string(),
-                    class: Some(class.to_string()),
+                    compiled: true,
                 });
                 Ok(None)
             }
@@ -457,7 +474,10 @@ impl Director {
     }
 
     /// The program of a class with the tiles that won.
-    fn program_of_winners(&mut self, refining: &Refining) -> Result<(Arc<Program>, usize), Nothing> {
+    fn program_of_winners(
+        &mut self,
+        refining: &Refining,
+    ) -> Result<(Arc<Program>, usize), Nothing> {
         let core = self.core.clone();
         let class = &refining.class;
         let serves = core.serving(class);
@@ -482,7 +502,14 @@ impl Director {
         let own = refining.program.own.clone();
         let made = core
             .loader
-            .program_of(id, Some(class.clone()), &blueprint, &distinct, &answers, own)
+            .program_of(
+                id,
+                Some(class.clone()),
+                &blueprint,
+                &distinct,
+                &answers,
+                own,
+            )
             .and_then(|program| {
                 let program = Arc::new(program);
                 self.prepare_lanes(&program).map(|()| program)
@@ -536,6 +563,14 @@ impl Director {
         for ticket in &refining.tickets {
             ticket.cancel();
         }
+        if refining.missing > 0 {
+            self.core.log.push(EventKind::Cancel {
+                class: refining.class.to_string(),
+                kernels: refining.missing,
+                reason,
+                tier: refining.program.tier_number(),
+            });
+        }
         self.give_up(refining, reason, "the class or the session left");
     }
 
@@ -579,5 +614,8 @@ impl Director {
 /// What the compiles of a refinement took, in microseconds of their threads.
 fn compile_us(refining: &Refining) -> u64 {
     let answers = refining.answers.iter().flatten();
-    answers.filter_map(|a| a.as_ref().ok()).map(|r| r.micros).sum()
+    answers
+        .filter_map(|a| a.as_ref().ok())
+        .map(|r| r.micros)
+        .sum()
 }
