@@ -310,7 +310,7 @@ pub struct Stats {
     pub second_tiers_kept: u64,
     /// Runs that programs of the second tier served, of `specialized_runs`.
     pub second_tier_runs: u64,
-    /// Those of them that were of programs with tiles that were timed. Classes that were refined, kinds of steps whose
+    /// Installs of programs with tiles that were timed. Classes that were refined, kinds of steps whose
     /// tiles were timed and those that have another tile since, and the device time that it took.
     pub refined_installs: u64,
     pub refinements: u64,

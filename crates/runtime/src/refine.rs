@@ -240,13 +240,17 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    /// Device time of a launch in microseconds, of so many in a row.
-    fn time(&self, (kernel, config): &Loaded, row: usize) -> Result<f64, Error> {
+    /// Device time of a launch in microseconds, of so many in a row. With a `lead`, they are queued behind one more, so that
+    /// the device does not wait for the host to launch the first.
+    fn time(&self, (kernel, config): &Loaded, row: usize, lead: bool) -> Result<f64, Error> {
         let launch = Launch {
             kernel: kernel.clone(),
             config: *config,
             slots: self.memory.ptr(),
         };
+        if lead {
+            self.stream.launch(&launch)?;
+        }
         let from = self.stream.mark()?;
         for _ in 0..row {
             self.stream.launch(&launch)?;
@@ -255,15 +259,13 @@ impl<'a> Rig<'a> {
         Ok(to.since(&*from)? * 1e3 / row as f64)
     }
 
-    /// What the first step of a place takes with its present kernel, in microseconds, and what finding out took. The first
-    /// of two launches loads the code.
-    fn look(&self, place: &Place, kernel: &Loaded) -> Result<(f64, f64), Error> {
-        let Some(step) = place.steps.first().and_then(|&i| self.plan.steps.get(i)) else {
-            return Ok((0.0, 0.0));
-        };
-        self.lay_out(step)?;
-        let (first, second) = (self.time(kernel, 1)?, self.time(kernel, 1)?);
-        Ok((second, first + second))
+    /// What a kernel takes over the slots that are laid out, in microseconds, and what finding out took. The first launch
+    /// loads the code.
+    fn look(&self, kernel: &Loaded) -> Result<(f64, f64), Error> {
+        let first = self.time(kernel, 1, false)?;
+        let lead = first < LONG_US;
+        let second = self.time(kernel, 1, lead)?;
+        Ok((second, first + second * (1 + usize::from(lead)) as f64))
     }
 
     /// Replaces what the model expects places to cost by what they take, the most expensive ones first, as far as the time
@@ -275,10 +277,19 @@ impl<'a> Rig<'a> {
             let Some(kernel) = place.steps.first().and_then(|&i| program.kernels.get(i)) else {
                 break;
             };
-            let (took, all) = self.look(place, kernel)?;
+            reached += 1;
+            // one launch may be too long already
+            let expected = place.cost_us / place.steps.len().max(1) as f64;
+            let Some(step) = self
+                .first(place)
+                .filter(|_| spent + 3.0 * expected < SURVEY_US)
+            else {
+                continue;
+            };
+            self.lay_out(step)?;
+            let (took, all) = self.look(kernel)?;
             place.cost_us = took * place.steps.len() as f64;
             spent += all;
-            reached += 1;
             if spent > SURVEY_US {
                 break;
             }
@@ -288,31 +299,43 @@ impl<'a> Rig<'a> {
         Ok(spent)
     }
 
+    /// The first step of a place.
+    fn first(&self, place: &Place) -> Option<&Step> {
+        place.steps.first().and_then(|&i| self.plan.steps.get(i))
+    }
+
     /// Times kernels of a place side by side within a budget in microseconds; the medians and the time that it took, or
-    /// none if the budget is too short for them.
+    /// none if the budget is too short for two of them. Where it is too short for all, the last ones have no time.
     pub(crate) fn compare(
         &self,
         place: &Place,
-        kernels: &[Loaded],
+        all: &[Loaded],
         budget: f64,
     ) -> Result<(Option<Vec<f64>>, f64), Error> {
-        let Some(step) = place.steps.first().and_then(|&i| self.plan.steps.get(i)) else {
+        let Some(step) = self.first(place) else {
             return Ok((None, 0.0));
         };
         self.lay_out(step)?;
-        let (mut spent, mut rows) = (0.0, Vec::with_capacity(kernels.len()));
-        let mut round = 0.0;
+        let (mut spent, mut round, mut rows) = (0.0, 0.0, Vec::with_capacity(all.len()));
+        let mut kernels = all;
         let mut longest: f64 = 0.0;
-        for kernel in kernels {
-            // the first launch loads the code
-            let (first, second) = (self.time(kernel, 1)?, self.time(kernel, 1)?);
-            spent += first + second;
-            let row = ((ROW_US / second.max(0.1)) as usize).clamp(1, ROW);
+        for (i, kernel) in all.iter().enumerate() {
+            if i >= kernels.len() {
+                break;
+            }
+            let (took, spent_here) = self.look(kernel)?;
+            spent += spent_here;
+            let row = ((ROW_US / took.max(0.1)) as usize).clamp(1, ROW);
             rows.push(row);
-            round += second * row as f64;
-            longest = longest.max(second);
-            if spent > budget {
-                return Ok((None, spent));
+            round += took * (row + usize::from(took < LONG_US)) as f64;
+            longest = longest.max(took);
+            if i == 0 {
+                // three launches of each are the least there is
+                let most = (budget / (3.0 * took.max(0.1))) as usize;
+                kernels = &kernels[..kernels.len().min(most)];
+                if kernels.len() < 2 {
+                    return Ok((None, spent));
+                }
             }
         }
         let least = if longest >= LONG_US { 1 } else { LEAST_ROUNDS };
@@ -322,11 +345,12 @@ impl<'a> Rig<'a> {
         };
         // an even number has no middle
         let rounds = rounds - (1 - rounds % 2);
+        let lead = longest < LONG_US;
         let mut times = vec![Vec::with_capacity(rounds); kernels.len()];
         for _ in 0..rounds {
             for ((kernel, &row), times) in kernels.iter().zip(&rows).zip(&mut times) {
-                let took = self.time(kernel, row)?;
-                spent += took * row as f64;
+                let took = self.time(kernel, row, lead)?;
+                spent += took * (row + usize::from(lead)) as f64;
                 times.push(took);
             }
         }

@@ -79,7 +79,7 @@ impl StepKind {
         let mut hasher = blake3::Hasher::new_derive_key("bespoke 1 a kind of step");
         hasher.update(text.as_bytes());
         hasher.update(b"\n");
-        hasher.update(template.body().as_bytes());
+        hasher.update(&digest_of(template.body()));
         let key = hasher.finalize().to_hex()[..32].to_owned();
         if let Some((at, _)) = text.char_indices().nth(TEXT) {
             text.truncate(at);
@@ -87,6 +87,16 @@ impl StepKind {
         }
         StepKind { key, text }
     }
+}
+
+/// The digest of a template's text, computed once: a model has hundreds of steps of a few texts.
+fn digest_of(text: &'static str) -> [u8; 32] {
+    static KNOWN: Mutex<BTreeMap<(usize, usize), [u8; 32]>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = (text.as_ptr() as usize, text.len());
+    *known
+        .entry(at)
+        .or_insert_with(|| *blake3::hash(text.as_bytes()).as_bytes())
 }
 
 #[derive(Debug, Default)]
