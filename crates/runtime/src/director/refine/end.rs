@@ -43,9 +43,7 @@ impl Director {
                 drop(refining.program);
                 self.offer(&class, program, times);
             }
-            Err((reason, detail)) => {
-                self.tell_of_refined(&class, Some(&refining), nothing(reason, detail));
-            }
+            Err((reason, detail)) => return self.give_up(refining, reason, detail),
         }
         self.refined(&class, micros);
     }
