@@ -125,6 +125,30 @@ pub(crate) enum Programmatic {
     Off,
 }
 
+/// `--refine`: whether tiles are timed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refine(pub(crate) runtime::Refinement);
+
+impl FromStr for Refine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Refine, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not when to time tiles: write auto, off, or a number of runs of at least 1"
+            )
+        };
+        Ok(Refine(match text {
+            "auto" => runtime::Refinement::Auto,
+            "off" => runtime::Refinement::Off,
+            runs => match runs.parse() {
+                Ok(runs @ 1..) => runtime::Refinement::After(runs),
+                _ => return Err(wrong()),
+            },
+        }))
+    }
+}
+
 /// A number of bytes with a base-2 suffix: `512M`, `2G`, `0.5G`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
@@ -248,6 +272,10 @@ pub(crate) struct SessionOptions {
     /// Specialise without changing the order of any sum, so that a swap changes no bit of a result
     #[arg(long)]
     pub(crate) bit_stable: bool,
+    /// When the tiles of kernels that stay in use are timed on the device: auto (as the strategy says, on a GPU), off, or
+    /// after so many runs
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) refine: Refine,
     /// Limit on the device memory that the session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory_limit: Option<Size>,

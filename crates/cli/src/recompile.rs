@@ -3,8 +3,8 @@
 //! What counts is when a compile was asked for, not when it ended. Kernels that are asked for while a model is loaded or
 //! by the first run of a shape may be compiled, however long that takes in the background. A kernel that NVRTC compiles
 //! because of a later run of a shape is a recompile: whoever serves that shape again and again pays for it late. Kernels
-//! that are found in memory or in the cache are no compiles. A shape's second tier is none either: it comes once, late by
-//! design, to what runs well already.
+//! that are found in memory or in the cache are no compiles. A shape's second tier is none either, nor are the tiles that
+//! are timed for it: they come once, late by design, to what runs well already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +51,9 @@ impl Recompiles {
                     self.asked.remove(class);
                 }
             },
+            EventKind::Refine { class, .. } => {
+                self.asked.remove(class);
+            }
             EventKind::Compile {
                 origin: Origin::Compiled | Origin::Replayed,
                 class: Some(class),

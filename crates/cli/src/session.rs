@@ -119,6 +119,7 @@ impl Workplace {
             learn: !flags.no_learn,
             verify_swap: flags.verify_swap,
             bit_stable: flags.bit_stable,
+            refine: flags.refine.0,
             require_graph: flags.require_graph,
             memory_limit: flags.memory_limit.map(|size| size.0),
             opt_shapes: flags

@@ -48,6 +48,7 @@ struct Document {
     sightings: Option<u32>,
     between: Option<bool>,
     second_tier: Option<u32>,
+    refine: Option<u32>,
     blocking: bool,
     queue: Order,
     stale_seconds: Option<f64>,
@@ -134,6 +135,16 @@ pub fn parse(
         Some(between) => between,
         None => first_sight(document.blocking).between && one_shape,
     };
+    let refine = match document.refine {
+        Some(0) => None,
+        Some(_) if trigger == Trigger::Never => {
+            return refuse("`refine` needs a trigger: without programs there are no tiles to time");
+        }
+        Some(runs) => Some(runs),
+        None => first_sight(document.blocking)
+            .refine
+            .filter(|_| trigger != Trigger::Never),
+    };
     let micros = |what: &str, seconds: Option<f64>| match seconds {
         Some(s) if !s.is_finite() || s < 0.0 => Err(wrong(format!(
             "`{what}` must be a time in seconds, 0 or more"
@@ -146,6 +157,7 @@ pub fn parse(
         trigger,
         between,
         second_tier,
+        refine,
         queue: match document.queue {
             Order::FirstCome => Queue::FirstCome,
             Order::MostSeen => Queue::MostSeen,
@@ -238,6 +250,7 @@ mod tests {
             ("trigger = \"never\"\nsecond_tier = 8", "second_tier"),
             ("classes = \"ranges\"\nbetween = true", "between"),
             ("blocking = true\nbetween = true", "between"),
+            ("trigger = \"never\"\nrefine = 8", "refine"),
         ];
         for (text, word) in cases {
             let message = read(text).err().unwrap().to_string();

@@ -5,9 +5,9 @@
 //! is an [`Action`] with its reason, and equal events give equal actions. So one object serves live, in replay and in
 //! a simulator.
 //!
-//! # Eight questions
+//! # Nine questions
 //!
-//! A strategy is a choice on eight independent axes; [`Axes`] holds them, and the names users know are presets
+//! A strategy is a choice on nine independent axes; [`Axes`] holds them, and the names users know are presets
 //! ([`PRESETS`]).
 //!
 //! | axis | question | here |
@@ -17,6 +17,7 @@
 //! | trigger | what starts a specialisation? | [`Trigger`]: nothing, loading, or so many sights of a class |
 //! | passers-by | what serves a shape that has no program, and may never come back? | [`Axes::between`]: generic kernels, or a class between shapes in service; see [`between`](mod@between) |
 //! | second tier | when is a class worth a plan of its own? | [`Axes::second_tier`]: never, or so many sights more |
+//! | refinement | when are a class's tiles worth timing? | [`Axes::refine`]: never, or so many runs of its best tier |
 //! | queue | in what order, and who waits? | [`Queue`], staleness, [`Axes::priority`]; [`Axes::blocking`] |
 //! | resources | how much may it take? | [`Limits`]: programs (least recently seen leaves), compiles, compile time |
 //! | install | when is the program exchanged? | when every kernel of the class is ready, between runs |
@@ -43,6 +44,9 @@
 //!      ▲                          │              │ not ok, Kept, stale                  │ InstallFailed
 //!      └──────────────────────────┴──────────────┴──────────────────────────────────────┘
 //! ```
+//!
+//! A class that stays hot on the last of these may be *refined*, once: [`Action::Refine`], and at some time
+//! [`What::Refined`]. It is in service all the while, and its state stays what it is.
 
 pub mod between;
 pub mod class;
@@ -104,7 +108,8 @@ pub enum What {
         generic: bool,
     },
     /// Somebody wants a shape's program before any run shows the shape: a caller who warms up, or what an earlier process
-    /// learned. It counts as often enough seen; for a class in service, as often enough for its second tier.
+    /// learned. It counts as often enough seen; for a class in service, as often enough for its second tier or, if it has its
+    /// best tier, for being refined.
     Wished {
         /// Its class, from [`Policy::class_of`].
         class: ClassId,
@@ -128,6 +133,13 @@ pub enum What {
         tier: Tier,
         /// Whether all succeeded.
         ok: bool,
+        /// Compile time, microseconds; 0 when all came from the cache.
+        micros: u64,
+    },
+    /// The tiles of a class were timed, or it turned out that there is nothing to time.
+    Refined {
+        /// The class.
+        class: ClassId,
         /// Compile time, microseconds; 0 when all came from the cache.
         micros: u64,
     },
@@ -184,6 +196,16 @@ pub enum Action {
         class: ClassId,
         /// The shape to tune for.
         shape: Signature,
+    },
+    /// Time tiles on the device that may be better than those of the class's program, and exchange it for one with the best
+    /// of them. No run waits for it; [`What::Refined`] ends it.
+    Refine {
+        /// The class.
+        class: ClassId,
+        /// The shape to time at.
+        shape: Signature,
+        /// Priority of what has to be compiled for it.
+        priority: i64,
     },
     /// The run that was observed waits for the class's compile, which another one started.
     Wait {
@@ -303,6 +325,12 @@ pub trait Policy: Send {
     /// Whether it may ask for second tiers: one that never does needs no model to plan anew.
     fn has_second_tier(&self) -> bool {
         false
+    }
+
+    /// Has classes refined after so many runs of their best tier, or never, whatever the strategy said so far. One that
+    /// never asks for it may ignore this.
+    fn set_refine(&mut self, runs: Option<u32>) {
+        let _ = runs;
     }
 
     /// Whether it wants to hear what runs took ([`What::Ran`]).

@@ -1,5 +1,7 @@
 //! [`Machine`]: the state machine behind every preset.
 
+mod refine;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -31,6 +33,7 @@ pub(crate) struct Class {
     one_tier: bool,
     /// Whether it is a class of shapes between others, which no shape has for its own.
     pub(crate) between: bool,
+    refine: refine::Progress,
     pub(crate) heat: Heat,
     times: Times,
 }
@@ -47,6 +50,7 @@ impl Class {
             served: 0,
             one_tier: false,
             between: false,
+            refine: refine::Progress::default(),
             heat: Heat::default(),
             times: Times::default(),
         }
@@ -71,6 +75,8 @@ pub struct Machine {
     events: u64,
     /// Compile time taken so far, microseconds.
     spent_us: u64,
+    /// The class that is being refined.
+    refining: Option<ClassId>,
     learned: Learned,
 }
 
@@ -84,6 +90,7 @@ impl Machine {
             classes: BTreeMap::new(),
             events: 0,
             spent_us: 0,
+            refining: None,
             learned: Learned::default(),
         }
     }
@@ -252,6 +259,9 @@ impl Machine {
         if known.state == ClassState::Installed && !at_load {
             known.served += 1;
         }
+        if known.state.serves() && !at_load {
+            known.refine.ran();
+        }
         let (state, sightings) = (known.state, known.sightings);
         let second = self.axes.second_tier.filter(|_| !known.one_tier);
         let second = second.is_some_and(|least| at_load || known.served >= u64::from(least));
@@ -278,11 +288,13 @@ impl Machine {
             ClassState::Compiling => nothing(Reason::Compiling),
             ClassState::Installing => nothing(Reason::Installing),
             ClassState::Installed if second => self.want(class, Tier::Second, seen),
-            ClassState::Installed => nothing(Reason::Installed),
+            ClassState::Installed => vec![self.refine_or(class, at_load, Reason::Installed)],
             ClassState::SecondWaiting => nothing(Reason::SecondWaiting),
             ClassState::SecondCompiling => nothing(Reason::SecondCompiling),
             ClassState::SecondInstalling => nothing(Reason::SecondInstalling),
-            ClassState::SecondInstalled => nothing(Reason::SecondInstalled),
+            ClassState::SecondInstalled => {
+                vec![self.refine_or(class, at_load, Reason::SecondInstalled)]
+            }
             ClassState::Evicting => nothing(Reason::Evicting),
             ClassState::Failed => nothing(Reason::FailedBefore),
         }
@@ -360,6 +372,7 @@ impl Machine {
         match self.classes.get_mut(class) {
             Some(known) if known.state == ClassState::install(tier) && ok => {
                 known.state = ClassState::serve(tier);
+                known.refine.installed();
                 if tier == Tier::First {
                     known.served = 0;
                     known.times.forget_specialised();
@@ -388,6 +401,10 @@ impl Policy for Machine {
 
     fn has_second_tier(&self) -> bool {
         self.axes.second_tier.is_some()
+    }
+
+    fn set_refine(&mut self, runs: Option<u32>) {
+        self.axes.refine = runs;
     }
 
     fn wants_times(&self) -> bool {
@@ -454,6 +471,9 @@ impl Policy for Machine {
                 actions.extend(self.next(event.now_us));
                 actions
             }
+            What::Refined { class, micros } => {
+                vec![Action::Nothing(self.refined(class, *micros))]
+            }
             What::Installed { class, tier } => {
                 vec![Action::Nothing(self.installed(class, *tier, true))]
             }
@@ -468,6 +488,7 @@ impl Policy for Machine {
                 });
                 if gone {
                     self.classes.remove(class);
+                    self.refining.take_if(|refining| refining == class);
                 }
                 vec![Action::Nothing(if gone {
                     Reason::Noted

@@ -9,7 +9,7 @@ fn shape(dim: i64) -> Signature {
 
 /// Any event about a handful of classes, sensible or not.
 fn event() -> impl Strategy<Value = (u8, i64, bool, u64)> {
-    (0u8..12, 0i64..6, any::<bool>(), 0u64..50)
+    (0u8..13, 0i64..6, any::<bool>(), 0u64..50)
 }
 
 fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run: u64) -> Event {
@@ -49,14 +49,18 @@ fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run
             tier: ok.then_some(Tier::First),
             micros: now_us,
         },
+        11 => What::Refined {
+            class,
+            micros: now_us,
+        },
         _ => What::Tick,
     };
     Event { now_us, what }
 }
 
-/// As the preset, with a second tier after two runs, so that short scripts come to it.
+/// As the preset, with a second tier and refinement after two runs, so that short scripts come to it.
 fn warm(name: &str, limits: Limits) -> Box<dyn Policy> {
-    let Ok(policy) = crate::file::parse("second_tier = 2", name, None, limits) else {
+    let Ok(policy) = crate::file::parse("second_tier = 2\nrefine = 2", name, None, limits) else {
         unreachable!("the text is right");
     };
     match name {
@@ -132,8 +136,12 @@ proptest! {
         for info in PRESETS {
             let mut alive: BTreeSet<(ClassId, Tier)> = BTreeSet::new();
             let mut borrowed: BTreeSet<ClassId> = BTreeSet::new();
+            let (mut refined, mut refining) = (BTreeSet::new(), None);
             for (event, actions) in run(info.name, limits(2, 3), &script) {
                 let mut known_before = alive.clone();
+                if let What::Refined { class, .. } = &event.what {
+                    refining.take_if(|c| c == class);
+                }
                 for action in actions {
                     match action {
                         Action::Specialise { class, tier, .. } => {
@@ -156,7 +164,14 @@ proptest! {
                             if let What::Evicted { class } = &event.what {
                                 alive.retain(|(c, _)| c != class);
                                 borrowed.remove(class);
+                                refined.remove(class);
+                                refining.take_if(|c| c == class);
                             }
+                        }
+                        Action::Refine { class, .. } => {
+                            prop_assert!(alive.contains(&(class.clone(), Tier::First)), "{class} was never asked for");
+                            prop_assert!(refined.insert(class.clone()), "{class} is refined twice");
+                            prop_assert!(refining.replace(class).is_none(), "two at a time");
                         }
                         // the later tier is the one under way
                         Action::Cancel { class } => {

@@ -67,6 +67,9 @@ pub struct Axes {
     /// Runs of a class after its program is in service that make it worth a second tier, planned anew with every extent
     /// a constant; `None` is never. For classes of one shape.
     pub second_tier: Option<u32>,
+    /// Runs of a class after its best tier is in service that make it worth device time: tiles that may be better than those
+    /// of its program are timed; `None` is never.
+    pub refine: Option<u32>,
     /// Whether the run (or the loading) that started it waits; for a second tier none does.
     pub blocking: bool,
     /// Which class compiles next when there is room.
@@ -121,6 +124,8 @@ const AWAITED: i64 = 100;
 
 /// Runs after which the presets plan a shape anew: enough that it is no passer-by, few enough to pay within seconds.
 const HOT: u32 = 32;
+/// Runs of its best tier after which the presets have the tiles of a class timed.
+const STEADY: u32 = 64;
 
 /// The strategies by name.
 pub const PRESETS: &[PresetInfo] = &[
@@ -203,6 +208,7 @@ fn exact(trigger: Trigger, blocking: bool) -> Axes {
         trigger,
         second_tier: None,
         between: false,
+        refine: (!blocking && trigger != Trigger::Never).then_some(STEADY),
         blocking,
         queue: Queue::FirstCome,
         stale_us: None,

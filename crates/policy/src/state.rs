@@ -44,6 +44,18 @@ impl ClassState {
         )
     }
 
+    /// Whether a program of the class is in service.
+    pub(crate) fn serves(self) -> bool {
+        matches!(
+            self,
+            ClassState::Installed
+                | ClassState::SecondWaiting
+                | ClassState::SecondCompiling
+                | ClassState::SecondInstalling
+                | ClassState::SecondInstalled
+        )
+    }
+
     /// Whether forgetting the class costs nothing but its count.
     pub(crate) fn is_idle(self) -> bool {
         matches!(self, ClassState::Counting | ClassState::Failed)

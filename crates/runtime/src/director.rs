@@ -3,12 +3,14 @@
 //! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
 //! policy, and does what the policy says: asks the compile service for a class's kernels (`compile`), loads them, makes
 //! the graph on a spare executable beside the path, and exchanges the program between two runs (`install`). For a class
-//! that is to be planned anew it asks the planner first; shapes between others get what is there already (`borrow`). A run waits for it only if the strategy says so (`eager`): it
-//! then hands over a reply and goes on when that is dropped.
+//! that is to be planned anew it asks the planner first; shapes between others get what is there already (`borrow`); tiles of
+//! a class that stays are timed (`refine`). A run waits for it only if the strategy says so (`eager`): it then hands over a
+//! reply and goes on when that is dropped.
 
 mod borrow;
 mod compile;
 mod install;
+mod refine;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use crate::shared::Core;
 use crate::trial::Verdict;
 use compile::{Asked, Wanted};
 use install::Times;
+use refine::{Found, Note, Refining};
 
 /// Shapes of earlier sessions that a session begins with, at most.
 const RECALLED: usize = 16;
@@ -74,6 +77,8 @@ pub(crate) enum Message {
     Wished(Vec<Signature>),
     /// The session begins: programs of shapes that earlier ones saw are to be made, if that takes no compiling.
     Recall(Reply),
+    /// News of a refinement.
+    Refine(Note),
     /// Programs were dropped because memory ran out.
     Dropped(Vec<ClassId>),
     /// A program was tried on live data.
@@ -98,6 +103,10 @@ pub(crate) struct Director {
     compiled: BTreeMap<ClassId, (Wanted, Vec<Answer>)>,
     /// Classes whose program is on trial.
     trials: BTreeMap<ClassId, Times>,
+    /// The class that is being refined.
+    refining: Option<Refining>,
+    /// Tiles of programs on trial.
+    unproven: BTreeMap<ClassId, Vec<Found>>,
     /// Programs out of service that a run may still hold; their graphs are given back when none does.
     leaving: Vec<Arc<Program>>,
     /// Started when the first class is planned anew.
@@ -130,6 +139,8 @@ impl Director {
             wanted: BTreeMap::new(),
             compiled: BTreeMap::new(),
             trials: BTreeMap::new(),
+            refining: None,
+            unproven: BTreeMap::new(),
             leaving: Vec::new(),
             planner: None,
             background: 0,
@@ -153,6 +164,7 @@ impl Director {
             match message {
                 Message::Stop => {
                     self.call_off();
+                    self.leave_refining(None, "dropped");
                     return self.tell();
                 }
                 // of what is left when the session is dropped, only the shapes matter
@@ -214,6 +226,7 @@ impl Director {
                     request,
                     result,
                 } => self.replanned(&class, request, *result),
+                Message::Refine(note) => self.refine_note(note),
                 Message::Dropped(classes) => {
                     for class in classes {
                         self.withdraw(&class, "out of memory");
@@ -227,7 +240,11 @@ impl Director {
                 Message::Settle(reply) => self.settle.push(reply),
             }
             self.see_off();
-            if self.wanted.is_empty() && self.compiled.is_empty() && self.background == 0 {
+            if self.wanted.is_empty()
+                && self.compiled.is_empty()
+                && self.background == 0
+                && !self.is_refining()
+            {
                 if self.told.elapsed() > BETWEEN_LESSONS {
                     self.tell();
                 }
@@ -281,9 +298,16 @@ impl Director {
     fn tell(&mut self) {
         self.told = Instant::now();
         let service = &self.core.loader.service;
-        if let Some(Err(e)) = self.lessons.as_mut().map(|l| l.tell(service)) {
-            let reason = e.to_string();
-            self.core.log.push(EventKind::LearnFailed { reason });
+        let tiles = self
+            .lessons
+            .as_ref()
+            .map(|_| self.core.tiles.tell(service.cache()));
+        let shapes = self.lessons.as_mut().map(|l| l.tell(service).map(drop));
+        for told in [shapes, tiles].into_iter().flatten() {
+            if let Err(e) = told {
+                let reason = e.to_string();
+                self.core.log.push(EventKind::LearnFailed { reason });
+            }
         }
     }
 
@@ -334,6 +358,11 @@ impl Director {
                     self.specialise(class, &shape, asked, replies);
                 }
                 Action::Borrow { class, shape } => self.borrow(&class, &shape),
+                Action::Refine {
+                    class,
+                    shape,
+                    priority,
+                } => self.refine(&class, &shape, priority),
                 Action::Wait { class } => {
                     if let (Some(wanted), Some(reply)) = (self.wanted.get_mut(&class), reply.take())
                     {

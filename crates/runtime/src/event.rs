@@ -71,6 +71,15 @@ impl From<Gain> for Expected {
     }
 }
 
+/// A tile of a step and what it takes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// The tile.
+    pub tile: String,
+    /// Device time in microseconds, a median.
+    pub us: f64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -202,6 +211,54 @@ pub enum EventKind {
         tier: u8,
         /// Whether it takes the place of another program of its class.
         replaces: bool,
+        /// Whether it has the steps of the one whose place it takes, with tiles that were timed.
+        refined: bool,
+    },
+    /// A class that stays hot is refined: `places` kinds of its steps, `steps` in all, cost most of those whose tiles may be
+    /// improved, as a survey found that took `survey_us` of device time. So many other kernels are candidates for them, and
+    /// so many have to be found or compiled for that.
+    Refine {
+        class: String,
+        tier: u8,
+        places: usize,
+        steps: usize,
+        candidates: usize,
+        kernels: usize,
+        priority: i64,
+        survey_us: u64,
+    },
+    /// Kernels of a kind of step were timed beside each other: `step` is the first of `steps` of them, `kernel` what they
+    /// are. The first of the tiles is the present one, and `won` says which is the fastest, 0 if none is clearly faster.
+    Timed {
+        class: String,
+        step: String,
+        steps: usize,
+        kernel: String,
+        tiles: Vec<Timing>,
+        won: usize,
+        device_us: u64,
+        micros: u64,
+    },
+    /// A candidate is dropped and not tried again: its kernel did not compile or, if it is `compiled`, the device does not
+    /// take it.
+    Untimed {
+        class: String,
+        kernel: String,
+        reason: String,
+        compiled: bool,
+    },
+    /// A refinement is over, for a reason with a stable code: so many kinds of steps were timed and have other tiles now,
+    /// which is expected to save so much of a run.
+    Refined {
+        class: String,
+        shape: String,
+        reason: &'static str,
+        detail: String,
+        timed: u64,
+        won: u64,
+        saves_us: f64,
+        device_us: u64,
+        micros: u64,
     },
     /// A class's program was tried on a live run beside the one in service.
     Trial {
@@ -265,6 +322,13 @@ pub struct Stats {
     pub second_tier_runs: u64,
     /// Programs for shapes between others, made of kernels that were there.
     pub borrowed: u64,
+    /// Installs of programs with tiles that were timed. Classes that were refined, kinds of steps whose
+    /// tiles were timed and those that have another tile since, and the device time that it took.
+    pub refined_installs: u64,
+    pub refinements: u64,
+    pub tiles_timed: u64,
+    pub tiles_won: u64,
+    pub refine_device_us: u64,
     pub rejects: u64,
     pub evictions: u64,
     pub cancels: u64,
@@ -413,15 +477,29 @@ impl Stats {
                 self.compile_us += micros;
             }
             EventKind::CompileFailed { .. } => self.kernels_failed += 1,
-            EventKind::Install { tier, replaces, .. } => {
+            EventKind::Install {
+                tier,
+                replaces,
+                refined,
+                ..
+            } => {
                 self.installs += 1;
-                self.second_tiers += u64::from(*tier == 2);
                 self.programs += u64::from(!replaces);
+                self.refined_installs += u64::from(*refined);
+                self.second_tiers += u64::from(*tier == 2 && !refined);
             }
             EventKind::Borrow { specialized, .. } => {
                 let made = u64::from(*specialized > 0);
                 self.borrowed += made;
                 self.programs += made;
+            }
+            EventKind::Timed { won, .. } => {
+                self.tiles_timed += 1;
+                self.tiles_won += u64::from(*won > 0);
+            }
+            EventKind::Refined { device_us, .. } => {
+                self.refinements += 1;
+                self.refine_device_us += device_us;
             }
             EventKind::Keep { .. } => self.second_tiers_kept += 1,
             EventKind::Reject { .. } => self.rejects += 1,
@@ -440,6 +518,8 @@ impl Stats {
             | EventKind::LearnFailed { .. }
             | EventKind::Decision { .. }
             | EventKind::Replan { .. }
+            | EventKind::Refine { .. }
+            | EventKind::Untimed { .. }
             | EventKind::Enqueue { .. }
             | EventKind::Record { .. } => {}
         }

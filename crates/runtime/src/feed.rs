@@ -109,8 +109,14 @@ impl Progress {
     pub fn add(&mut self, kind: &EventKind) -> bool {
         let before = *self;
         match kind {
-            EventKind::Enqueue { kernels, .. } => self.wanted += kernels,
-            EventKind::Compile { .. } | EventKind::CompileFailed { .. } => self.done += 1,
+            EventKind::Enqueue { kernels, .. } | EventKind::Refine { kernels, .. } => {
+                self.wanted += kernels;
+            }
+            EventKind::Compile { .. }
+            | EventKind::CompileFailed { .. }
+            | EventKind::Untimed {
+                compiled: false, ..
+            } => self.done += 1,
             EventKind::Cancel { kernels, .. } => self.done += kernels,
             _ => {}
         }

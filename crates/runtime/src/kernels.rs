@@ -20,6 +20,7 @@ use crate::event::{Cause, EventKind, Log};
 use crate::program::{Blueprint, Own, Program};
 use crate::service::{CompileError, CompileService, Ready, Request};
 use crate::shared::Core;
+use crate::tiles::{self, StepKind};
 
 /// Loads kernels for one session.
 #[derive(Debug)]
@@ -163,6 +164,30 @@ impl Loader {
         })
     }
 
+    /// One kernel that was compiled or needs no cubin, loaded.
+    ///
+    /// # Errors
+    ///
+    /// Its answer's, or the device's; a cubin that the device refuses is put aside and not compiled anew.
+    pub(crate) fn kernel(
+        &self,
+        spec: &KernelSpec,
+        answer: Option<&Answer>,
+    ) -> Result<Arc<dyn Kernel>, Error> {
+        match self.load(spec, answer)? {
+            Attempt::Loaded(kernel) => Ok(kernel),
+            Attempt::Refused(key) => {
+                self.service.reject(&key);
+                let reason = "the device does not take it".to_owned();
+                Err(DeviceError::BadImage {
+                    kernel: spec.to_string(),
+                    reason,
+                }
+                .into())
+            }
+        }
+    }
+
     fn loaded(&self) -> MutexGuard<'_, HashMap<String, Weak<dyn Kernel>>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,7 +212,7 @@ impl Loader {
         blueprint: &Blueprint,
         distinct: &Distinct,
         answers: &[Answer],
-        own: Option<Own>,
+        own: Option<Arc<Own>>,
     ) -> Result<Program, Error> {
         // All at once as long as all goes well. After the first that does not, one after the other: a driver that refuses
         // every image is not asked for each, and none is compiled anew for a program that fails all the same.
@@ -237,7 +262,25 @@ pub(crate) struct Draft {
 impl Draft {
     pub(crate) fn of(core: &Core, class: &ClassId, binding: &Binding) -> Draft {
         let props = core.loader.device.props();
-        let blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
+        let mut blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
+        let at = (&*core.plan, binding, matches!(class, ClassId::Exact(_)));
+        let find = |kind: &StepKind| core.tiles.find(kind);
+        let timed = !core.tiles.is_empty()
+            && tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
+        let draft = Draft::with(core, blueprint);
+        // a tile that was timed once is no reason to have no program, where nothing can be compiled
+        let service = &core.loader.service;
+        let can_have = |r: &[Request]| service.has_all(r) || r.iter().all(|r| service.can_make(r));
+        match timed && !can_have(&draft.requests) {
+            true => Draft::with(
+                core,
+                Blueprint::of(&core.plan, class, binding, props, core.bit_stable),
+            ),
+            false => draft,
+        }
+    }
+
+    fn with(core: &Core, blueprint: Blueprint) -> Draft {
         let distinct = Distinct::of(&blueprint);
         let requests = core.loader.requests(&distinct.specs);
         Draft {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bespoke_cache::{CacheError, LearnedError};
+use bespoke_cache::{Cache, CacheError, LearnedError};
 use bespoke_device::Arch;
 use bespoke_plan::Plan;
 use bespoke_policy::Signature;
@@ -29,13 +29,34 @@ const COUNTED: usize = 1024;
 
 /// What is known of a shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Shape {
+pub struct ShapeCount {
     /// The values of the model's symbols.
-    dims: Vec<i64>,
+    pub dims: Vec<i64>,
     /// Runs of all sessions so far.
-    runs: u64,
+    pub runs: u64,
     /// Seconds since 1970 of the last session that ran it.
-    seen: u64,
+    pub seen: u64,
+}
+
+/// What is known of a model, as its document has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelShapes {
+    /// The digest of the model's plan and architecture, in hexadecimal digits.
+    pub model: String,
+    /// Most runs first.
+    pub shapes: Vec<ShapeCount>,
+}
+
+/// What a cache knows of the shapes of models.
+pub fn learned_shapes(cache: &Cache) -> Vec<ModelShapes> {
+    let learned = cache.learned();
+    let read = |model: &[u8; 32]| {
+        Some(ModelShapes {
+            shapes: shapes(&learned.read(model)?)?,
+            model: blake3::Hash::from_bytes(*model).to_hex().to_string(),
+        })
+    };
+    learned.list().iter().filter_map(read).collect()
 }
 
 /// The counts of one session and where they go.
@@ -109,12 +130,12 @@ impl Lessons {
 }
 
 /// The shapes of a document of this version, most runs first.
-fn shapes(document: &Value) -> Option<Vec<Shape>> {
+fn shapes(document: &Value) -> Option<Vec<ShapeCount>> {
     if document.get("v")?.as_u64()? != VERSION {
         return None;
     }
     let entries = document.get("shapes")?.as_object()?.values();
-    let mut list: Vec<Shape> = entries
+    let mut list: Vec<ShapeCount> = entries
         .filter_map(|v| serde_json::from_value(v.clone()).ok())
         .collect();
     list.sort_by(|a, b| (b.runs, b.seen, &a.dims).cmp(&(a.runs, a.seen, &b.dims)));
@@ -130,11 +151,11 @@ fn merge(old: Option<Value>, counts: &BTreeMap<Signature, u64>, now: u64) -> Val
         _ => serde_json::Map::new(),
     };
     let known = shapes(&Value::Object(document.clone())).unwrap_or_default();
-    let mut all: BTreeMap<Vec<i64>, Shape> =
+    let mut all: BTreeMap<Vec<i64>, ShapeCount> =
         known.into_iter().map(|s| (s.dims.clone(), s)).collect();
     for (signature, runs) in counts {
         let dims = signature.dims().to_vec();
-        let shape = all.entry(dims.clone()).or_insert(Shape {
+        let shape = all.entry(dims.clone()).or_insert(ShapeCount {
             dims,
             runs: 0,
             seen: now,
@@ -142,7 +163,7 @@ fn merge(old: Option<Value>, counts: &BTreeMap<Signature, u64>, now: u64) -> Val
         shape.runs = shape.runs.saturating_add(*runs);
         shape.seen = now;
     }
-    let mut list: Vec<Shape> = all.into_values().collect();
+    let mut list: Vec<ShapeCount> = all.into_values().collect();
     list.sort_by(|a, b| (b.runs, b.seen, &a.dims).cmp(&(a.runs, a.seen, &b.dims)));
     list.truncate(KEPT);
     let mut entries = serde_json::Map::new();

@@ -16,6 +16,7 @@
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - `second`: the model planned anew for one shape, for the second tier of a class that stays hot.
+//! - `refine`: tiles timed on the device, for a class that stays hot. `tiles`: what is known of them, for the next session.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers. `block`: what of it has to be written.
 //! - `order`: in which order a graph's kernels run.
@@ -52,6 +53,7 @@ pub mod patience;
 pub mod prebuild;
 pub mod profile;
 pub mod program;
+mod refine;
 pub mod request;
 mod second;
 pub mod service;
@@ -60,6 +62,7 @@ mod shared;
 pub mod strategy;
 pub mod stretch;
 pub mod tensor;
+mod tiles;
 pub mod timeline;
 pub mod trace;
 mod trial;
@@ -67,17 +70,19 @@ mod weights;
 
 pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
-pub use event::{Event, EventKind, Expected, Stats};
+pub use event::{Event, EventKind, Expected, Stats, Timing};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
+pub use lessons::{ModelShapes, ShapeCount, learned_shapes};
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;
 pub use request::{
-    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions,
-    RunReport, RunResult, SessionOptions,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, ProgrammaticLaunch, Refinement,
+    RunOptions, RunReport, RunResult, SessionOptions,
 };
 pub use service::{Backlog, CompileService, CompileStats, ServiceOptions};
 pub use session::Session;
 pub use strategy::Strategy;
 pub use stretch::CompileCost;
 pub use tensor::{Tensor, TensorError, TensorView};
+pub use tiles::{DeviceTiles, KnownTile, learned_tiles};

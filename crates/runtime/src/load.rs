@@ -26,7 +26,7 @@ use crate::mailbox::Mailbox;
 use crate::order::GraphOrder;
 use crate::patience::Patience;
 use crate::program::Blueprint;
-use crate::request::{PortInfo, SessionOptions, in_order};
+use crate::request::{PortInfo, Refinement, SessionOptions, in_order};
 use crate::service::CompileService;
 use crate::session::Session;
 use crate::shared::Core;
@@ -83,7 +83,12 @@ impl Session {
             max_variants: NonZeroUsize::new(options.max_variants).unwrap_or(NonZeroUsize::MIN),
             ..Limits::default()
         };
-        let policy = options.strategy.policy(opt, limits)?;
+        let mut policy = options.strategy.policy(opt, limits)?;
+        match options.refine {
+            Refinement::Auto if device.needs_cubin() => {}
+            Refinement::Auto | Refinement::Off => policy.set_refine(None),
+            Refinement::After(runs) => policy.set_refine(Some(runs)),
+        }
         let (may_block, wants_times) = (policy.may_block(), policy.wants_times());
         log.push(EventKind::Started {
             model: graph.name.clone(),

@@ -31,7 +31,7 @@ pub struct Program {
     /// How many kernels are generic: all of the generic program, some of one that [borrows](crate::director) what is there.
     pub generic: usize,
     /// The plan that it follows, if that is not the session's.
-    pub(crate) own: Option<Own>,
+    pub(crate) own: Option<Arc<Own>>,
 }
 
 /// What a program of the second tier has for itself.
@@ -261,7 +261,11 @@ pub(crate) fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<
 }
 
 /// A launch needs at least one block and one thread, whatever the extents.
-fn config(spec: &KernelSpec, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+pub(crate) fn config(
+    spec: &KernelSpec,
+    args: Option<&Args<'_>>,
+    props: &DeviceProps,
+) -> LaunchConfig {
     let mut config = spec.template.geometry(&spec.tile, args, props);
     for g in &mut config.grid {
         *g = (*g).max(1);

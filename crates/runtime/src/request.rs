@@ -76,6 +76,19 @@ impl GraphReason {
     }
 }
 
+/// Whether the tiles of kernels that stay hot are timed on the device, and better ones put in their place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refinement {
+    /// As the strategy says, on devices that run compiled kernels. The host runs twins, which ignore tiles: there is nothing
+    /// to find out there.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// After so many runs of the best tier of a class, whatever the strategy and the device.
+    After(u32),
+}
+
 /// How to set up a session.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
@@ -93,6 +106,8 @@ pub struct SessionOptions {
     /// Whether specialised kernels keep the tiles of the generic ones, and so the order of every sum: a swap then changes
     /// no bit of a result. Costs the speed that other tiles bring.
     pub bit_stable: bool,
+    /// Whether tiles are timed for what stays hot.
+    pub refine: Refinement,
     /// Runs at the same time, at most.
     pub max_lanes: usize,
     /// Device memory that the session may hold, in bytes; `None` is what the device has. Kernels and graphs are not
@@ -118,6 +133,7 @@ impl Default for SessionOptions {
             programmatic_launch: ProgrammaticLaunch::Auto,
             verify_swap: false,
             bit_stable: false,
+            refine: Refinement::Auto,
             max_lanes: 4,
             memory_limit: None,
             learn: true,

@@ -18,12 +18,14 @@ use bespoke_device::{Device, DeviceProps};
 use bespoke_ir::Graph;
 use bespoke_plan::{Binding, Plan};
 use bespoke_policy::{ClassId, Signature};
+use bespoke_templates::KernelSpec;
 
 use crate::crew;
 use crate::director::Message;
 use crate::kernels::Distinct;
 use crate::program::Blueprint;
 use crate::service::{CompileService, Request};
+use crate::tiles::{self, KnownTiles, StepKind};
 
 /// What a session plans anew from.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub(crate) struct Source {
     pub(crate) graph: Arc<Graph>,
     pub(crate) device: Arc<dyn Device>,
     pub(crate) service: Arc<CompileService>,
+    pub(crate) tiles: Arc<KnownTiles>,
 }
 
 /// A model as it is to run at one shape.
@@ -107,11 +110,29 @@ pub(crate) fn plan_at(
     Ok((plan, binding, blueprint))
 }
 
+/// Whether kernels are in the cache or can be compiled; on a device that compiles nothing they can.
+fn can_have(source: &Source, specs: &[KernelSpec]) -> bool {
+    let props = source.device.props();
+    source.device.target().is_none_or(|arch| {
+        let can = |_, spec: &KernelSpec| source.service.can_make(&Request::new(spec, props, arch));
+        crew::map(specs, can).into_iter().all(|can| can)
+    })
+}
+
 /// The plan of one shape and its kernels, or why there is no use for them.
 fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replanned, Keep> {
     let start = Instant::now();
     let props = source.device.props();
-    let (plan, binding, blueprint) = plan_at(&source.graph, &source.plan, (class, shape), props)?;
+    let planned = plan_at(&source.graph, &source.plan, (class, shape), props)?;
+    let (plan, binding, mut blueprint) = planned;
+    if !source.tiles.is_empty() {
+        let find = |kind: &StepKind| source.tiles.find(kind);
+        let timed = tiles::apply(&mut blueprint, (&plan, &binding, true), props, false, find);
+        // where nothing can be compiled, what the cost model chose may still be in the cache
+        if timed && !can_have(source, &Distinct::of(&blueprint).specs) {
+            blueprint = Blueprint::of(&plan, class, &binding, props, false);
+        }
+    }
     let setup = Blueprint::generic(&plan.setup, props);
     let (distinct, setup_distinct) = (Distinct::of(&blueprint), Distinct::of(&setup));
     let mut specs: Vec<_> = distinct.specs.iter().collect();

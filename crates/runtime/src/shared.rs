@@ -22,6 +22,7 @@ use crate::order::GraphOrder;
 use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::SessionOptions;
+use crate::tiles::KnownTiles;
 use crate::weights::Weights;
 
 /// Programs in service.
@@ -55,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) bit_stable: bool,
     pub(crate) require_graph: bool,
     pub(crate) weights: Weights,
+    /// What is known of tiles on this device.
+    pub(crate) tiles: Arc<KnownTiles>,
     pub(crate) ledger: Arc<Ledger>,
     programs: RwLock<Programs>,
     /// Programs on trial.
@@ -83,7 +86,12 @@ impl Core {
         first: Lane,
         options: &SessionOptions,
     ) -> Core {
+        let tiles = KnownTiles::new(loader.device.props(), loader.device.target());
+        if options.learn {
+            tiles.recall(loader.service.cache());
+        }
         Core {
+            tiles: Arc::new(tiles),
             plan: Arc::new(plan),
             graph: graph.map(Arc::new),
             loader,
@@ -184,6 +192,18 @@ impl Core {
             ClassId::Any | ClassId::Fits(_) => {
                 let at = programs.wide.iter().position(|(c, _)| c == class)?;
                 Some(programs.wide.remove(at).1)
+            }
+        }
+    }
+
+    /// The program of a class, if it has one.
+    pub(crate) fn serving(&self, class: &ClassId) -> Option<Arc<Program>> {
+        let programs = self.programs.read().unwrap_or_else(PoisonError::into_inner);
+        match class {
+            ClassId::Exact(signature) => programs.exact.get(signature).cloned(),
+            ClassId::Any | ClassId::Fits(_) => {
+                let mut all = programs.wide.iter();
+                all.find(|(c, _)| c == class).map(|(_, p)| p.clone())
             }
         }
     }

@@ -121,6 +121,7 @@ mod tests {
                 trigger: bespoke_policy::Trigger::Sightings(2),
                 between: false,
                 second_tier: None,
+                refine: None,
                 blocking: false,
                 queue: bespoke_policy::Queue::FirstCome,
                 stale_us: None,

@@ -8,7 +8,7 @@
 //! - loading: import, passes, plan, kernels, setup;
 //! - each lane: runs, with the graph that a run had to record and growth of the arena inside of them;
 //! - each compile thread: kernels, compiled or found;
-//! - the director: installs, graphs made beside the path, and as moments what was asked for, called off, refused,
+//! - the director: installs, tiles that are timed, graphs made beside the path, and as moments what was asked for, called off, refused,
 //!   evicted.
 //!
 //! Time that a run waits before it has a lane is a slice of its own above the tracks. Two counters: programs in service,
@@ -272,10 +272,12 @@ impl Process {
                 install_us,
                 tier,
                 replaces,
+                refined,
             } => {
                 let track = self.track(DIRECTOR, "director");
                 let args = json!({
                     "kernels": kernels, "compile_us": compile_us, "tier": tier, "replaces": replaces,
+                    "refined": refined,
                 });
                 let begin = at.saturating_sub(*install_us);
                 self.slice(
@@ -289,6 +291,71 @@ impl Process {
                     self.programs += 1;
                     self.counter(at, "programs", self.programs);
                 }
+            }
+            EventKind::Refine {
+                class,
+                tier,
+                places,
+                steps,
+                candidates,
+                kernels,
+                priority,
+                survey_us,
+            } => {
+                let args = json!({
+                    "tier": tier, "places": places, "steps": steps, "candidates": candidates, "kernels": kernels,
+                    "priority": priority, "survey_us": survey_us,
+                });
+                self.moment(at, &format!("refine {class}"), &args);
+            }
+            EventKind::Timed {
+                class,
+                step,
+                steps,
+                kernel,
+                tiles,
+                won,
+                device_us,
+                micros,
+            } => {
+                let track = self.track(DIRECTOR, "director");
+                let args = json!({
+                    "class": class, "steps": steps, "kernel": kernel, "tiles": tiles, "won": won, "device_us": device_us,
+                });
+                let begin = at.saturating_sub(*micros);
+                self.slice(
+                    track,
+                    &format!("time tiles of {step}"),
+                    begin,
+                    *micros,
+                    &args,
+                );
+            }
+            EventKind::Untimed {
+                class,
+                kernel,
+                reason,
+                compiled,
+            } => {
+                let args = json!({"class": class, "reason": reason, "compiled": compiled});
+                self.moment(at, &format!("not timed: {kernel}"), &args);
+            }
+            EventKind::Refined {
+                class,
+                shape,
+                reason,
+                detail,
+                timed,
+                won,
+                saves_us,
+                device_us,
+                micros,
+            } => {
+                let args = json!({
+                    "shape": shape, "reason": reason, "detail": detail, "timed": timed, "won": won, "saves_us": saves_us,
+                    "device_us": device_us, "micros": micros,
+                });
+                self.moment(at, &format!("refined {class}"), &args);
             }
             EventKind::Trial {
                 class,

@@ -413,6 +413,18 @@ impl Template for Attention {
         seen
     }
 
+    fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
+        Some(self.seconds(tile, self.problem(args), props))
+    }
+
+    fn same_sums(&self, a: &Tile, b: &Tile) -> bool {
+        // after each step of keys the sums so far are corrected, and parts of the keys are merged at the end
+        let parts = |t: &Tile, name| t.get(name).max(1);
+        ["BN", "WARPS_N", "SPLIT"]
+            .iter()
+            .all(|name| parts(a, name) == parts(b, name))
+    }
+
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
         let count = match args {
             Some(args) => Self::blocks(tile, self.problem(args)),

@@ -276,6 +276,17 @@ impl Convolution<'_> {
         tiles
     }
 
+    /// What a tile is expected to take; a depthwise convolution multiplies no matrices, and has no model.
+    pub(crate) fn expected_seconds(
+        &self,
+        tile: &Tile,
+        args: &Args<'_>,
+        props: &DeviceProps,
+    ) -> Option<f64> {
+        let problem = (!Self::is_depthwise(args)).then(|| self.problem(args))?;
+        Some(tile::seconds(self.engine(props), tile, problem, props))
+    }
+
     pub(crate) fn geometry(
         &self,
         tile: &Tile,
@@ -410,6 +421,19 @@ macro_rules! convolution_template {
                 props: &bespoke_device::DeviceProps,
             ) -> Vec<$crate::Tile> {
                 self.common().tiles(args, props)
+            }
+
+            fn expected_seconds(
+                &self,
+                tile: &$crate::Tile,
+                args: &$crate::Args<'_>,
+                props: &bespoke_device::DeviceProps,
+            ) -> Option<f64> {
+                self.common().expected_seconds(tile, args, props)
+            }
+
+            fn same_sums(&self, a: &$crate::Tile, b: &$crate::Tile) -> bool {
+                $crate::tile::same_sums(a, b)
             }
 
             fn geometry(

@@ -157,6 +157,19 @@ impl Template for Gemm {
         tile::tiles(self.engine(props), args.map(|a| self.problem(a)), 0, props)
     }
 
+    fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
+        Some(tile::seconds(
+            self.engine(props),
+            tile,
+            self.problem(args),
+            props,
+        ))
+    }
+
+    fn same_sums(&self, a: &Tile, b: &Tile) -> bool {
+        tile::same_sums(a, b)
+    }
+
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
         tile::geometry(
             self.engine(props),

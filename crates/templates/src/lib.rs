@@ -20,6 +20,7 @@
 pub mod arg_reduce;
 mod arguments;
 pub mod attention;
+pub mod candidates;
 pub mod conv;
 pub mod conv_transpose;
 mod convolution;
@@ -54,4 +55,5 @@ pub mod topk;
 pub mod view;
 mod walk;
 
+pub use candidates::{Candidate, candidates};
 pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile, Want};

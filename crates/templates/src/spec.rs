@@ -240,6 +240,19 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
     /// tiles of the generic kernel.
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile>;
 
+    /// What the template's cost model expects a tile to take, in seconds; `None` where it has no model, which is so unless
+    /// it says otherwise.
+    fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
+        let _ = (tile, args, props);
+        None
+    }
+
+    /// Whether kernels of these two tiles add up every sum in the same order, and so agree bit for bit. Equal tiles do, and
+    /// a template that knows no more says no more.
+    fn same_sums(&self, a: &Tile, b: &Tile) -> bool {
+        a == b
+    }
+
     /// Geometry of a launch. Without arguments: a grid that fills the device and serves every shape.
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig;
 

@@ -282,8 +282,20 @@ const LATENCY: f64 = 0.7e-6;
 const MEETING: f64 = 1.5e-6;
 const NEIGHBOUR_RATE: f64 = 50e9;
 
+/// Whether two tiles add up the products of a result in the same order. On plain arithmetic units a thread does that one by
+/// one. On tensor cores it is one instruction after the other, which are not the same for `wgmma` and `mma.sync`, unless
+/// warps or blocks share the reduction; where a step ends matters then. Equal steps are asked for in any case: what a
+/// convolution puts into one depends on their length.
+pub(crate) fn same_sums(a: &Tile, b: &Tile) -> bool {
+    let parts = |t: &Tile, name| t.get(name).max(1);
+    a.get("WGMMA") == b.get("WGMMA")
+        && a.get("BK") == b.get("BK")
+        && parts(a, "WARPS_K") == parts(b, "WARPS_K")
+        && parts(a, "SPLIT") == parts(b, "SPLIT")
+}
+
 /// Expected time of a problem.
-fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
     let multiprocessors = f64::from(props.multiprocessors.max(1));
     let (bm, bn, bk) = (
         tile.get("BM") as f64,

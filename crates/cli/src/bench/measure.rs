@@ -23,6 +23,7 @@ use super::host::{self, HostTime};
 use super::points::Points;
 use super::profile::{self, Profile};
 use super::statistics::Statistics;
+use super::warm::{Warming, warm_up};
 use super::warnings::{Disturbance, Evidence, Warning, find};
 use crate::console::Console;
 use crate::failure::Failure;
@@ -54,10 +55,6 @@ pub(crate) struct Effort {
     pub(crate) host_time: bool,
 }
 
-/// Untimed runs before timing, at least.
-const WARM_RUNS: u32 = 4;
-/// Times to warm up, at most.
-const WARM_UPS: u32 = 8;
 /// Timed runs at least, whatever the limit on time.
 const FEWEST: usize = 5;
 
@@ -145,6 +142,11 @@ pub(crate) struct Measurement {
     pub(crate) specialize_ms: f64,
     /// After that, planning the shape anew and compiling its second tier, if the strategy has one.
     pub(crate) second_tier_ms: f64,
+    /// After that, compiling and timing tiles that may be better, if that is asked for.
+    pub(crate) refine_ms: f64,
+    /// Kinds of steps whose tiles were timed for it, and those that have other tiles since.
+    pub(crate) tiles_timed: u64,
+    pub(crate) tiles_won: u64,
     /// Tier of the program in the timed runs: 0 is the generic one, 1 has kernels made for the shape, 2 a plan of its own.
     pub(crate) tier: u8,
     /// Kernels compiled for this point.
@@ -233,6 +235,33 @@ fn recorded(session: &Session, from: u64) -> (f64, u64) {
     (micros as f64 / 1e3, next)
 }
 
+/// A point that is warmed up.
+struct Warmed<'a, 'w> {
+    round: &'a Round<'a>,
+    session: &'a Session,
+    shape: (&'a [String], &'a [Arc<Constant>]),
+    work: &'a mut Work<'w>,
+}
+
+impl Warming for Warmed<'_, '_> {
+    fn stats(&self) -> Stats {
+        self.session.stats()
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        self.work.run().map(drop)
+    }
+
+    fn settle(&mut self) -> Result<f64, Failure> {
+        self.round.settle(self.session)
+    }
+
+    fn ask(&mut self) -> Result<f64, Failure> {
+        let (names, inputs) = self.shape;
+        self.round.ask(self.session, names, inputs)
+    }
+}
+
 impl Round<'_> {
     fn open(&self, console: &mut Console) -> Result<Opened, Failure> {
         let start = Instant::now();
@@ -291,7 +320,10 @@ impl Round<'_> {
             let mut work = Work::new(&opened.session, &points.names, inputs, false)?;
             work.run()?;
             self.settle(&opened.session)?;
-            self.second_tier(&opened.session, &points.names, inputs)?;
+            // its second tier, and then its tiles
+            for _ in 0..2 {
+                self.ask(&opened.session, &points.names, inputs)?;
+            }
         }
         Ok(())
     }
@@ -350,7 +382,7 @@ impl Round<'_> {
 
     /// Asks for the best that the strategy has for a shape, and waits for it: what many more runs would bring about.
     /// Returns how long that took, in milliseconds.
-    fn second_tier(
+    fn ask(
         &self,
         session: &Session,
         names: &[String],
@@ -383,29 +415,15 @@ impl Round<'_> {
         peak = peak.max(memory(place));
         let mut specialize_ms = self.settle(session)?;
         peak = peak.max(memory(place));
-        // A strategy may want to see a shape more than once before it compiles, which the warm-up runs bring about; timing
-        // begins when they change nothing more.
-        let mut second_tier_ms = None;
-        for _ in 0..WARM_UPS {
-            let installed = session.stats().installs;
-            let warming = Instant::now();
-            let mut warm = 0;
-            while warm < WARM_RUNS || warming.elapsed() < effort.warm_up {
-                work.run()?;
-                warm += 1;
-            }
-            specialize_ms += self.settle(session)?;
-            if session.stats().installs > installed {
-                continue;
-            }
-            if second_tier_ms.is_some() {
-                break;
-            }
-            second_tier_ms = Some(self.second_tier(session, names, inputs)?);
-            if session.stats().installs == installed {
-                break;
-            }
-        }
+        let counted = session.stats();
+        let mut warming = Warmed {
+            round: self,
+            session,
+            shape: (names, inputs),
+            work: &mut work,
+        };
+        let waited = warm_up(&mut warming, effort.warm_up)?;
+        specialize_ms += waited.specialize_ms;
         let (record_ms, _) = recorded(session, from);
         let calm = session.stats();
         let (samples, last) = time(effort, &mut work)?;
@@ -461,7 +479,10 @@ impl Round<'_> {
             record_us: first.record_us,
             record_ms,
             specialize_ms,
-            second_tier_ms: second_tier_ms.unwrap_or(0.0),
+            second_tier_ms: waited.second_tier_ms,
+            refine_ms: waited.refine_ms,
+            tiles_timed: calm.tiles_timed - counted.tiles_timed,
+            tiles_won: calm.tiles_won - counted.tiles_won,
             tier: last.tier,
             compiled,
             cached: stats.cache_hits - compiles.cache_hits,

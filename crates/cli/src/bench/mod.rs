@@ -21,4 +21,5 @@ pub(crate) mod points;
 pub(crate) mod profile;
 pub(crate) mod report;
 pub(crate) mod statistics;
+pub(crate) mod warm;
 pub(crate) mod warnings;

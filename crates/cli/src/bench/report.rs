@@ -190,6 +190,14 @@ pub(crate) fn text(m: &Measurement) -> String {
         );
     }
     lines.push(kernels);
+    if m.tiles_timed > 0 {
+        lines.push(format!(
+            "  refined     tiles of {} kinds of steps timed in {}, {} are others since",
+            m.tiles_timed,
+            time(m.refine_ms),
+            m.tiles_won
+        ));
+    }
     lines.push(format!("  GPU memory  {}", memory(m)));
     lines.push(format!(
         "  session     {} of device memory at most",
@@ -336,6 +344,9 @@ mod tests {
             record_ms: 0.25,
             specialize_ms: 1500.0,
             second_tier_ms: 0.0,
+            refine_ms: 0.0,
+            tiles_timed: 0,
+            tiles_won: 0,
             tier: 1,
             compiled: 3,
             cached: 0,

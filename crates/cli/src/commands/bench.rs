@@ -20,8 +20,8 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions, Size,
-    Strategy,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, Refine,
+    SessionOptions, Size, Strategy,
 };
 use crate::shapes::{Dims, Shapes};
 use crate::sight::{Sight, SightOptions};
@@ -84,6 +84,14 @@ pub(crate) struct Arguments {
     /// Specialise without changing the order of any sum, so that a swap changes no bit of a result
     #[arg(long, help_heading = "Device and strategy")]
     bit_stable: bool,
+    /// Whether tiles are timed before the timed runs: auto (as the strategy says, on a GPU), off, or a number, which is on
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Device and strategy"
+    )]
+    refine: Refine,
     /// Limit on the device memory that a session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE", help_heading = "Device and strategy")]
     memory_limit: Option<Size>,
@@ -275,6 +283,7 @@ impl Arguments {
             no_learn: self.no_learn,
             verify_swap: false,
             bit_stable: self.bit_stable,
+            refine: self.refine,
             memory_limit: self.memory_limit,
             opt_shapes: strategy.takes_opt_shapes().then(|| opt.clone()),
             cuda_graph: graph,

@@ -1,10 +1,12 @@
 //! `bespoke cache`: what is in the kernel cache, whether it is whole, and room in it.
 //!
 //! Runs never need this command: they skip what is damaged and evict what is too much by themselves. Looking changes
-//! nothing, not even by making the folder. `entry` shows one entry and compares two, `archive` carries them elsewhere.
+//! nothing, not even by making the folder. `entry` shows one entry and compares two, `learned` what
+//! sessions wrote down, `archive` carries them elsewhere.
 
 mod archive;
 mod entry;
+mod learned;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,8 @@ enum Action {
     Ls,
     /// Everything in one entry
     Inspect(entry::InspectArguments),
+    /// Shapes and timed tiles that sessions wrote down for the next one
+    Learned,
     /// Why two entries are different kernels
     Explain(entry::ExplainArguments),
     /// Read every entry and check its digest; damaged ones are set aside
@@ -145,6 +149,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         Action::Stats => stats(&place, console),
         Action::Ls => list(place.own(), console),
         Action::Inspect(arguments) => entry::inspect(arguments, place.cache.as_ref(), console),
+        Action::Learned => learned::learned(place.cache.as_ref(), console),
         Action::Explain(arguments) => entry::explain(arguments, place.cache.as_ref(), console),
         Action::Verify => verify(&place, console),
         Action::Gc => collect(place.own(), console),

@@ -20,7 +20,8 @@ use crate::costs::table::Table;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
-    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, SessionOptions, Size,
+    CacheMode, CacheOptions, CostOptions, Graphs, PlaceOptions, Programmatic, Refine,
+    SessionOptions, Size,
 };
 use crate::placed::on_device;
 use crate::shapes::{Dims, Shapes};
@@ -113,6 +114,7 @@ impl Arguments {
             verify_swap: false,
             no_learn: true,
             bit_stable: self.bit_stable,
+            refine: Refine::default(),
             memory_limit: self.memory_limit,
             cuda_graph: Graphs::Off,
             programmatic_launch: Programmatic::Off,

@@ -531,9 +531,10 @@ fn conclude(document: &Document<'_>, console: &mut Console) -> Result<(), Failur
     ))?;
     let p = &document.session;
     console.line(format_args!(
-        "programs: {} installed{}{}, {} evicted, {} refused",
+        "programs: {} installed{}{}{}, {} evicted, {} refused",
         p.installs,
         many(p.second_tiers, "of the second tier", " (", ")"),
+        many(p.refined_installs, "with timed tiles", " (", ")"),
         many(p.borrowed, "borrowed", ", ", ""),
         p.evictions,
         p.rejects

@@ -152,6 +152,7 @@ impl Director {
                 graph: graph.clone(),
                 device: core.loader.device.clone(),
                 service: core.loader.service.clone(),
+                tiles: core.tiles.clone(),
             }),
             _ => Err(Keep::new(
                 "not-one-shape",

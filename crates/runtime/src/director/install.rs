@@ -22,10 +22,12 @@ use crate::weights::{Loading, Weights};
 /// What an install took.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
-    tier: Tier,
-    kernels: usize,
-    compile_us: u64,
-    install_us: u64,
+    pub(super) tier: Tier,
+    pub(super) kernels: usize,
+    pub(super) compile_us: u64,
+    pub(super) install_us: u64,
+    /// Whether it has the steps of the program in service, with tiles that were timed.
+    pub(super) refined: bool,
 }
 
 impl Director {
@@ -47,7 +49,13 @@ impl Director {
             kernels,
             compile_us: (start - since).as_micros() as u64,
             install_us: start.elapsed().as_micros() as u64,
+            refined: false,
         };
+        self.offer(class, program, times);
+    }
+
+    /// Puts a program that is ready in service, or on trial first if that is asked for.
+    pub(super) fn offer(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
         if self.core.verify_swap {
             self.trials.insert(class.clone(), times);
             return self.core.put_candidate(class, program);
@@ -129,7 +137,8 @@ impl Director {
             binding: replanned.binding,
         };
         let (blueprint, distinct) = (&replanned.blueprint, &replanned.distinct);
-        loader.program_of(id, Some(class.clone()), blueprint, distinct, run, Some(own))
+        let own = Some(Arc::new(own));
+        loader.program_of(id, Some(class.clone()), blueprint, distinct, run, own)
     }
 
     fn put_in_service(&mut self, class: &ClassId, program: Arc<Program>, times: Times) {
@@ -143,7 +152,11 @@ impl Director {
             install_us: times.install_us,
             tier: times.tier.number(),
             replaces,
+            refined: times.refined,
         });
+        if times.refined {
+            return self.refinement_serves(class);
+        }
         let (class, tier) = (class.clone(), times.tier);
         self.event(What::Installed { class, tier }, None);
     }
@@ -187,7 +200,10 @@ impl Director {
             None => self.put_in_service(class, candidate, times),
             Some(reason) => {
                 self.leaving.push(candidate);
-                self.refuse(class, times.tier, reason);
+                match times.refined {
+                    true => self.refinement_fails(class, times.tier, reason),
+                    false => self.refuse(class, times.tier, reason),
+                }
             }
         }
     }
@@ -214,6 +230,7 @@ impl Director {
         if wanted == Some(Tier::Second) {
             self.cancel(class, "evicted");
         }
+        self.leave_refining(Some(class), "evicted");
         self.compiled.remove(class);
         self.trials.remove(class);
         let candidate = self.core.drop_candidate(class);

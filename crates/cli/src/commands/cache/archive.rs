@@ -107,7 +107,7 @@ pub(super) fn export(
         console.warn(format_args!("{} is left out: {reason}", path.display()));
     }
     console.line(format_args!(
-        "{}: {} kernels, {}, and what was learned of {} models",
+        "{}: {} kernels, {}, and {} documents of what was learned",
         arguments.file.display(),
         report.entries,
         bytes(report.bytes),
