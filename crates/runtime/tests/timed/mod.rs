@@ -12,15 +12,18 @@ use bespoke_device::{
 };
 use bespoke_host::{HostDevice, HostOptions};
 
+/// What a test says of a kernel, given its name or its image.
+type Rule<A, R> = Option<Box<dyn Fn(&A) -> R + Send + Sync>>;
+
 /// What the test decides of a kernel, by its name.
 #[derive(Default)]
 pub(crate) struct Rules {
     /// Microseconds of a launch; 10 where nothing is said.
-    pub(crate) micros: Option<Box<dyn Fn(&str) -> f64 + Send + Sync>>,
+    pub(crate) micros: Rule<str, f64>,
     /// Whether the device does not take it.
-    pub(crate) refuses: Option<Box<dyn Fn(&str) -> bool + Send + Sync>>,
+    pub(crate) refuses: Rule<str, bool>,
     /// What computes instead.
-    pub(crate) twin: Option<Box<dyn Fn(&Image) -> Arc<dyn Twin> + Send + Sync>>,
+    pub(crate) twin: Rule<Image, Arc<dyn Twin>>,
 }
 
 impl Rules {
