@@ -388,6 +388,22 @@ impl Graph {
         self.dag[node.0].regions.push(region);
     }
 
+    /// Keeps of the inputs those that something reads; returns for each whether it stayed. Positions of inputs change, so
+    /// symbols whose origin is an input are not for such a graph.
+    pub fn drop_unread_inputs(&mut self) -> Vec<bool> {
+        let counts = self.use_counts();
+        let kept: Vec<bool> = self.inputs.iter().map(|v| counts[v.index()] > 0).collect();
+        let mut at = kept.iter();
+        self.inputs.retain(|_| at.next().copied().unwrap_or(true));
+        kept
+    }
+
+    /// Keeps of the outputs those that are marked, in order.
+    pub fn retain_outputs(&mut self, keep: &[bool]) {
+        let mut at = keep.iter();
+        self.outputs.retain(|_| at.next().copied().unwrap_or(true));
+    }
+
     /// Makes every reader of `old`, graph outputs included, read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for user in self.users(old) {

@@ -1,0 +1,111 @@
+//! Where elements are not zero. ONNX: NonZero (9, 13): an `i64` of rank 2, a column for each such element in row-major
+//! order.
+//!
+//! The number of columns is computed on the device, so the model is cut: a running sum counts the elements, the host reads
+//! their number, and each element's position is scattered to the place that the running sum gives it. The elements that
+//! are zero all go to a place behind the last, which is cut off.
+
+use crate::context::Cx;
+use crate::importer::{Done, Fail, unsupported};
+use bespoke_ir::op::scatter_elements::{ScatterElements, ScatterReduction};
+use bespoke_ir::op::{Concat, CumSum, HostInts, Map, Reduce, Slice, reduce::ReduceKind};
+use bespoke_ir::{BinaryOp, DType, ExprBuilder, Scalar, SymInt, ValueId};
+
+/// NonZero.
+pub(super) fn import(cx: &mut Cx<'_>) -> Done {
+    cx.inputs(1, 1)?;
+    let ty = cx.ty(0)?;
+    if ty.rank() == 0 {
+        return unsupported("of a scalar is not supported; the standard does not say what it gives");
+    }
+    if cx.importer().cutter.is_none() {
+        return Err(Fail::NeedsCut(
+            "the number of its results is computed from the data, and this use of the model needs one graph".into(),
+        ));
+    }
+    let all = cx.simplify(&ty.elements());
+    let x = cx.value(0)?;
+    let flags = cx.map("flags", &[x], |b, r| {
+        let zero = b.number(ty.dtype, 0.0);
+        let is = b.binary(BinaryOp::Eq, r[0], zero);
+        let (no, yes) = (int(b, 0), int(b, 1));
+        b.select(is, no, yes)
+    })?;
+    let flags = cx.reshape("flat", flags, vec![all.clone()])?;
+    let sum = CumSum {
+        axis: 0,
+        exclusive: false,
+        reverse: false,
+    };
+    let places = cx.emit("places", sum, &[flags])?;
+    let total = Reduce {
+        kind: ReduceKind::Sum,
+        axes: vec![0],
+        keep_dims: false,
+    };
+    let total = cx.emit("count", total, &[flags])?;
+    let (flags, places, total) = (cx.hold(flags), cx.hold(places), cx.hold(total));
+    let count = match &cx.read(&total, "count")?[..] {
+        [one] => one.clone(),
+        _ => return unsupported("its count is no scalar"),
+    };
+
+    let (flags, places) = (cx.held(&flags)?, cx.held(&places)?);
+    let behind = scalar(cx, "behind", &count)?;
+    let to = cx.map("to", &[flags, places, behind], |b, r| {
+        let one = int(b, 1);
+        let before = b.binary(BinaryOp::Sub, r[1], one);
+        let is = b.binary(BinaryOp::Eq, r[0], one);
+        b.select(is, before, r[2])
+    })?;
+    let mut b = ExprBuilder::new(&[]);
+    let zero = int(&mut b, 0);
+    let room = Map::over(b.finish(zero), vec![count.clone() + 1]);
+    let room = cx.emit("room", room, &[])?;
+    let mut b = ExprBuilder::new(&[]);
+    let position = b.coord(0);
+    let positions = cx.emit("positions", Map::over(b.finish(position), vec![all]), &[])?;
+    let scatter = ScatterElements {
+        axis: 0,
+        reduction: ScatterReduction::Replace,
+    };
+    let found = cx.emit("found", scatter, &[room, to, positions])?;
+    let first = Slice {
+        starts: vec![0.into()],
+        steps: vec![1],
+        dims: vec![count.clone()],
+    };
+    let found = cx.emit("indices", first, &[found])?;
+
+    let mut rows = Vec::with_capacity(ty.rank());
+    for (axis, extent) in ty.dims.iter().enumerate() {
+        let step = SymInt::product(&ty.dims[axis + 1..]);
+        let step = scalar(cx, &format!("step{axis}"), &step)?;
+        let extent = scalar(cx, &format!("extent{axis}"), extent)?;
+        let row = cx.map(&format!("row{axis}"), &[found, step, extent], |b, r| {
+            let whole = b.binary(BinaryOp::Div, r[0], r[1]);
+            b.binary(BinaryOp::Mod, whole, r[2])
+        })?;
+        rows.push(cx.reshape(&format!("line{axis}"), row, vec![1.into(), count.clone()])?);
+    }
+    let y = match &rows[..] {
+        [one] => *one,
+        many => cx.emit("", Concat { axis: 0 }, many)?,
+    };
+    cx.set(0, y);
+    Ok(())
+}
+
+fn int(b: &mut ExprBuilder, value: i64) -> bespoke_ir::expr::Reg {
+    b.constant(Scalar::int(DType::I64, value))
+}
+
+/// An integer that the host knows, as a tensor.
+fn scalar(cx: &mut Cx<'_>, name: &str, value: &SymInt) -> Done<ValueId> {
+    let op = HostInts {
+        dtype: DType::I64,
+        dims: vec![],
+        elements: vec![value.clone()],
+    };
+    cx.emit(name, op, &[])
+}
