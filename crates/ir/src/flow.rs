@@ -222,6 +222,8 @@ pub struct Block {
     pub items: Vec<Item>,
     /// For each item the tensors of this block that nothing after it reads. [`Flow::finish`] fills it in.
     pub last_uses: Vec<Vec<TensorId>>,
+    /// The tensors of this block that are handed on when it ends. [`Flow::finish`] fills it in.
+    pub handed_on: Vec<TensorId>,
 }
 
 /// See the module.
@@ -337,6 +339,7 @@ impl Block {
                 .collect();
         }
         self.last_uses = last_uses;
+        self.handed_on = own.intersection(kept).copied().collect();
         for item in &mut self.items {
             match item {
                 Item::Segment(_) | Item::Read(_) => {}

@@ -35,7 +35,7 @@ pub use dtype::DType;
 pub use expr::{BinaryOp, Expr, ExprBuilder, Scalar, UnaryOp};
 pub use fixed::FixError;
 pub use flow::{Flow, TensorId};
-pub use graph::{Graph, Node, NodeId, Region, Value, ValueId};
+pub use graph::{Graph, Node, NodeId, Value, ValueId};
 pub use guard::{Guard, GuardKind};
 pub use op::{Infer, InferError, Op, Operator};
 pub use sym::{SymInt, SymbolId, SymbolOrigin, SymbolTable};

@@ -13,7 +13,7 @@
 
 use crate::context::Cx;
 use crate::cut::Cutter;
-use crate::error::{OnnxError, UnsupportedNode, nearest};
+use crate::error::{OnnxError, UnsupportedNode, nearest, qualified};
 use crate::external::ExternalData;
 use crate::file::{ModelFile, decode};
 use crate::functions::Functions;
@@ -22,10 +22,10 @@ use crate::known::Known;
 use crate::node::{Node, free_names, subgraphs};
 use crate::op::find;
 use crate::order::sort;
-use crate::proto::{ModelProto, ValueInfoProto};
+use crate::proto::{GraphProto, ModelProto, ValueInfoProto};
 use crate::signature::input_types;
 use crate::tensor;
-use crate::version::{Opsets, check_ir};
+use crate::version::{Opsets, check_ir, normalise};
 use bespoke_ir::op::Map;
 use bespoke_ir::sym::Symbol;
 use bespoke_ir::{Constant, DType, Expr, Flow, Graph, SymInt, SymbolOrigin, SymbolTable};
@@ -52,6 +52,27 @@ pub struct ImportOptions {
     pub segments: bool,
 }
 
+impl ImportedModel {
+    /// The graphs that the model consists of: one, or those of its segments.
+    pub fn graphs(&self) -> Vec<&Graph> {
+        match &self.flow {
+            None => vec![&self.graph],
+            Some(flow) => flow.segments.iter().map(|segment| &segment.graph).collect(),
+        }
+    }
+}
+
+impl ImportOptions {
+    /// For callers that can run flows: a model that is no single graph is cut into segments.
+    #[must_use]
+    pub fn segmented() -> Self {
+        ImportOptions {
+            segments: true,
+            ..ImportOptions::default()
+        }
+    }
+}
+
 /// A model as a graph, and what its file says about itself.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -71,7 +92,8 @@ pub struct ImportedModel {
     pub producer: String,
     /// `metadata_props`, in the order of the keys.
     pub metadata: BTreeMap<String, String>,
-    /// How often the model uses each operator, functions expanded; with the domain unless it is the default one.
+    /// How often the model uses each operator, functions expanded and bodies counted once; with the domain unless it is
+    /// the default one.
     pub operators: BTreeMap<String, usize>,
     /// Bytes of all initializers.
     pub weight_bytes: u64,
@@ -142,6 +164,9 @@ pub(crate) fn import_model(
     let mut operators = BTreeMap::new();
     for node in &prepared.nodes {
         *operators.entry(node.op()).or_insert(0) += 1;
+        for (_, graph) in subgraphs(&node.proto) {
+            count_operators(graph, &mut operators);
+        }
     }
     let weight_bytes = prepared
         .initializers
@@ -189,6 +214,17 @@ pub(crate) fn import_model(
         external_files: importer.external.files(),
         notes,
     })
+}
+
+/// Counts the operators of a body and of those in it.
+fn count_operators(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
+    for node in &graph.node {
+        let op = qualified(normalise(node.domain()), node.op_type());
+        *operators.entry(op).or_insert(0) += 1;
+        for (_, inner) in subgraphs(node) {
+            count_operators(inner, operators);
+        }
+    }
 }
 
 fn notes(proto: &ModelProto) -> Vec<String> {

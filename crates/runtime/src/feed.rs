@@ -153,6 +153,7 @@ mod tests {
             v: VERSION,
             seq,
             at_us: seq,
+            segment: None,
             kind,
         }
     }

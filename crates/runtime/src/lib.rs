@@ -18,6 +18,7 @@
 //! - `second`: the model planned anew for one shape, for the second tier of a class that stays hot.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers. `block`: what of it has to be written.
+//! - `segments`: models that are no single graph: several sessions behind one border.
 //! - `order`: in which order a graph's kernels run.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
@@ -52,6 +53,7 @@ pub mod profile;
 pub mod program;
 pub mod request;
 mod second;
+mod segments;
 pub mod service;
 pub mod session;
 mod shared;
@@ -65,8 +67,9 @@ mod weights;
 
 pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
-pub use event::{Event, EventKind, Expected, Stats};
+pub use event::{CutReason, Event, EventKind, Expected, Stats};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
+pub use load::Model;
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;

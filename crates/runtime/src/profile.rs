@@ -35,6 +35,7 @@ impl Session {
     /// Runs the model once on the caller's device memory and returns what every step took, in the order in which they
     /// ran. The outputs are those of a run.
     pub fn profile(&self, bindings: &Bindings) -> Result<Vec<StepTime>, Error> {
+        self.single_graph("a profile")?;
         let core = &*self.core;
         let (binding, pointers) = self.place(bindings)?;
         let program = core.pick(&Signature::new(&binding.symbols));

@@ -6,11 +6,7 @@ use super::{Block, Flow, Item, TensorId, Trip};
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "flow {}({}) {{", self.name, self.typed(&self.inputs))?;
-        self.write_block(f, &self.block, 1)?;
-        let outputs: Vec<TensorId> = self.outputs.iter().map(|o| o.1).collect();
-        writeln!(f, "  return {}", self.names(&outputs))?;
-        writeln!(f, "}}")?;
+        write!(f, "{}", self.outline())?;
         for (number, segment) in self.segments.iter().enumerate() {
             write!(f, "segment {number}: {}", segment.graph)?;
         }
@@ -19,6 +15,17 @@ impl fmt::Display for Flow {
 }
 
 impl Flow {
+    /// What passes between segments and what is decided where, without the segments' nodes.
+    pub fn outline(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(move |f| {
+            writeln!(f, "flow {}({}) {{", self.name, self.typed(&self.inputs))?;
+            self.write_block(f, &self.block, 1)?;
+            let outputs: Vec<TensorId> = self.outputs.iter().map(|o| o.1).collect();
+            writeln!(f, "  return {}", self.names(&outputs))?;
+            writeln!(f, "}}")
+        })
+    }
+
     fn typed(&self, ids: &[TensorId]) -> String {
         let parts = ids.iter().map(|&id| {
             let tensor = self.tensor(id);

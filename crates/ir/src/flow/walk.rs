@@ -191,11 +191,15 @@ impl<M: Machine> Walker<'_, M> {
                 Item::If(branch) => self.branch(branch)?,
                 Item::Loop(body) => self.repeat(body)?,
             }
-            for id in last {
-                self.values[id.index()] = None;
-            }
+            self.let_go(last);
         }
         Ok(())
+    }
+
+    fn let_go(&mut self, ids: &[TensorId]) {
+        for id in ids {
+            self.values[id.index()] = None;
+        }
     }
 
     fn read(&mut self, read: &Read) -> Result<(), M::Error> {
@@ -303,6 +307,7 @@ impl<M: Machine> Walker<'_, M> {
         let taken = &node.branches[usize::from(!self.holds(Some(node.condition))?)];
         self.block(&taken.block)?;
         let results = self.all(&taken.results)?;
+        self.let_go(&taken.block.handed_on);
         for (&id, value) in node.results.iter().zip(results) {
             self.assign(id, value)?;
         }
@@ -355,6 +360,7 @@ impl<M: Machine> Walker<'_, M> {
                 state.push(self.get(carried.next)?);
             }
             more = self.holds(node.next_condition)?;
+            self.let_go(&node.block.handed_on);
             iteration += 1;
         }
         for (carried, value) in node.carried.iter().zip(state) {

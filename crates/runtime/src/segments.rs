@@ -1,0 +1,658 @@
+//! Models that are no single graph: several sessions behind one border.
+//!
+//! A [`Flow`] is straight segments and the decisions between them. Each segment is a session of its own kind: plan,
+//! generic program, specialised programs for its classes of shapes, one graph a run. They share device, compile service,
+//! weights, the limit of memory and the stream of events with the session that the caller sees, which is the model's
+//! *border*: it knows inputs and outputs and has no steps.
+//!
+//! A run walks the flow ([`bespoke_ir::flow::walk`]). What passes between segments stays on the device, in buffers that
+//! come from a [`Pool`] and go back when nothing reads them any more. Over to the host go only conditions, trip counts
+//! and extents, and they end the work that was queued: a decision needs what came before it.
+//!
+//! Symbols that mean nothing to a segment are 0 for it, so that a count which only a later segment needs makes no new shape
+//! for this one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bespoke_device::{Device, DeviceError, DevicePtr, Memory, Stream};
+use bespoke_ir::flow::{CutKind, Machine, walk};
+use bespoke_ir::{DType, Flow, Graph, SymbolOrigin};
+use bespoke_policy::Signature;
+
+use crate::error::Error;
+use crate::event::{CutReason, EventKind};
+use crate::ledger::{Ledger, Purpose};
+use crate::load::{Part, Role};
+use crate::patience::Patience;
+use crate::request::{
+    Bindings, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
+    in_order,
+};
+use crate::service::CompileService;
+use crate::session::{Session, Source, check_capacity, check_dense, check_type, shape_words};
+use crate::shared::Core;
+use crate::tensor::{Tensor, TensorView, byte_length};
+
+/// So many reasons are told in a message.
+const TOLD: usize = 3;
+
+/// The segments of a session; see the module.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    flow: Flow,
+    parts: Vec<Session>,
+    pool: Arc<Pool>,
+    streams: Mutex<Vec<Box<dyn Stream>>>,
+}
+
+/// Makes a flow ready to run.
+pub(crate) fn load(
+    flow: Flow,
+    device: Arc<dyn Device>,
+    service: Arc<CompileService>,
+    options: SessionOptions,
+    start: Instant,
+) -> Result<Session, Error> {
+    if options.require_graph {
+        return Err(refusal(&flow, "--require-graph"));
+    }
+    let mut border = Graph::new(flow.name.clone());
+    border.metadata.clone_from(&flow.metadata);
+    border.symbols = flow.symbols.clone();
+    for &input in &flow.inputs {
+        let tensor = flow.tensor(input);
+        border.add_input(tensor.name.clone(), tensor.ty.clone());
+    }
+    let role = |part, session: Option<&Session>, log, opt| Role {
+        part,
+        start,
+        log,
+        ledger: session.map(|s| s.core.ledger.clone()),
+        opt,
+    };
+    // it learns nothing, since it compiles nothing; a shape to tune for is each segment's business
+    let of_border = SessionOptions {
+        learn: false,
+        strategy: "none".into(),
+        opt_shapes: Vec::new(),
+        ..options.clone()
+    };
+    let at = role(Part::Border, None, None, None);
+    let mut session = Session::build(border, device.clone(), service.clone(), of_border, at)?;
+    let cuts = flow.cuts().into_iter().map(|cut| CutReason {
+        kind: cut.kind.code(),
+        node: cut.node,
+    });
+    session.core.log.push(EventKind::Segmented {
+        segments: flow.segments.len(),
+        cuts: cuts.collect(),
+    });
+    let tuned_for = match options.opt_shapes.is_empty() {
+        true => None,
+        false => {
+            let plan = &session.core.plan;
+            Some(plan.signature(&in_order(plan, &options.opt_shapes)?)?)
+        }
+    };
+    let mut parts: Vec<Session> = Vec::with_capacity(flow.segments.len());
+    let mut times = session.load_times;
+    for (number, segment) in flow.segments.iter().enumerate() {
+        let log = session.core.log.of_segment(number);
+        // a segment whose extents only the run knows has no shape to tune for, and stays generic
+        let opt = tuned_for.as_ref().filter(|_| known_before(&flow, segment));
+        let options = SessionOptions {
+            feeds: Vec::new(),
+            opt_shapes: Vec::new(),
+            strategy: match (&tuned_for, opt) {
+                (Some(_), None) => "none".into(),
+                _ => options.strategy.clone(),
+            },
+            ..options.clone()
+        };
+        let opt = opt.map(|values| Signature::new(values));
+        let at = role(Part::Segment, Some(&session), Some(log), Some(opt));
+        let graph = segment.graph.clone();
+        let part = Session::build(graph, device.clone(), service.clone(), options, at)?;
+        times.add(&part.load_times);
+        parts.push(part);
+    }
+    session.core.log.push(times.event(start));
+    let dims = |id| {
+        let ty = &flow.tensor(id).ty;
+        let dims = ty.dims.iter().map(|d| d.display(&flow.symbols).to_string());
+        (ty.dtype, dims.collect())
+    };
+    session.outputs = flow
+        .outputs
+        .iter()
+        .map(|(name, id)| {
+            let (dtype, dims) = dims(*id);
+            PortInfo {
+                name: name.clone(),
+                dtype,
+                dims,
+            }
+        })
+        .collect();
+    let pool = Arc::new(Pool::new(device, session.core.ledger.clone()));
+    session.segments = Some(Segments {
+        flow,
+        parts,
+        pool,
+        streams: Mutex::default(),
+    });
+    Ok(session)
+}
+
+/// Whether all extents of a segment follow from those of the inputs.
+fn known_before(flow: &Flow, segment: &bespoke_ir::flow::Segment) -> bool {
+    let graph = &segment.graph;
+    let mut dims = (0..graph.value_bound())
+        .filter_map(|at| graph.value_at(at))
+        .flat_map(|v| graph.dims(v));
+    dims.all(|dim| {
+        dim.symbols().into_iter().all(|id| {
+            let symbol = flow.symbols.get(id);
+            symbol.is_some_and(|s| matches!(s.origin, SymbolOrigin::InputDim { .. }))
+        })
+    })
+}
+
+fn refusal(flow: &Flow, what: &'static str) -> Error {
+    let cuts = flow.cuts();
+    let reasons = cuts.iter().take(TOLD).map(|cut| match cut.kind {
+        CutKind::If => format!("`{}` branches on a condition that the device computes", cut.node),
+        CutKind::Loop | CutKind::Scan => format!("`{}` loops", cut.node),
+        CutKind::Extent => format!("`{}` needs an extent that the device computes", cut.node),
+    });
+    let mut why = reasons.collect::<Vec<_>>().join(", ");
+    if cuts.len() > TOLD {
+        why.push_str(&format!(", and for {} more reasons", cuts.len() - TOLD));
+    }
+    Error::Segmented {
+        what,
+        segments: flow.segments.len(),
+        why,
+    }
+}
+
+impl Segments {
+    /// The sessions of the segments.
+    pub(crate) fn parts(&self) -> &[Session] {
+        &self.parts
+    }
+
+    /// Why something cannot be done with this model.
+    pub(crate) fn refuse(&self, what: &'static str) -> Error {
+        refusal(&self.flow, what)
+    }
+
+    /// Asks for the programs of shapes, in all segments whose extents follow from the inputs'.
+    pub(crate) fn prewarm(&self, shapes: &[Signature]) -> Result<(), Error> {
+        for (segment, part) in self.flow.segments.iter().zip(&self.parts) {
+            if known_before(&self.flow, segment) {
+                let own = shapes.iter().map(|s| Signature::new(&part.signature(s.dims())));
+                part.wish(own.collect())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the flow on tensors of the host.
+    pub(crate) fn run(
+        &self,
+        session: &Session,
+        sources: &[Source<'_>],
+        options: &RunOptions,
+    ) -> Result<RunResult, Error> {
+        let start = Instant::now();
+        let (mut run, values) = self.walk(session, sources, options, start)?;
+        let mut outputs = Vec::with_capacity(values.len());
+        for ((name, _), value) in self.flow.outputs.iter().zip(&values) {
+            let bytes = run.bytes(value)?;
+            let tensor = Tensor::new(value.view.dtype, value.view.dims.clone(), bytes)?;
+            outputs.push((name.clone(), tensor));
+        }
+        let report = run.finish(sources, options)?;
+        Ok(RunResult { outputs, report })
+    }
+
+    /// Runs the flow on the caller's device memory.
+    pub(crate) fn run_into(
+        &self,
+        session: &Session,
+        bindings: &Bindings,
+        options: &RunOptions,
+    ) -> Result<RunReport, Error> {
+        let start = Instant::now();
+        let plan = &session.core.plan;
+        let names = bindings.inputs.iter().map(|i| i.0.as_str());
+        session.check_names("input", names, &plan.inputs)?;
+        let mut sources = Vec::with_capacity(plan.inputs.len());
+        for port in &plan.inputs {
+            let found = bindings.inputs.iter().find(|(name, _)| *name == port.name);
+            let (_, view) = found.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
+            check_dense(&port.name, view)?;
+            sources.push(Source::Device(view));
+        }
+        let outputs = self.flow.outputs.iter();
+        let known: Vec<&str> = outputs.map(|o| o.0.as_str()).collect();
+        for (name, _) in &bindings.outputs {
+            if !known.contains(&name.as_str()) {
+                return Err(Error::UnknownName {
+                    what: "output",
+                    name: name.clone(),
+                    hint: crate::error::did_you_mean(name, known.iter().copied()),
+                    known: known.join(", "),
+                });
+            }
+        }
+        let (mut run, values) = self.walk(session, &sources, options, start)?;
+        let made = self.flow.outputs.iter().zip(&values);
+        let places = made.filter_map(|((name, _), value)| {
+            let (_, view) = bindings.outputs.iter().find(|(n, _)| n == name)?;
+            Some((name, value, view))
+        });
+        // all are looked at before one is touched
+        let places: Vec<_> = places.collect();
+        for (name, value, view) in &places {
+            check_capacity(name, view, value.view.capacity)?;
+        }
+        for (_, value, view) in places {
+            run.copy(view.pointer, &value.view)?;
+        }
+        run.finish(&sources, options)
+    }
+
+    fn walk<'a>(
+        &'a self,
+        session: &'a Session,
+        sources: &[Source<'_>],
+        options: &'a RunOptions,
+        start: Instant,
+    ) -> Result<(Run<'a>, Vec<Value>), Error> {
+        let core = &*session.core;
+        if let Some(lost) = core.loader.device.lost() {
+            return Err(lost.into());
+        }
+        let mut dims = Vec::with_capacity(sources.len());
+        for (source, port) in sources.iter().zip(&core.plan.inputs) {
+            let (dtype, own) = match source {
+                Source::Host(t) => (t.dtype(), t.dims()),
+                Source::Device(v) => (v.dtype, &v.dims[..]),
+            };
+            check_type(port, dtype)?;
+            dims.push(own);
+        }
+        let (binding, bind_us, new_shape) = core.bind(&dims)?;
+        let stream = self.streams.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let stream = match stream {
+            Some(stream) => stream,
+            None => core.loader.device.stream()?,
+        };
+        if let Some(caller) = options.stream {
+            stream.follow(caller)?;
+        }
+        let mut run = Run {
+            segments: self,
+            core,
+            stream: Some(stream),
+            options,
+            patience: options.patience(),
+            start,
+            queued: false,
+            report: RunReport {
+                run: core.number(),
+                shape: shape_words(&core.plan.inputs, &dims),
+                latency_us: 0,
+                generic_kernels: 0,
+                specialized_kernels: 0,
+                graph: GraphUse::Replayed,
+                graph_reason: GraphReason::MadeAtLoad,
+                bind_us,
+                record_us: 0,
+                new_shape,
+                tier: u8::MAX,
+                segments: 0,
+            },
+        };
+        if !core.whole_graph {
+            run.report.graph = GraphUse::Off;
+            run.report.graph_reason = GraphReason::Asked;
+        }
+        let mut inputs = Vec::with_capacity(sources.len());
+        for source in sources {
+            inputs.push(match source {
+                Source::Host(tensor) => run.upload(tensor)?,
+                Source::Device(view) => Value::of((*view).clone()),
+            });
+        }
+        if options.stream.is_some() {
+            // segments run on streams of their own, which do not know the caller's
+            run.queued = true;
+        }
+        let values = walk(&self.flow, &mut run, binding.symbols.clone(), inputs)?;
+        Ok((run, values))
+    }
+}
+
+/// A tensor of a run, with what keeps it alive.
+#[derive(Clone, Debug)]
+struct Value {
+    view: TensorView,
+    _memory: Option<Arc<Buffer>>,
+    /// The bytes, where they came from the host.
+    host: Option<Arc<Vec<u8>>>,
+}
+
+impl Value {
+    /// A tensor of the caller.
+    fn of(view: TensorView) -> Value {
+        Value {
+            view,
+            _memory: None,
+            host: None,
+        }
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    segments: &'a Segments,
+    core: &'a Core,
+    /// For what is moved between segments; `None` once it is given back.
+    stream: Option<Box<dyn Stream>>,
+    options: &'a RunOptions,
+    patience: Patience<'a>,
+    start: Instant,
+    /// Whether the stream holds work that the next segment must wait for.
+    queued: bool,
+    report: RunReport,
+}
+
+impl Run<'_> {
+    fn stream(&self) -> Result<&dyn Stream, Error> {
+        self.stream.as_deref().ok_or(Error::Stopped)
+    }
+
+    /// Room for a tensor.
+    fn room(&self, dtype: DType, dims: &[i64]) -> Result<Value, Error> {
+        let bytes = byte_length(dtype, dims)?;
+        let buffer = self.segments.pool.take(bytes);
+        let buffer = buffer.map_err(|e| Error::from(e).with_memory(&self.core.ledger))?;
+        Ok(Value {
+            view: TensorView {
+                pointer: buffer.ptr(),
+                dtype,
+                dims: dims.to_vec(),
+                strides: None,
+                capacity: bytes,
+            },
+            _memory: Some(buffer),
+            host: None,
+        })
+    }
+
+    fn upload(&mut self, tensor: &Tensor) -> Result<Value, Error> {
+        let mut value = self.room(tensor.dtype(), tensor.dims())?;
+        if !tensor.bytes().is_empty() {
+            self.stream()?.write(value.view.pointer, tensor.bytes())?;
+            self.queued = true;
+        }
+        // small integers may decide an extent, and are not read back for that
+        if tensor.dtype().is_int() && tensor.bytes().len() <= SMALL {
+            value.host = Some(Arc::new(tensor.bytes().to_vec()));
+        }
+        Ok(value)
+    }
+
+    /// The bytes of a tensor, on the host.
+    fn bytes(&mut self, value: &Value) -> Result<Vec<u8>, Error> {
+        if let Some(bytes) = &value.host {
+            return Ok(bytes.to_vec());
+        }
+        let mut bytes = vec![0; byte_length(value.view.dtype, &value.view.dims)? as usize];
+        if !bytes.is_empty() {
+            self.stream()?.read(&mut bytes, value.view.pointer)?;
+        }
+        Ok(bytes)
+    }
+
+    fn copy(&mut self, to: DevicePtr, from: &TensorView) -> Result<(), Error> {
+        let bytes = byte_length(from.dtype, &from.dims)?;
+        if bytes > 0 {
+            self.stream()?.copy(to, from.pointer, bytes)?;
+            self.queued = true;
+        }
+        Ok(())
+    }
+
+    /// Waits for what was moved.
+    fn settle(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.queued) {
+            self.stream()?.synchronize()?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a segment's run was like.
+    fn add(&mut self, part: &RunReport) {
+        let report = &mut self.report;
+        report.segments += 1;
+        report.generic_kernels += part.generic_kernels;
+        report.specialized_kernels += part.specialized_kernels;
+        report.bind_us += part.bind_us;
+        report.record_us += part.record_us;
+        report.new_shape |= part.new_shape;
+        report.tier = report.tier.min(part.tier);
+        if part.graph == GraphUse::Recorded {
+            report.graph = GraphUse::Recorded;
+        }
+        if part.graph == GraphUse::Recorded || report.graph == GraphUse::Replayed {
+            report.graph_reason = part.graph_reason;
+        }
+    }
+
+    /// Ends the run: everything is done when it returns, whatever was asked for.
+    fn finish(&mut self, sources: &[Source<'_>], options: &RunOptions) -> Result<RunReport, Error> {
+        if let Some(caller) = options.stream {
+            self.stream()?.precede(caller)?;
+        }
+        self.stream()?.synchronize()?;
+        if self.report.segments == 0 {
+            self.report.tier = 0;
+        }
+        self.report.latency_us = self.start.elapsed().as_micros() as u64;
+        let dims = sources.iter().map(|source| match source {
+            Source::Host(t) => t.dims().to_vec(),
+            Source::Device(v) => v.dims.clone(),
+        });
+        let report = &self.report;
+        let log = &self.core.log;
+        log.push(EventKind::Run {
+            run: report.run,
+            shape: report.shape.clone(),
+            generic: report.generic_kernels,
+            specialized: report.specialized_kernels,
+            graph: report.graph,
+            latency_us: report.latency_us,
+            bind_us: report.bind_us,
+            record_us: report.record_us,
+            block_written: false,
+            new_shape: report.new_shape,
+            graph_reason: report.graph_reason,
+            dims: dims.collect(),
+            lane: 0,
+            begin_us: log.micros_at(self.start),
+            wait_us: 0,
+            tier: report.tier,
+        });
+        Ok(report.clone())
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // buffers go back to the pool after this; an error was reported by whatever came before
+            let _ = stream.synchronize();
+            let streams = self.segments.streams.lock();
+            streams.unwrap_or_else(PoisonError::into_inner).push(stream);
+        }
+    }
+}
+
+/// Integers of at most so many bytes are kept on the host as well.
+const SMALL: usize = 1024;
+
+impl Machine for Run<'_> {
+    type Value = Value;
+    type Error = Error;
+
+    fn dims(&self, value: &Value) -> Vec<i64> {
+        value.view.dims.clone()
+    }
+
+    fn segment(
+        &mut self,
+        index: usize,
+        symbols: &[i64],
+        inputs: &[Value],
+    ) -> Result<Vec<Value>, Error> {
+        let flow = &self.segments.flow;
+        let mut outputs = Vec::with_capacity(flow.segments[index].outputs.len());
+        for &id in &flow.segments[index].outputs {
+            let ty = &flow.tensor(id).ty;
+            let dims: Result<Vec<i64>, _> = ty.dims.iter().map(|d| d.eval(symbols)).collect();
+            let dims = dims.map_err(|e| bespoke_plan::BindError::Arithmetic(e.to_string()))?;
+            outputs.push(self.room(ty.dtype, &dims)?);
+        }
+        self.settle()?;
+        let views = |list: &[Value]| list.iter().map(|v| v.view.clone()).collect::<Vec<_>>();
+        let options = RunOptions {
+            asynchronous: false,
+            stream: None,
+            cancel: self.options.cancel.clone(),
+            deadline: self.options.deadline,
+        };
+        let part = &self.segments.parts[index];
+        let report = part.run_segment(symbols, &views(inputs), &views(&outputs), &options)?;
+        self.add(&report);
+        Ok(outputs)
+    }
+
+    fn read(&mut self, value: &Value) -> Result<Vec<i64>, Error> {
+        let (dtype, bytes) = (value.view.dtype, self.bytes(value)?);
+        let size = dtype.size().unwrap_or(1).max(1);
+        Ok(bytes.chunks_exact(size).map(|b| integer(dtype, b)).collect())
+    }
+
+    fn scalar(&mut self, value: i64) -> Result<Value, Error> {
+        let tensor = Tensor::from_i64(&[], &[value])?;
+        self.upload(&tensor)
+    }
+
+    fn stack(&mut self, dtype: DType, dims: &[i64], parts: Vec<Value>) -> Result<Value, Error> {
+        let mut all = vec![parts.len() as i64];
+        all.extend(dims);
+        let stacked = self.room(dtype, &all)?;
+        let step = byte_length(dtype, dims)?;
+        for (i, part) in parts.iter().enumerate() {
+            let to = DevicePtr(stacked.view.pointer.0 + i as u64 * step);
+            self.copy(to, &part.view)?;
+        }
+        // the parts go back to the pool, and something else may be written there
+        self.settle()?;
+        Ok(stacked)
+    }
+
+    fn check(&mut self) -> Result<(), Error> {
+        self.patience.check("its next branch or iteration")
+    }
+}
+
+/// An element of an integer or boolean type.
+fn integer(dtype: DType, bytes: &[u8]) -> i64 {
+    let mut wide = [0u8; 8];
+    wide[..bytes.len().min(8)].copy_from_slice(&bytes[..bytes.len().min(8)]);
+    let raw = u64::from_le_bytes(wide);
+    match dtype {
+        DType::Bool => i64::from(raw != 0),
+        dtype if dtype.is_signed_int() => {
+            let shift = 64 - dtype.bits();
+            ((raw << shift) as i64) >> shift
+        }
+        _ => raw as i64,
+    }
+}
+
+/// Device memory for what passes between segments: buffers of few sizes, each used again and again.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    device: Arc<dyn Device>,
+    ledger: Arc<Ledger>,
+    free: Mutex<BTreeMap<u64, Vec<Arc<dyn Memory>>>>,
+}
+
+/// A buffer of a pool, which goes back when it is dropped.
+#[derive(Debug)]
+struct Buffer {
+    memory: Option<Arc<dyn Memory>>,
+    size: u64,
+    pool: Arc<Pool>,
+}
+
+impl Buffer {
+    fn ptr(&self) -> DevicePtr {
+        self.memory.as_ref().map_or(DevicePtr(0), |m| m.ptr())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.entry(self.size).or_default().push(memory);
+        }
+    }
+}
+
+impl Pool {
+    fn new(device: Arc<dyn Device>, ledger: Arc<Ledger>) -> Pool {
+        Pool {
+            device,
+            ledger,
+            free: Mutex::default(),
+        }
+    }
+
+    /// A buffer of at least so many bytes. If there is no memory for a new one, all that are free are given up first.
+    fn take(self: &Arc<Self>, bytes: u64) -> Result<Arc<Buffer>, DeviceError> {
+        let size = bytes.max(256).checked_next_power_of_two().unwrap_or(bytes);
+        let found = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.get_mut(&size).and_then(Vec::pop)
+        };
+        let make = || {
+            let what = "a value between two segments";
+            self.ledger.alloc(&*self.device, Purpose::Values, what, size)
+        };
+        let memory = match found {
+            Some(memory) => memory,
+            None => match make() {
+                Err(DeviceError::OutOfMemory { .. }) => {
+                    self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    make()?
+                }
+                made => made?,
+            },
+        };
+        Ok(Arc::new(Buffer {
+            memory: Some(memory),
+            size,
+            pool: self.clone(),
+        }))
+    }
+}
