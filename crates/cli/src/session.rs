@@ -10,8 +10,8 @@ use bespoke::cache::OffReason;
 use bespoke::device::Device;
 use bespoke::ir::Constant;
 use bespoke::runtime::{
-    self, CompileService, ErrorKind, Feed, GraphMode, Model, ProgrammaticLaunch, Progress, ServiceOptions,
-    Session, Tensor, feed,
+    self, CompileService, ErrorKind, Feed, GraphMode, Model, ProgrammaticLaunch, Progress,
+    ServiceOptions, Session, Tensor, feed,
 };
 use bespoke::{DeviceChoice, cuda, open_device};
 use bytes::Bytes;

@@ -284,7 +284,9 @@ impl Item {
             Item::If(branch) => branch.results.clone(),
             Item::Loop(body) => {
                 let carried = body.carried.iter().map(|c| c.result);
-                carried.chain(body.stacked.iter().map(|s| s.result)).collect()
+                carried
+                    .chain(body.stacked.iter().map(|s| s.result))
+                    .collect()
             }
         }
     }
@@ -354,8 +356,7 @@ impl Block {
                     let next = body.carried.iter().map(|c| c.next);
                     let stacked = body.stacked.iter().map(|s| s.element);
                     let kept = next.chain(stacked).chain(body.next_condition).collect();
-                    body.block
-                        .note_last_uses(segments, &given.collect(), &kept);
+                    body.block.note_last_uses(segments, &given.collect(), &kept);
                 }
             }
         }
@@ -441,7 +442,11 @@ impl Flow {
             }
             // what a body gives is needed where its item is; what it only computes for itself is not
             let gives: Vec<TensorId> = match &item {
-                Item::If(branch) => branch.branches.iter().flat_map(|b| b.results.clone()).collect(),
+                Item::If(branch) => branch
+                    .branches
+                    .iter()
+                    .flat_map(|b| b.results.clone())
+                    .collect(),
                 Item::Loop(body) => {
                     let next = body.carried.iter().map(|c| c.next);
                     let stacked = body.stacked.iter().map(|s| s.element);
@@ -494,8 +499,10 @@ impl Flow {
         }
         let mut order = Vec::new();
         visit(block, &mut order);
-        let mut old: Vec<Option<Segment>> =
-            std::mem::take(&mut self.segments).into_iter().map(Some).collect();
+        let mut old: Vec<Option<Segment>> = std::mem::take(&mut self.segments)
+            .into_iter()
+            .map(Some)
+            .collect();
         self.segments = order.iter().filter_map(|&at| old[at].take()).collect();
     }
 }

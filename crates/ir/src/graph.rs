@@ -76,7 +76,6 @@ impl Node {
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
     }
-
 }
 
 /// A model; see the module.

@@ -55,8 +55,8 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
                 let symbol = graph.symbols.get(*id);
                 symbol.is_some_and(|s| s.origin == SymbolOrigin::Cut)
             };
-            let plain = symbols.len() <= 1
-                || symbols.iter().all(|id| bound.contains(id) || handed_in(id));
+            let plain =
+                symbols.len() <= 1 || symbols.iter().all(|id| bound.contains(id) || handed_in(id));
             if !plain {
                 return fail(
                     format!("input `{}`", graph.value(v).name),

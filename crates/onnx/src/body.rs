@@ -104,7 +104,11 @@ impl Body {
     /// # Errors
     ///
     /// [`Fail::Body`] if something in it cannot be run, which has been noted.
-    pub(crate) fn import(&self, importer: &mut Importer, given: Vec<Binding>) -> Done<Vec<Binding>> {
+    pub(crate) fn import(
+        &self,
+        importer: &mut Importer,
+        given: Vec<Binding>,
+    ) -> Done<Vec<Binding>> {
         importer.body_nodes += self.nodes.len() + 1;
         if importer.body_nodes > MAX_BODY_NODES {
             return unsupported(format!(
@@ -153,7 +157,10 @@ impl Importer {
     }
 
     /// Does what may fail half-way in blocks of its own; if it does, nothing of it is left but what it noted.
-    pub(crate) fn attempt<T>(cx: &mut Cx<'_>, what: impl FnOnce(&mut Cx<'_>) -> Done<T>) -> Done<T> {
+    pub(crate) fn attempt<T>(
+        cx: &mut Cx<'_>,
+        what: impl FnOnce(&mut Cx<'_>) -> Done<T>,
+    ) -> Done<T> {
         let checkpoint = cx.importer().checkpoint();
         let result = what(cx);
         if result.is_err() {

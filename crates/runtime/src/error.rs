@@ -172,7 +172,9 @@ pub enum Error {
         reason: String,
     },
     /// What was asked for needs a model that is a single graph.
-    #[error("{what} needs a model that is one graph; this one runs as {segments} segments because {why}")]
+    #[error(
+        "{what} needs a model that is one graph; this one runs as {segments} segments because {why}"
+    )]
     Segmented {
         /// What was asked for.
         what: &'static str,

@@ -66,7 +66,9 @@ impl Session {
         start: Instant,
     ) -> Result<Session, Error> {
         match model {
-            Model::Graph(graph) => Self::build(graph, device, service, options, Role::whole(start)),
+            Model::Graph(graph) => {
+                Self::build(*graph, device, service, options, Role::whole(start))
+            }
             Model::Flow(flow) => segments::load(*flow, device, service, options, start),
         }
     }
@@ -252,14 +254,14 @@ impl Session {
 #[derive(Clone, Debug)]
 pub enum Model {
     /// A single graph. It need not be canonical.
-    Graph(Graph),
+    Graph(Box<Graph>),
     /// Segments and the decisions between them.
     Flow(Box<Flow>),
 }
 
 impl From<Graph> for Model {
     fn from(graph: Graph) -> Model {
-        Model::Graph(graph)
+        Model::Graph(Box::new(graph))
     }
 }
 

@@ -163,7 +163,10 @@ fn known_before(flow: &Flow, segment: &bespoke_ir::flow::Segment) -> bool {
 fn refusal(flow: &Flow, what: &'static str) -> Error {
     let cuts = flow.cuts();
     let reasons = cuts.iter().take(TOLD).map(|cut| match cut.kind {
-        CutKind::If => format!("`{}` branches on a condition that the device computes", cut.node),
+        CutKind::If => format!(
+            "`{}` branches on a condition that the device computes",
+            cut.node
+        ),
         CutKind::Loop | CutKind::Scan => format!("`{}` loops", cut.node),
         CutKind::Extent => format!("`{}` needs an extent that the device computes", cut.node),
     });
@@ -193,7 +196,9 @@ impl Segments {
     pub(crate) fn prewarm(&self, shapes: &[Signature]) -> Result<(), Error> {
         for (segment, part) in self.flow.segments.iter().zip(&self.parts) {
             if known_before(&self.flow, segment) {
-                let own = shapes.iter().map(|s| Signature::new(&part.signature(s.dims())));
+                let own = shapes
+                    .iter()
+                    .map(|s| Signature::new(&part.signature(s.dims())));
                 part.wish(own.collect())?;
             }
         }
@@ -287,7 +292,11 @@ impl Segments {
             dims.push(own);
         }
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
-        let stream = self.streams.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let stream = self
+            .streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let stream = match stream {
             Some(stream) => stream,
             None => core.loader.device.stream()?,
@@ -546,7 +555,10 @@ impl Machine for Run<'_> {
     fn read(&mut self, value: &Value) -> Result<Vec<i64>, Error> {
         let (dtype, bytes) = (value.view.dtype, self.bytes(value)?);
         let size = dtype.size().unwrap_or(1).max(1);
-        Ok(bytes.chunks_exact(size).map(|b| integer(dtype, b)).collect())
+        Ok(bytes
+            .chunks_exact(size)
+            .map(|b| integer(dtype, b))
+            .collect())
     }
 
     fn scalar(&mut self, value: i64) -> Result<Value, Error> {
@@ -613,7 +625,11 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = self
+                .pool
+                .free
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             free.entry(self.size).or_default().push(memory);
         }
     }
@@ -637,13 +653,17 @@ impl Pool {
         };
         let make = || {
             let what = "a value between two segments";
-            self.ledger.alloc(&*self.device, Purpose::Values, what, size)
+            self.ledger
+                .alloc(&*self.device, Purpose::Values, what, size)
         };
         let memory = match found {
             Some(memory) => memory,
             None => match make() {
                 Err(DeviceError::OutOfMemory { .. }) => {
-                    self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.free
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clear();
                     make()?
                 }
                 made => made?,

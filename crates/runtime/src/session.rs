@@ -17,8 +17,8 @@ use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
-use crate::load::LoadTimes;
 use crate::lane::{Lane, Pointers, Ran};
+use crate::load::LoadTimes;
 use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
@@ -141,14 +141,18 @@ impl Session {
         let sources: Vec<Source<'_>> = inputs.iter().map(Source::Device).collect();
         let outputs: Vec<&TensorView> = outputs.iter().collect();
         let signature = self.signature(symbols);
-        Ok(self.execute(&sources, Some(&outputs), Some(signature), options)?.0)
+        Ok(self
+            .execute(&sources, Some(&outputs), Some(signature), options)?
+            .0)
     }
 
     /// The values of a segment's symbols: those that mean nothing to it are 0, so that they make no new shape.
     pub(crate) fn signature(&self, symbols: &[i64]) -> Vec<i64> {
         let used = self.used_symbols.iter().flatten();
         let pairs = symbols.iter().zip(used);
-        pairs.map(|(&value, &used)| if used { value } else { 0 }).collect()
+        pairs
+            .map(|(&value, &used)| if used { value } else { 0 })
+            .collect()
     }
 
     /// Fails if the model is no single graph.
@@ -472,7 +476,10 @@ impl Session {
         if let Some(segments) = &self.segments {
             let deadline = Instant::now() + timeout;
             let left = || deadline.saturating_duration_since(Instant::now());
-            return segments.parts().iter().all(|part| part.wait_specialized(left()));
+            return segments
+                .parts()
+                .iter()
+                .all(|part| part.wait_specialized(left()));
         }
         let (reply, done) = mpsc::sync_channel(1);
         if self.send(Message::Settle(reply)).is_err() {

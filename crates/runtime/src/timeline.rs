@@ -197,7 +197,13 @@ impl Process {
                 });
                 let number = event.segment.unwrap_or_default();
                 let track = self.lane(*lane);
-                self.slice(track, &format!("segment {number}"), *begin_us, *latency_us, &args);
+                self.slice(
+                    track,
+                    &format!("segment {number}"),
+                    *begin_us,
+                    *latency_us,
+                    &args,
+                );
             }
             EventKind::Enqueue {
                 class,

@@ -34,7 +34,17 @@ fn a_run_is_reported_with_its_segments() {
     let path = world.model("loop.onnx", &powers());
     let m = world.file("m.pb", &integers("m", &[], &[3]).encode_to_vec());
     let m = format!("m={m}");
-    let run = ["run", &path, "--shapes", "x:2", "--input", &m, "--iterations", "2", "--json"];
+    let run = [
+        "run",
+        &path,
+        "--shapes",
+        "x:2",
+        "--input",
+        &m,
+        "--iterations",
+        "2",
+        "--json",
+    ];
     let document = world.bespoke(&run).json();
     assert_eq!(document["runs"][1]["segments"], 3);
     assert_eq!(document["runs"][1]["graph"], "replayed");
@@ -43,7 +53,9 @@ fn a_run_is_reported_with_its_segments() {
     assert_eq!(document["session"]["cuts"]["loop"], 1);
     let mut strict = run.to_vec();
     strict.push("--require-graph");
-    world.bespoke(&strict).refuses(2, &["`the_loop` loops", "1 segments"]);
+    world
+        .bespoke(&strict)
+        .refuses(2, &["`the_loop` loops", "1 segments"]);
     let costs = world.bespoke(&["costs", &path, "--shapes", "x:2"]);
     costs.refuses(3, &["the_loop", "needs one graph"]);
 }
@@ -60,7 +72,10 @@ fn check_compares_results_whose_extents_only_the_run_knows() {
     });
     let path = world.model("found.onnx", &net);
     let set = |name: &str, tensor: TensorProto| {
-        world.file(&format!("data/test_data_set_0/{name}.pb"), &tensor.encode_to_vec());
+        world.file(
+            &format!("data/test_data_set_0/{name}.pb"),
+            &tensor.encode_to_vec(),
+        );
     };
     set("input_0", floats("x", &[4], &[0.0, 2.0, 0.0, -1.0]));
     set("output_0", integers("y", &[1, 2], &[1, 3]));
@@ -75,13 +90,35 @@ fn a_model_of_several_segments_can_be_timed_and_traced() {
     let world = World::without_gpu();
     let path = world.model("loop.onnx", &powers());
     let trace = world.path("shapes.jsonl").display().to_string();
-    let run = ["run", &path, "--shapes", "x:2", "--iterations", "3", "--record-trace", &trace];
+    let run = [
+        "run",
+        &path,
+        "--shapes",
+        "x:2",
+        "--iterations",
+        "3",
+        "--record-trace",
+        &trace,
+    ];
     assert_eq!(world.bespoke(&run).code, 0);
     let lines = std::fs::read_to_string(&trace).unwrap();
-    assert_eq!(lines.lines().filter(|l| l.contains("\"x\"")).count(), 3, "{lines}");
+    assert_eq!(
+        lines.lines().filter(|l| l.contains("\"x\"")).count(),
+        3,
+        "{lines}"
+    );
     let again = world.bespoke(&["run", &path, "--shape-trace", &trace, "--no-transfers"]);
     assert_eq!(again.code, 0, "{again:?}");
     let timeline = world.path("timeline.json").display().to_string();
-    let seen = ["run", &path, "--shapes", "x:2", "--iterations", "2", "--timeline", &timeline];
+    let seen = [
+        "run",
+        &path,
+        "--shapes",
+        "x:2",
+        "--iterations",
+        "2",
+        "--timeline",
+        &timeline,
+    ];
     assert_eq!(world.bespoke(&seen).code, 0);
 }

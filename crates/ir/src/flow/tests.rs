@@ -91,7 +91,11 @@ impl Machine for Lists {
 
     fn dims(&self, value: &Vec<i64>) -> Vec<i64> {
         // a list of one stands for a scalar here
-        if value.len() == 1 { vec![] } else { vec![value.len() as i64] }
+        if value.len() == 1 {
+            vec![]
+        } else {
+            vec![value.len() as i64]
+        }
     }
 
     fn segment(
@@ -139,7 +143,10 @@ fn what_nobody_needs_is_dropped() {
     let why: Vec<&str> = flow.cuts().iter().map(|cut| cut.kind.code()).collect();
     assert_eq!(why, ["extent", "loop"]);
     let graph = &flow.segments[0].graph;
-    assert_eq!((graph.name.as_str(), graph.symbols.len()), ("doubling.0", 2));
+    assert_eq!(
+        (graph.name.as_str(), graph.symbols.len()),
+        ("doubling.0", 2)
+    );
     crate::verify::verify(graph).unwrap();
 }
 
@@ -148,7 +155,11 @@ fn a_tensor_lives_as_long_as_something_reads_it() {
     let flow = doubling();
     let x = flow.inputs[0];
     let times = flow.inputs[1];
-    assert_eq!(flow.block.last_uses, [vec![times], vec![]], "{x:?} is an output");
+    assert_eq!(
+        flow.block.last_uses,
+        [vec![times], vec![]],
+        "{x:?} is an output"
+    );
     let mut kept = flow.clone();
     kept.outputs.pop();
     kept.finish();
@@ -164,6 +175,11 @@ fn a_flow_is_walked() {
         assert_eq!(outputs, [expected.to_vec(), vec![1, 2]]);
         assert_eq!(machine.segments as i64, k.max(0));
     }
-    let wrong = walk(&flow, &mut Lists::default(), vec![3], vec![vec![1, 2], vec![1]]);
+    let wrong = walk(
+        &flow,
+        &mut Lists::default(),
+        vec![3],
+        vec![vec![1, 2], vec![1]],
+    );
     assert!(matches!(wrong, Err(FlowError::Extents { .. })), "{wrong:?}");
 }

@@ -61,12 +61,21 @@ impl Flow {
                         symbol.map_or_else(String::new, |s| s.name.clone())
                     });
                     let symbols = symbols.collect::<Vec<_>>().join(", ");
-                    let what = if read.shape_of.is_some() { "read shape" } else { "read" };
+                    let what = if read.shape_of.is_some() {
+                        "read shape"
+                    } else {
+                        "read"
+                    };
                     let name = &self.tensor(read.tensor).name;
                     writeln!(f, "{pad}{what} {name} -> {symbols}  ; {}", read.node)?;
                 }
                 Item::If(node) => {
-                    writeln!(f, "{pad}if {}  ; {}", self.tensor(node.condition).name, node.node)?;
+                    writeln!(
+                        f,
+                        "{pad}if {}  ; {}",
+                        self.tensor(node.condition).name,
+                        node.node
+                    )?;
                     for (word, branch) in ["then", "else"].iter().zip(&node.branches) {
                         writeln!(f, "{pad}{word}")?;
                         self.write_block(f, &branch.block, depth + 1)?;

@@ -170,10 +170,11 @@ impl<M: Machine> Walker<'_, M> {
     }
 
     fn eval(&self, what: &str, e: &SymInt) -> Result<i64, FlowError> {
-        e.eval(&self.symbols).map_err(|source| FlowError::Arithmetic {
-            what: what.to_owned(),
-            source,
-        })
+        e.eval(&self.symbols)
+            .map_err(|source| FlowError::Arithmetic {
+                what: what.to_owned(),
+                source,
+            })
     }
 
     fn block(&mut self, block: &Block) -> Result<(), M::Error> {

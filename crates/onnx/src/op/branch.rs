@@ -34,7 +34,8 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     }
     if cx.importer().cutter.is_none() {
         return Err(Fail::NeedsCut(
-            "its condition is computed from the data, and this use of the model needs one graph".into(),
+            "its condition is computed from the data, and this use of the model needs one graph"
+                .into(),
         ));
     }
     let results = Importer::attempt(cx, |cx| at_run_time(cx, &condition, &bodies))?;
@@ -62,7 +63,9 @@ fn at_run_time(cx: &mut Cx<'_>, condition: &Binding, bodies: &[Body; 2]) -> Done
         let mut results = body.import(importer, Vec::new())?;
         results.truncate(wanted);
         for (i, result) in results.iter().enumerate() {
-            branch.results.push(importer.tensor_of(body.output(i), result)?);
+            branch
+                .results
+                .push(importer.tensor_of(body.output(i), result)?);
         }
         branch.block = importer.leave()?;
         given.push(results);

@@ -92,6 +92,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Ceil", 1, unary::import),
     ("", "Celu", 12, activation::celu),
     ("", "Clip", 1, clip::import),
+    ("", "Compress", 9, non_zero::compress),
     ("", "Concat", 1, concat::import),
     ("", "Constant", 1, constant::constant),
     ("", "ConstantOfShape", 9, constant::of_shape),

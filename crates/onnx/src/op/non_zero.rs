@@ -1,14 +1,14 @@
 //! Where elements are not zero. ONNX: NonZero (9, 13): an `i64` of rank 2, a column for each such element in row-major
-//! order.
+//! order; Compress (9, 11): the slices of an axis, or the elements, for which a list of booleans is true.
 //!
-//! The number of columns is computed on the device, so the model is cut: a running sum counts the elements, the host reads
+//! The number of results is computed on the device, so the model is cut: a running sum counts the elements, the host reads
 //! their number, and each element's position is scattered to the place that the running sum gives it. The elements that
 //! are zero all go to a place behind the last, which is cut off.
 
 use crate::context::Cx;
-use crate::importer::{Done, Fail, unsupported};
+use crate::importer::{Done, Fail, invalid, unsupported};
 use bespoke_ir::op::scatter_elements::{ScatterElements, ScatterReduction};
-use bespoke_ir::op::{Concat, CumSum, HostInts, Map, Reduce, Slice, reduce::ReduceKind};
+use bespoke_ir::op::{Concat, CumSum, Gather, HostInts, Map, Reduce, Slice, reduce::ReduceKind};
 use bespoke_ir::{BinaryOp, DType, ExprBuilder, Scalar, SymInt, ValueId};
 
 /// NonZero.
@@ -16,17 +16,72 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(1, 1)?;
     let ty = cx.ty(0)?;
     if ty.rank() == 0 {
-        return unsupported("of a scalar is not supported; the standard does not say what it gives");
+        return unsupported(
+            "of a scalar is not supported; the standard does not say what it gives",
+        );
     }
     if cx.importer().cutter.is_none() {
         return Err(Fail::NeedsCut(
             "the number of its results is computed from the data, and this use of the model needs one graph".into(),
         ));
     }
-    let all = cx.simplify(&ty.elements());
     let x = cx.value(0)?;
+    let (found, count) = positions(cx, x)?;
+    let mut rows = Vec::with_capacity(ty.rank());
+    for (axis, extent) in ty.dims.iter().enumerate() {
+        let step = SymInt::product(&ty.dims[axis + 1..]);
+        let step = scalar(cx, &format!("step{axis}"), &step)?;
+        let extent = scalar(cx, &format!("extent{axis}"), extent)?;
+        let row = cx.map(&format!("row{axis}"), &[found, step, extent], |b, r| {
+            let whole = b.binary(BinaryOp::Div, r[0], r[1]);
+            b.binary(BinaryOp::Mod, whole, r[2])
+        })?;
+        rows.push(cx.reshape(&format!("line{axis}"), row, vec![1.into(), count.clone()])?);
+    }
+    let y = match &rows[..] {
+        [one] => *one,
+        many => cx.emit("", Concat { axis: 0 }, many)?,
+    };
+    cx.set(0, y);
+    Ok(())
+}
+
+/// Compress. A list that is shorter than the axis leaves the rest out.
+pub(super) fn compress(cx: &mut Cx<'_>) -> Done {
+    cx.inputs(2, 2)?;
+    let (ty, flags) = (cx.ty(0)?, cx.ty(1)?);
+    if flags.dtype != DType::Bool || flags.rank() != 1 {
+        return invalid("its condition must be a list of booleans");
+    }
+    let axis = match cx.attrs.int("axis")? {
+        Some(axis) => Some(cx.axis(axis, ty.rank())?),
+        None => None,
+    };
+    if cx.importer().cutter.is_none() {
+        return Err(Fail::NeedsCut(
+            "the number of its results is computed from the data, and this use of the model needs one graph".into(),
+        ));
+    }
+    let flags = cx.value(1)?;
+    let (found, _) = positions(cx, flags)?;
+    let mut x = cx.value(0)?;
+    if axis.is_none() {
+        let all = cx.simplify(&ty.elements());
+        x = cx.reshape("flat_data", x, vec![all])?;
+    }
+    let axis = axis.unwrap_or(0);
+    let y = cx.emit("", Gather { axis }, &[x, found])?;
+    cx.set(0, y);
+    Ok(())
+}
+
+/// Row-major positions of the elements that are not zero, in order, and how many they are. The model is cut: values that
+/// were emitted before mean nothing behind it.
+pub(super) fn positions(cx: &mut Cx<'_>, x: ValueId) -> Done<(ValueId, SymInt)> {
+    let (dtype, all) = (cx.value_ty(x).dtype, cx.value_ty(x).elements());
+    let all = cx.simplify(&all);
     let flags = cx.map("flags", &[x], |b, r| {
-        let zero = b.number(ty.dtype, 0.0);
+        let zero = b.number(dtype, 0.0);
         let is = b.binary(BinaryOp::Eq, r[0], zero);
         let (no, yes) = (int(b, 0), int(b, 1));
         b.select(is, no, yes)
@@ -76,24 +131,7 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
         dims: vec![count.clone()],
     };
     let found = cx.emit("indices", first, &[found])?;
-
-    let mut rows = Vec::with_capacity(ty.rank());
-    for (axis, extent) in ty.dims.iter().enumerate() {
-        let step = SymInt::product(&ty.dims[axis + 1..]);
-        let step = scalar(cx, &format!("step{axis}"), &step)?;
-        let extent = scalar(cx, &format!("extent{axis}"), extent)?;
-        let row = cx.map(&format!("row{axis}"), &[found, step, extent], |b, r| {
-            let whole = b.binary(BinaryOp::Div, r[0], r[1]);
-            b.binary(BinaryOp::Mod, whole, r[2])
-        })?;
-        rows.push(cx.reshape(&format!("line{axis}"), row, vec![1.into(), count.clone()])?);
-    }
-    let y = match &rows[..] {
-        [one] => *one,
-        many => cx.emit("", Concat { axis: 0 }, many)?,
-    };
-    cx.set(0, y);
-    Ok(())
+    Ok((found, count))
 }
 
 fn int(b: &mut ExprBuilder, value: i64) -> bespoke_ir::expr::Reg {

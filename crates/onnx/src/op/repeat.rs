@@ -80,7 +80,12 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     }
     let limit = match cx.input(0)? {
         None => Limit::None,
-        Some(trip) => match trip.known.as_ref().and_then(|known| known.as_ints()).as_deref() {
+        Some(trip) => match trip
+            .known
+            .as_ref()
+            .and_then(|known| known.as_ints())
+            .as_deref()
+        {
             Some([count]) => Limit::Extent(count.clone()),
             Some(_) => return invalid("its trip count must have one element"),
             None => Limit::Data(trip),
@@ -136,8 +141,8 @@ pub(super) fn run(cx: &mut Cx<'_>, mut plan: Plan, iterate: &mut Iterate<'_>) ->
         && let Some(trip) = trip.as_const()
     {
         let trip = trip.max(0);
-        let small = trip <= MAX_UNROLLED
-            && plan.nodes.saturating_mul(trip as usize) <= MAX_UNROLLED_NODES;
+        let small =
+            trip <= MAX_UNROLLED && plan.nodes.saturating_mul(trip as usize) <= MAX_UNROLLED_NODES;
         if small {
             let checkpoint = cx.importer().checkpoint();
             let state = plan.state.iter().map(|(_, value)| value.clone()).collect();
@@ -242,7 +247,11 @@ fn at_run_time(cx: &mut Cx<'_>, plan: Plan, iterate: &mut Iterate<'_>) -> Done<R
     importer.close()?;
     let outer = importer.graph.symbols.len();
     // which extents of the state have a value of their own in each iteration
-    let mut own: Vec<Vec<bool>> = plan.state.iter().map(|s| vec![false; s.1.ty.rank()]).collect();
+    let mut own: Vec<Vec<bool>> = plan
+        .state
+        .iter()
+        .map(|s| vec![false; s.1.ty.rank()])
+        .collect();
     let (body, turn) = loop {
         let checkpoint = cx.importer().checkpoint();
         match iteration(cx, &plan.state, &own, iterate)? {
@@ -266,9 +275,11 @@ fn at_run_time(cx: &mut Cx<'_>, plan: Plan, iterate: &mut Iterate<'_>) -> Done<R
         state.push(importer.tensor_binding(result)?);
     }
     let count = match &trip {
-        Trip::Extent(count) if condition.is_none() && body.more.is_none() => {
-            Some(count.max(&SymInt::constant(0)).simplify(&importer.graph.symbols))
-        }
+        Trip::Extent(count) if condition.is_none() && body.more.is_none() => Some(
+            count
+                .max(&SymInt::constant(0))
+                .simplify(&importer.graph.symbols),
+        ),
         _ => None,
     };
     let mut stacked = Vec::with_capacity(turn.stacked.len());
@@ -309,7 +320,10 @@ struct Inside {
 }
 
 /// Imports the body with a state of these types; `Err` says which extents must be more general.
-#[allow(clippy::type_complexity, reason = "the outer result is a failure, the inner one a retry")]
+#[allow(
+    clippy::type_complexity,
+    reason = "the outer result is a failure, the inner one a retry"
+)]
 fn iteration(
     cx: &mut Cx<'_>,
     initial: &[(String, Binding)],

@@ -25,9 +25,13 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     let given = cx.inputs(1, usize::MAX)?;
     let body = Body::of(cx, "body")?;
     let count = cx.attrs.int("num_scan_inputs")?.unwrap_or(0);
-    let scanned = usize::try_from(count).ok().filter(|&n| n >= 1 && n <= given);
+    let scanned = usize::try_from(count)
+        .ok()
+        .filter(|&n| n >= 1 && n <= given);
     let Some(scanned) = scanned else {
-        return invalid(format!("it has {given} inputs, of which {count} are to be scanned"));
+        return invalid(format!(
+            "it has {given} inputs, of which {count} are to be scanned"
+        ));
     };
     let carried = given - scanned;
     if body.inputs.len() != given || body.outputs() < carried {
@@ -61,7 +65,11 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     }
     let extent = data[0].0.ty.dims[data[0].1].clone();
     for (value, axis, _) in &data[1..] {
-        cx.require_equal("the extents of the scanned axes", &extent, &value.ty.dims[*axis])?;
+        cx.require_equal(
+            "the extents of the scanned axes",
+            &extent,
+            &value.ty.dims[*axis],
+        )?;
     }
     let plan = Plan {
         kind: CutKind::Scan,
@@ -110,7 +118,9 @@ fn directions(
     };
     let (axes, ways) = (list(axes)?, list(directions)?);
     if let Some(way) = ways.iter().find(|way| !(0..=1).contains(*way)) {
-        return invalid(format!("attribute '{directions}' holds {way}; 0 is forwards, 1 backwards"));
+        return invalid(format!(
+            "attribute '{directions}' holds {way}; 0 is forwards, 1 backwards"
+        ));
     }
     let pairs = axes.into_iter().zip(ways);
     Ok(pairs

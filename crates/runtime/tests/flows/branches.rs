@@ -25,10 +25,19 @@ fn doubled(net: Net, condition: &str) -> Net {
 
 #[test]
 fn a_known_condition_leaves_one_branch() {
-    for (value, expected) in [(true, f32(&[2], &[3.0, 5.0])), (false, f32(&[4], &[2.0, 3.0, 2.0, 3.0]))] {
-        let net = doubled(Net::new("known").input("x", F, &["N"]).truth("c", value), "c");
+    for (value, expected) in [
+        (true, f32(&[2], &[3.0, 5.0])),
+        (false, f32(&[4], &[2.0, 3.0, 2.0, 3.0])),
+    ] {
+        let net = doubled(
+            Net::new("known").input("x", F, &["N"]).truth("c", value),
+            "c",
+        );
         assert_eq!(net.cuts(), "");
-        assert_eq!(net.run(&[("x", f32(&[2], &[1.0, 2.0]))]).unwrap(), [expected]);
+        assert_eq!(
+            net.run(&[("x", f32(&[2], &[1.0, 2.0]))]).unwrap(),
+            [expected]
+        );
     }
     // known from the shapes
     let net = Net::new("shape")
@@ -82,7 +91,10 @@ fn a_branch_may_hand_on_what_it_did_not_make() {
     let x = || f32(&[2], &[1.0, 2.0]);
     let run = |c| net.run(&[("x", x()), ("c", bool(c))]).unwrap();
     assert_eq!(run(true), [x(), f32(&[2], &[7.0, 8.0]), x()]);
-    assert_eq!(run(false), [f32(&[2], &[-1.0, -2.0]), f32(&[2], &[5.0, 6.0]), x()]);
+    assert_eq!(
+        run(false),
+        [f32(&[2], &[-1.0, -2.0]), f32(&[2], &[5.0, 6.0]), x()]
+    );
 }
 
 #[test]
@@ -109,7 +121,10 @@ fn branches_nest() {
             "y",
             "If",
             "c",
-            &[body("then_branch", inner("a", 1.0)), body("else_branch", inner("b", 10.0))],
+            &[
+                body("then_branch", inner("a", 1.0)),
+                body("else_branch", inner("b", 10.0)),
+            ],
         )
         .gives("y");
     assert_eq!(net.cuts(), "if if if");
@@ -126,7 +141,10 @@ fn branches_nest() {
 #[test]
 fn results_that_are_extents_are_read() {
     let give = |name: &str, value: i64| {
-        Net::new(name).i64s("n", &[1], &[value]).node("m", "Identity", "n").gives("m")
+        Net::new(name)
+            .i64s("n", &[1], &[value])
+            .node("m", "Identity", "n")
+            .gives("m")
     };
     let net = Net::new("shape")
         .input("c", DType::Bool, &[])
@@ -134,7 +152,10 @@ fn results_that_are_extents_are_read() {
             "s",
             "If",
             "c",
-            &[body("then_branch", give("a", 2)), body("else_branch", give("b", 3))],
+            &[
+                body("then_branch", give("a", 2)),
+                body("else_branch", give("b", 3)),
+            ],
         )
         .node("y", "ConstantOfShape", "s")
         .gives("y");
@@ -147,9 +168,7 @@ fn results_that_are_extents_are_read() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let then = Net::new("then").node("a", "Neg", "x").gives("a");
-    let otherwise = Net::new("else")
-        .node("b", "Unsqueeze", "x axes")
-        .gives("b");
+    let otherwise = Net::new("else").node("b", "Unsqueeze", "x axes").gives("b");
     let net = Net::new("ranks")
         .input("x", F, &["N"])
         .input("c", DType::Bool, &[])
@@ -162,7 +181,10 @@ fn what_cannot_be_is_refused_by_name() {
         )
         .gives("y");
     let error = net.import().unwrap_err();
-    assert!(error.contains("different ranks: f32[N] and f32[1,N]"), "{error}");
+    assert!(
+        error.contains("different ranks: f32[N] and f32[1,N]"),
+        "{error}"
+    );
 
     let strange = Net::new("then").node("a", "Strange", "x").gives("a");
     let fine = Net::new("else").node("b", "Neg", "x").gives("b");
@@ -177,5 +199,8 @@ fn what_cannot_be_is_refused_by_name() {
         )
         .gives("y");
     let error = net.import().unwrap_err();
-    assert!(error.contains("Strange") && !error.contains("'If y'"), "{error}");
+    assert!(
+        error.contains("Strange") && !error.contains("'If y'"),
+        "{error}"
+    );
 }

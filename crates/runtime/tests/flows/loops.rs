@@ -26,14 +26,23 @@ fn a_short_loop_becomes_straight_code() {
             .i64s("m", &[], &[trip])
             .f32s("zero", &[1], &[0.0])
             .node("start", "Mul", "x zero")
-            .with("s t k", "Loop", "m _ start", &[body("body", adding(always()).gives("go t e k"))])
+            .with(
+                "s t k",
+                "Loop",
+                "m _ start",
+                &[body("body", adding(always()).gives("go t e k"))],
+            )
             .gives("s t k");
         assert_eq!(net.cuts(), "", "{trip}");
         let last = states.last().copied().unwrap_or(0.0);
         let numbers: Vec<i64> = (0..trip).collect();
         assert_eq!(
             net.run(&[("x", f32(&[1], &[1.0]))]).unwrap(),
-            [f32(&[1], &[last]), f32(&[trip, 1], &states), i64(&[trip], &numbers)]
+            [
+                f32(&[1], &[last]),
+                f32(&[trip, 1], &states),
+                i64(&[trip], &numbers)
+            ]
         );
     }
 }
@@ -48,7 +57,12 @@ fn a_short_loop_ends_where_its_condition_is_known_to_fail() {
         .i64s("m", &[], &[10])
         .truth("yes", true)
         .f32s("start", &[1], &[0.0])
-        .with("s t k", "Loop", "m yes start", &[body("body", adding(inner).gives("go t e k"))])
+        .with(
+            "s t k",
+            "Loop",
+            "m yes start",
+            &[body("body", adding(inner).gives("go t e k"))],
+        )
         .gives("s k");
     assert_eq!(net.cuts(), "");
     let expected = [f32(&[1], &[6.0]), i64(&[3], &[0, 1, 2])];
@@ -88,7 +102,11 @@ fn trip_count_and_condition_end_a_loop() {
         i64(&[3], &[0, 1, 2]),
     ];
     let none = [f32(&[1], &[0.0]), f32(&[0, 1], &[]), i64(&[0], &[])];
-    let two = [f32(&[1], &[8.0]), f32(&[2, 1], &[4.0, 8.0]), i64(&[2], &[0, 1])];
+    let two = [
+        f32(&[1], &[8.0]),
+        f32(&[2, 1], &[4.0, 8.0]),
+        i64(&[2], &[0, 1]),
+    ];
     // without a trip count only the condition ends it
     assert_eq!(driven("_", "_").run(&[x()]).unwrap(), three);
     for (m, expected) in [(9, &three), (2, &two), (0, &none), (-1, &none)] {
@@ -99,7 +117,10 @@ fn trip_count_and_condition_end_a_loop() {
         let given = [x(), m, ("c", bool(false))];
         assert_eq!(driven("m", "c").run(&given).unwrap(), none);
     }
-    assert_eq!(driven("_", "c").run(&[x(), ("c", bool(false))]).unwrap(), none);
+    assert_eq!(
+        driven("_", "c").run(&[x(), ("c", bool(false))]).unwrap(),
+        none
+    );
     assert_eq!(driven("m", "c").cuts(), "loop");
 }
 
@@ -117,7 +138,8 @@ fn what_is_carried_may_grow() {
         .node("y", "Neg", "s")
         .gives("y");
     let run = |m| {
-        net.run(&[("x", f32(&[2], &[1.0, 2.0])), ("m", i64(&[1], &[m]))]).unwrap()
+        net.run(&[("x", f32(&[2], &[1.0, 2.0])), ("m", i64(&[1], &[m]))])
+            .unwrap()
     };
     assert_eq!(run(0), [f32(&[2], &[-1.0, -2.0])]);
     assert_eq!(run(2), [f32(&[6], &[-1.0, -2.0, -1.0, -2.0, -1.0, -2.0])]);
@@ -180,7 +202,11 @@ fn loops_and_branches_nest_and_see_what_is_around_them() {
         .gives("y");
     assert_eq!(net.cuts(), "loop if loop");
     let run = |m, n| {
-        let given = [("x", f32(&[1], &[1.0])), ("m", i64(&[], &[m])), ("n", i64(&[], &[n]))];
+        let given = [
+            ("x", f32(&[1], &[1.0])),
+            ("m", i64(&[], &[m])),
+            ("n", i64(&[], &[n])),
+        ];
         net.run(&given).unwrap()[0].to_f64()
     };
     assert_eq!(run(1, 5), [2.0]);
@@ -204,7 +230,10 @@ fn stacked_results_of_different_shapes_are_refused() {
     let run = |m| net.run(&[("x", f32(&[1], &[1.0])), ("m", i64(&[], &[m]))]);
     assert_eq!(run(1).unwrap(), [f32(&[1, 2], &[-1.0, -1.0])]);
     let error = run(2).unwrap_err();
-    assert!(error.contains("iteration 1 gives") && error.contains("[3]"), "{error}");
+    assert!(
+        error.contains("iteration 1 gives") && error.contains("[3]"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -226,7 +255,10 @@ fn the_number_of_an_iteration_may_decide_extents() {
         .f32s("zero", &[1], &[0.0])
         .with("s k", "Loop", "m _ zero", &[body("body", inner)])
         .gives("s k");
-    let given = [("x", f32(&[4], &[1.0, 2.0, 3.0, 4.0])), ("m", i64(&[], &[3]))];
+    let given = [
+        ("x", f32(&[4], &[1.0, 2.0, 3.0, 4.0])),
+        ("m", i64(&[], &[3])),
+    ];
     assert_eq!(
         net.run(&given).unwrap(),
         [f32(&[1], &[6.0]), f32(&[3, 1], &[1.0, 2.0, 3.0])]
@@ -261,7 +293,13 @@ fn a_scan_goes_along_an_axis_in_either_direction() {
         let run = |net: Net| net.run(&[("x", x.clone())]).unwrap();
         assert_eq!(run(plain), [last.clone(), sums.clone(), twice.clone()]);
         // from the back, and what is stacked in its own order
-        let back = scan(net(), &[ints("scan_input_directions", &[1]), ints("scan_output_directions", &[0, 1])]);
+        let back = scan(
+            net(),
+            &[
+                ints("scan_input_directions", &[1]),
+                ints("scan_output_directions", &[0, 1]),
+            ],
+        );
         let from_back = f32(&[3, 2], &[5.0, 6.0, 8.0, 10.0, 9.0, 12.0]);
         assert_eq!(run(back), [last.clone(), from_back, twice.clone()]);
         // stacked along the last axis
@@ -270,7 +308,10 @@ fn a_scan_goes_along_an_axis_in_either_direction() {
         let twice = f32(&[2, 3], &[2.0, 6.0, 10.0, 4.0, 8.0, 12.0]);
         assert_eq!(run(across), [last.clone(), turned, twice]);
     }
-    let net = scan(Net::new("columns").input("x", F, &["2", "N"]), &[ints("scan_input_axes", &[1])]);
+    let net = scan(
+        Net::new("columns").input("x", F, &["2", "N"]),
+        &[ints("scan_input_axes", &[1])],
+    );
     let columns = f32(&[2, 3], &[1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
     assert_eq!(net.run(&[("x", columns)]).unwrap(), [last, sums, twice]);
 }

@@ -12,9 +12,7 @@ use bespoke_onnx::proto::{
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use bespoke_onnx::{ImportOptions, ImportedModel, import_bytes};
-use bespoke_runtime::{
-    CompileService, Error, ServiceOptions, Session, SessionOptions, Tensor,
-};
+use bespoke_runtime::{CompileService, Error, ServiceOptions, Session, SessionOptions, Tensor};
 use prost::Message as _;
 
 /// An input or output; dims are numbers or names.
@@ -88,7 +86,9 @@ impl Net {
     /// Several inputs of a body, whose declared types do not matter.
     pub(crate) fn takes(mut self, names: &str) -> Net {
         let names = names.split_whitespace();
-        self.0.input.extend(names.map(|name| port(name, DType::F32, &[])));
+        self.0
+            .input
+            .extend(names.map(|name| port(name, DType::F32, &[])));
         self
     }
 
@@ -145,9 +145,16 @@ impl Net {
         inputs: &str,
         attributes: &[AttributeProto],
     ) -> Net {
-        let names = |text: &str| text.split_whitespace().map(|n| n.replace('_', "")).collect();
+        let names = |text: &str| {
+            text.split_whitespace()
+                .map(|n| n.replace('_', ""))
+                .collect()
+        };
         self.0.node.push(NodeProto {
-            name: Some(format!("{op} {}", outputs.split(' ').next().unwrap_or_default())),
+            name: Some(format!(
+                "{op} {}",
+                outputs.split(' ').next().unwrap_or_default()
+            )),
             op_type: Some(op.into()),
             input: names(inputs),
             output: names(outputs),
@@ -229,13 +236,13 @@ fn by_reference(
     let mut dims = Vec::new();
     let mut tensors = Vec::new();
     for port in session.inputs() {
-        let (_, tensor) = inputs.iter().find(|(n, _)| *n == port.name).ok_or("an input")?;
+        let (_, tensor) = inputs
+            .iter()
+            .find(|(n, _)| *n == port.name)
+            .ok_or("an input")?;
         dims.push(tensor.dims());
-        let made = bespoke_reference::Tensor::from_bytes(
-            tensor.dtype(),
-            tensor.dims(),
-            tensor.bytes(),
-        );
+        let made =
+            bespoke_reference::Tensor::from_bytes(tensor.dtype(), tensor.dims(), tensor.bytes());
         tensors.push(made.map_err(|e| e.to_string())?);
     }
     let symbols = session.plan().signature(&dims).map_err(|e| e.to_string())?;
