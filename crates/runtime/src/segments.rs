@@ -27,8 +27,8 @@ use crate::ledger::{Ledger, Purpose};
 use crate::load::{Part, Role};
 use crate::patience::Patience;
 use crate::request::{
-    Bindings, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult, SessionOptions,
-    in_order,
+    Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
+    SessionOptions, in_order,
 };
 use crate::service::CompileService;
 use crate::session::{Session, Source, check_capacity, check_dense, check_type, shape_words};
@@ -72,11 +72,12 @@ pub(crate) fn load(
         ledger: session.map(|s| s.core.ledger.clone()),
         opt,
     };
-    // it learns nothing, since it compiles nothing; a shape to tune for is each segment's business
+    // it has nothing to learn, to compile or to record; a shape to tune for is each segment's business
     let of_border = SessionOptions {
         learn: false,
         strategy: "none".into(),
         opt_shapes: Vec::new(),
+        cuda_graph: GraphMode::Off,
         ..options.clone()
     };
     let at = role(Part::Border, None, None, None);
@@ -327,7 +328,7 @@ impl Segments {
                 segments: 0,
             },
         };
-        if !core.whole_graph {
+        if !self.parts.iter().all(|part| part.core.whole_graph) {
             run.report.graph = GraphUse::Off;
             run.report.graph_reason = GraphReason::Asked;
         }
@@ -338,10 +339,9 @@ impl Segments {
                 Source::Device(view) => Value::of((*view).clone()),
             });
         }
-        if options.stream.is_some() {
-            // segments run on streams of their own, which do not know the caller's
-            run.queued = true;
-        }
+        // segments run on streams of their own, which know neither this one nor the caller's
+        run.queued |= options.stream.is_some();
+        run.settle()?;
         let values = walk(&self.flow, &mut run, binding.symbols.clone(), inputs)?;
         Ok((run, values))
     }
@@ -563,7 +563,9 @@ impl Machine for Run<'_> {
 
     fn scalar(&mut self, value: i64) -> Result<Value, Error> {
         let tensor = Tensor::from_i64(&[], &[value])?;
-        self.upload(&tensor)
+        let number = self.upload(&tensor)?;
+        self.settle()?;
+        Ok(number)
     }
 
     fn stack(&mut self, dtype: DType, dims: &[i64], parts: Vec<Value>) -> Result<Value, Error> {

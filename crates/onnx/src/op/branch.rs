@@ -126,3 +126,42 @@ fn common(
 pub(super) fn is_outer(dim: &SymInt, outer: usize) -> bool {
     dim.symbols().iter().all(|id| id.index() < outer)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::op::testing::{Model, attr, ints};
+    use bespoke_ir::DType;
+
+    /// `c ? -x : concat(x, x)`, then its absolute value.
+    fn model(model: Model, condition: &str) -> Model {
+        let then = Model::new(17)
+            .node("Neg", &["x"], &["a"], &[])
+            .body("", "a");
+        let otherwise = Model::new(17)
+            .node("Concat", &["x", "x"], &["b"], &[attr("axis", 0i64)])
+            .body("", "b");
+        let bodies = [attr("then_branch", then), attr("else_branch", otherwise)];
+        model
+            .input("x", DType::F32, &["N"])
+            .node("If", &[condition], &["y"], &bodies)
+            .node("Abs", &["y"], &["z"], &[])
+    }
+
+    #[test]
+    fn a_condition_that_follows_from_shapes_leaves_one_branch() {
+        let rank = Model::new(17)
+            .initializer(ints("two", &[1], &[2]))
+            .node("Shape", &["x"], &["s"], &[])
+            .node("Shape", &["s"], &["r"], &[])
+            .node("Equal", &["r", "two"], &["c"], &[]);
+        insta::assert_snapshot!(model(rank, "c").graph("z"), @"");
+    }
+
+    #[test]
+    fn any_other_condition_is_a_cut() {
+        let data = || Model::new(17).input("c", DType::Bool, &[]);
+        let error = model(data(), "c").error("z");
+        assert!(error.contains("needs one graph"), "{error}");
+        insta::assert_snapshot!(model(data(), "c").flow("z"), @"");
+    }
+}

@@ -147,3 +147,19 @@ fn scalar(cx: &mut Cx<'_>, name: &str, value: &SymInt) -> Done<ValueId> {
     };
     cx.emit(name, op, &[])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::op::testing::Model;
+    use bespoke_ir::DType;
+
+    #[test]
+    fn the_number_of_elements_is_read() {
+        let model =
+            Model::new(17)
+                .input("x", DType::F32, &["N", "3"])
+                .node("NonZero", &["x"], &["y"], &[]);
+        assert!(model.clone().error("y").contains("needs one graph"));
+        insta::assert_snapshot!(model.flow("y"), @"");
+    }
+}

@@ -4,7 +4,7 @@
 //! constant give an extent that is known on the host. For all others the device computes `n`, and the model is cut.
 
 use crate::context::Cx;
-use crate::importer::{Done, Fail, invalid, unsupported};
+use crate::importer::{Done, Fail, invalid};
 use crate::known::{Elem, Known, MAX_ELEMENTS, round_to};
 use bespoke_ir::op::{HostInts, Map};
 use bespoke_ir::{BinaryOp, DType, ExprBuilder, SymInt, UnaryOp};
@@ -22,8 +22,14 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
             ));
         }
     }
-    if !host_knows(cx, dtype) {
+    let host_knows = host_knows(cx, dtype);
+    if !host_knows && cx.importer().cutter.is_some() {
         return computed(cx, dtype);
+    }
+    if !host_knows && dtype.is_float() {
+        return Err(Fail::NeedsCut(
+            "the number of its results is computed from the data, and this use of the model needs one graph".into(),
+        ));
     }
     if dtype.is_float() {
         floats(cx, dtype)
@@ -53,11 +59,6 @@ fn host_knows(cx: &Cx<'_>, dtype: DType) -> bool {
 
 /// A range whose extent the device computes. A step of 0 gives nothing.
 fn computed(cx: &mut Cx<'_>, dtype: DType) -> Done {
-    if cx.importer().cutter.is_none() {
-        return Err(Fail::NeedsCut(
-            "the number of its results is computed from the data, and this use of the model needs one graph".into(),
-        ));
-    }
     let mut scalars = Vec::with_capacity(3);
     for (i, what) in ["start", "limit", "step"].into_iter().enumerate() {
         let value = cx.value(i)?;
@@ -133,7 +134,11 @@ fn ints(cx: &mut Cx<'_>, dtype: DType) -> Done {
     match delta.known_eq(&zero, cx.symbols()) {
         Some(false) => {}
         Some(true) => return invalid("its step is 0"),
-        None => return unsupported("its step is only known at run time and could be 0"),
+        None => {
+            return Err(Fail::NeedsCut(
+                "its step is only known at run time and could be 0".into(),
+            ));
+        }
     }
     let count = cx.simplify(&(limit - &start).ceil_div(&delta).max(zero));
     if let Some(n) = count.as_const()

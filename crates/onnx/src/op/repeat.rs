@@ -402,3 +402,39 @@ fn wider(
     }
     Ok((wider != own).then_some(wider))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::op::testing::{Model, attr, ints};
+    use bespoke_ir::DType;
+
+    /// Appends x to the state `m` times, and stacks the numbers of the iterations.
+    fn growing(model: Model) -> Model {
+        let body = Model::new(17)
+            .node("Identity", &["c"], &["go"], &[])
+            .node("Concat", &["s", "x"], &["t"], &[attr("axis", 0i64)])
+            .node("Identity", &["i"], &["k"], &[])
+            .body("i c s", "go t k");
+        model.input("x", DType::F32, &["N"]).node(
+            "Loop",
+            &["m", "", "x"],
+            &["y", "n"],
+            &[attr("body", body)],
+        )
+    }
+
+    #[test]
+    fn a_short_loop_becomes_straight_code() {
+        let model = Model::new(17).initializer(ints("m", &[], &[2]));
+        insta::assert_snapshot!(growing(model).graph("y n"), @"");
+    }
+
+    #[test]
+    fn an_extent_that_changes_is_a_symbol_of_the_iteration() {
+        let model = Model::new(17).input("m", DType::I64, &[]);
+        insta::assert_snapshot!(growing(model).flow("y n"), @"");
+        let long = Model::new(17).initializer(ints("m", &[], &[17]));
+        let error = growing(long).error("y");
+        assert!(error.contains("needs one graph"), "{error}");
+    }
+}

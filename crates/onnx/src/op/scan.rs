@@ -186,3 +186,36 @@ fn arrange(cx: &mut Cx<'_>, i: usize, part: &Binding, to: Scanned) -> Done<Bindi
     }
     Ok(cx.hold(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::op::testing::{Attr, Model, attr};
+    use bespoke_ir::DType;
+
+    fn scan<'a>(rows: &str, more: impl IntoIterator<Item = (&'static str, Attr<'a>)>) -> Model {
+        let body = Model::new(17)
+            .node("Add", &["s", "row"], &["t"], &[])
+            .node("Identity", &["t"], &["sum"], &[])
+            .body("s row", "t sum");
+        let mut attributes = vec![attr("body", body), attr("num_scan_inputs", 1i64)];
+        attributes.extend(more.into_iter().map(|(name, value)| attr(name, value)));
+        Model::new(17)
+            .input("x", DType::F32, &[rows, "2"])
+            .initializer(crate::op::testing::floats("zero", &[2], &[0.0, 0.0]))
+            .node("Scan", &["zero", "x"], &["last", "sums"], &attributes)
+    }
+
+    #[test]
+    fn a_long_scan_is_a_loop_that_picks_its_slices() {
+        let model = scan("N", [("scan_input_directions", Attr::Ints(&[1]))]);
+        insta::assert_snapshot!(model.flow("sums"), @"");
+    }
+
+    #[test]
+    fn axes_and_directions_are_checked() {
+        let error = |name, values| scan("2", [(name, Attr::Ints(values))]).error("sums");
+        assert!(error("scan_input_axes", &[2]).contains("axis 2"));
+        assert!(error("scan_input_axes", &[0, 1]).contains("has 2 elements, but must have 1"));
+        assert!(error("scan_output_directions", &[2]).contains("0 is forwards"));
+    }
+}
