@@ -185,5 +185,8 @@ fn a_flow_is_walked() {
     // an extent is not negative
     let given = vec![vec![1, 2], vec![-5]];
     let wrong = walk(&flow, &mut Lists::default(), vec![2], given);
-    assert!(matches!(wrong, Err(FlowError::Value { value: -5, .. })), "{wrong:?}");
+    assert!(
+        matches!(wrong, Err(FlowError::Value { value: -5, .. })),
+        "{wrong:?}"
+    );
 }
