@@ -17,6 +17,8 @@ use bespoke_ir::{
     DType, Expr, Graph, SymInt, SymbolId, SymbolOrigin, TensorId, TensorType, ValueId,
 };
 
+use crate::error::OnnxError;
+use crate::import::of_output;
 use crate::importer::{Binding, Done, Importer, Source, unsupported};
 use crate::known::Known;
 
@@ -83,6 +85,56 @@ impl Cutter {
         };
         self.flow.add_tensor(name, ty)
     }
+}
+
+/// Turns an importer that has nothing but inputs into one that cuts.
+pub(crate) fn begin_flow(importer: &mut Importer) {
+    let cutter = Cutter::new(&importer.graph);
+    for (&input, &tensor) in importer.graph.inputs().iter().zip(&cutter.flow.inputs) {
+        if let Some(binding) = importer.bindings.get_mut(&importer.graph.value(input).name) {
+            binding.source = Source::Tensor(tensor);
+        }
+    }
+    let mut first = Graph::new(importer.graph.name.clone());
+    first.symbols = importer.graph.symbols.clone();
+    importer.graph = first;
+    importer.cutter = Some(cutter);
+}
+
+/// The flow, when every node is imported; what is left as the importer's graph is the border of the model.
+pub(crate) fn end_flow(
+    importer: &mut Importer,
+    name: &str,
+    wanted: &[String],
+) -> Result<Flow, OnnxError> {
+    let refuse = |reason: String| OnnxError::Graph {
+        graph: name.to_owned(),
+        reason,
+    };
+    let mut outputs = Vec::with_capacity(wanted.len());
+    for output in wanted {
+        let Some(binding) = importer.bindings.get(output).cloned() else {
+            return Err(refuse(format!("nothing defines its output '{output}'")));
+        };
+        let tensor = importer.tensor_of(output, &binding);
+        let tensor = tensor.map_err(|fail| of_output(output, fail, &refuse))?;
+        outputs.push((output.clone(), tensor));
+    }
+    let closed = importer.close();
+    closed.map_err(|fail| of_output("", fail, &refuse))?;
+    let Some(cutter) = importer.cutter.take() else {
+        return Err(refuse("it was not cut".into()));
+    };
+    let flow = cutter.finish(&importer.graph, outputs);
+    let mut border = Graph::new(name);
+    border.metadata.clone_from(&flow.metadata);
+    border.symbols = flow.symbols.clone();
+    for &input in &flow.inputs {
+        let tensor = flow.tensor(input);
+        border.add_input(tensor.name.clone(), tensor.ty.clone());
+    }
+    importer.graph = border;
+    Ok(flow)
 }
 
 impl Importer {

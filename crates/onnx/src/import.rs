@@ -12,12 +12,12 @@
 //! flows, it starts over as one instead: the model is cut ([`crate::cut`]) wherever the host must know something first.
 
 use crate::context::Cx;
-use crate::cut::Cutter;
+use crate::cut::{begin_flow, end_flow};
 use crate::error::{OnnxError, UnsupportedNode, nearest, qualified};
 use crate::external::ExternalData;
 use crate::file::{ModelFile, decode};
 use crate::functions::Functions;
-use crate::importer::{Done, Fail, Failure, Importer, Source};
+use crate::importer::{Done, Fail, Failure, Importer};
 use crate::known::Known;
 use crate::node::{Node, free_names, subgraphs};
 use crate::op::find;
@@ -196,7 +196,7 @@ pub(crate) fn import_model(
             importer.graph.remove_dead();
             None
         }
-        Some(_) => Some(flow(&prepared, &mut importer)?),
+        Some(_) => Some(end_flow(&mut importer, &prepared.name, &prepared.outputs)?),
     };
     Ok(ImportedModel {
         graph: importer.graph,
@@ -454,54 +454,8 @@ fn build(
     Ok(importer)
 }
 
-/// Turns an importer that has nothing but inputs into one that cuts.
-fn begin_flow(importer: &mut Importer) {
-    let cutter = Cutter::new(&importer.graph);
-    for (&input, &tensor) in importer.graph.inputs().iter().zip(&cutter.flow.inputs) {
-        if let Some(binding) = importer.bindings.get_mut(&importer.graph.value(input).name) {
-            binding.source = Source::Tensor(tensor);
-        }
-    }
-    let mut first = Graph::new(importer.graph.name.clone());
-    first.symbols = importer.graph.symbols.clone();
-    importer.graph = first;
-    importer.cutter = Some(cutter);
-}
-
-/// The flow, when every node is imported; what is left as the importer's graph is the border of the model.
-fn flow(prepared: &Prepared, importer: &mut Importer) -> Result<Flow, OnnxError> {
-    let refuse = |reason: String| OnnxError::Graph {
-        graph: prepared.name.clone(),
-        reason,
-    };
-    let mut outputs = Vec::with_capacity(prepared.outputs.len());
-    for name in &prepared.outputs {
-        let Some(binding) = importer.bindings.get(name).cloned() else {
-            return Err(refuse(format!("nothing defines its output '{name}'")));
-        };
-        let tensor = importer.tensor_of(name, &binding);
-        let tensor = tensor.map_err(|fail| of_output(name, fail, &refuse))?;
-        outputs.push((name.clone(), tensor));
-    }
-    let closed = importer.close();
-    closed.map_err(|fail| of_output("", fail, &refuse))?;
-    let Some(cutter) = importer.cutter.take() else {
-        return Err(refuse("it was not cut".into()));
-    };
-    let flow = cutter.finish(&importer.graph, outputs);
-    let mut border = Graph::new(prepared.name.clone());
-    border.metadata = prepared.metadata.clone();
-    border.symbols = flow.symbols.clone();
-    for &input in &flow.inputs {
-        let tensor = flow.tensor(input);
-        border.add_input(tensor.name.clone(), tensor.ty.clone());
-    }
-    importer.graph = border;
-    Ok(flow)
-}
-
 /// Why an output cannot be one.
-fn of_output(name: &str, fail: Fail, refuse: &dyn Fn(String) -> OnnxError) -> OnnxError {
+pub(crate) fn of_output(name: &str, fail: Fail, refuse: &dyn Fn(String) -> OnnxError) -> OnnxError {
     match fail {
         Fail::Invalid(reason)
         | Fail::Unsupported(reason)

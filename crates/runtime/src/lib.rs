@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - [`session`]: running and binding shapes. `load`: how a session comes to be.
+//! - `border`: what is checked of the caller's tensors.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
@@ -35,6 +36,7 @@
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
 mod block;
+mod border;
 pub mod costs;
 mod crew;
 pub mod director;

@@ -12,11 +12,12 @@ use bespoke_plan::Binding;
 use bespoke_policy::Signature;
 use serde::Serialize;
 
+use crate::border::{check_capacity, check_type};
 use crate::error::Error;
 use crate::lane::{Lane, Pointers};
 use crate::patience::Patience;
 use crate::request::Bindings;
-use crate::session::{Session, check_capacity, check_type};
+use crate::session::Session;
 
 /// What a step took.
 #[derive(Clone, Debug, PartialEq, Serialize)]

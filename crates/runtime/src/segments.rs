@@ -6,34 +6,36 @@
 //! *border*: it knows inputs and outputs and has no steps.
 //!
 //! A run walks the flow ([`bespoke_ir::flow::walk`]). What passes between segments stays on the device, in buffers that
-//! come from a [`Pool`] and go back when nothing reads them any more. Over to the host go only conditions, trip counts
+//! come from a [pool](pool::Pool) and go back when nothing reads them any more. Over to the host go only conditions, trip counts
 //! and extents, and they end the work that was queued: a decision needs what came before it.
 //!
 //! Symbols that mean nothing to a segment are 0 for it, so that a count which only a later segment needs makes no new shape
 //! for this one.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bespoke_device::{Device, DeviceError, DevicePtr, Memory, Stream};
-use bespoke_ir::flow::{CutKind, Machine, walk};
-use bespoke_ir::{DType, Flow, Graph, SymbolOrigin};
+use bespoke_device::{Device, Stream};
+use bespoke_ir::flow::{CutKind, walk};
+use bespoke_ir::{Flow, Graph, SymbolOrigin};
 use bespoke_policy::Signature;
 
+use crate::border::{Source, check_capacity, check_dense, check_type, shape_words};
 use crate::error::Error;
 use crate::event::{CutReason, EventKind};
-use crate::ledger::{Ledger, Purpose};
 use crate::load::{Part, Role};
-use crate::patience::Patience;
 use crate::request::{
     Bindings, GraphMode, GraphReason, GraphUse, PortInfo, RunOptions, RunReport, RunResult,
     SessionOptions, in_order,
 };
 use crate::service::CompileService;
-use crate::session::{Session, Source, check_capacity, check_dense, check_type, shape_words};
-use crate::shared::Core;
-use crate::tensor::{Tensor, TensorView, byte_length};
+use crate::session::Session;
+use crate::tensor::Tensor;
+use pool::Pool;
+use run::{Run, Value};
+
+mod pool;
+mod run;
 
 /// So many reasons are told in a message.
 const TOLD: usize = 3;
@@ -344,337 +346,5 @@ impl Segments {
         run.settle()?;
         let values = walk(&self.flow, &mut run, binding.symbols.clone(), inputs)?;
         Ok((run, values))
-    }
-}
-
-/// A tensor of a run, with what keeps it alive.
-#[derive(Clone, Debug)]
-struct Value {
-    view: TensorView,
-    _memory: Option<Arc<Buffer>>,
-    /// The bytes, where they came from the host.
-    host: Option<Arc<Vec<u8>>>,
-}
-
-impl Value {
-    /// A tensor of the caller.
-    fn of(view: TensorView) -> Value {
-        Value {
-            view,
-            _memory: None,
-            host: None,
-        }
-    }
-}
-
-/// A run under way.
-struct Run<'a> {
-    segments: &'a Segments,
-    core: &'a Core,
-    /// For what is moved between segments; `None` once it is given back.
-    stream: Option<Box<dyn Stream>>,
-    options: &'a RunOptions,
-    patience: Patience<'a>,
-    start: Instant,
-    /// Whether the stream holds work that the next segment must wait for.
-    queued: bool,
-    report: RunReport,
-}
-
-impl Run<'_> {
-    fn stream(&self) -> Result<&dyn Stream, Error> {
-        self.stream.as_deref().ok_or(Error::Stopped)
-    }
-
-    /// Room for a tensor.
-    fn room(&self, dtype: DType, dims: &[i64]) -> Result<Value, Error> {
-        let bytes = byte_length(dtype, dims)?;
-        let buffer = self.segments.pool.take(bytes);
-        let buffer = buffer.map_err(|e| Error::from(e).with_memory(&self.core.ledger))?;
-        Ok(Value {
-            view: TensorView {
-                pointer: buffer.ptr(),
-                dtype,
-                dims: dims.to_vec(),
-                strides: None,
-                capacity: bytes,
-            },
-            _memory: Some(buffer),
-            host: None,
-        })
-    }
-
-    fn upload(&mut self, tensor: &Tensor) -> Result<Value, Error> {
-        let mut value = self.room(tensor.dtype(), tensor.dims())?;
-        if !tensor.bytes().is_empty() {
-            self.stream()?.write(value.view.pointer, tensor.bytes())?;
-            self.queued = true;
-        }
-        // small integers may decide an extent, and are not read back for that
-        if tensor.dtype().is_int() && tensor.bytes().len() <= SMALL {
-            value.host = Some(Arc::new(tensor.bytes().to_vec()));
-        }
-        Ok(value)
-    }
-
-    /// The bytes of a tensor, on the host.
-    fn bytes(&mut self, value: &Value) -> Result<Vec<u8>, Error> {
-        if let Some(bytes) = &value.host {
-            return Ok(bytes.to_vec());
-        }
-        let mut bytes = vec![0; byte_length(value.view.dtype, &value.view.dims)? as usize];
-        if !bytes.is_empty() {
-            self.stream()?.read(&mut bytes, value.view.pointer)?;
-        }
-        Ok(bytes)
-    }
-
-    fn copy(&mut self, to: DevicePtr, from: &TensorView) -> Result<(), Error> {
-        let bytes = byte_length(from.dtype, &from.dims)?;
-        if bytes > 0 {
-            self.stream()?.copy(to, from.pointer, bytes)?;
-            self.queued = true;
-        }
-        Ok(())
-    }
-
-    /// Waits for what was moved.
-    fn settle(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.queued) {
-            self.stream()?.synchronize()?;
-        }
-        Ok(())
-    }
-
-    /// Adds what a segment's run was like.
-    fn add(&mut self, part: &RunReport) {
-        let report = &mut self.report;
-        report.segments += 1;
-        report.generic_kernels += part.generic_kernels;
-        report.specialized_kernels += part.specialized_kernels;
-        report.bind_us += part.bind_us;
-        report.record_us += part.record_us;
-        report.new_shape |= part.new_shape;
-        report.tier = report.tier.min(part.tier);
-        if part.graph == GraphUse::Recorded {
-            report.graph = GraphUse::Recorded;
-        }
-        if part.graph == GraphUse::Recorded || report.graph == GraphUse::Replayed {
-            report.graph_reason = part.graph_reason;
-        }
-    }
-
-    /// Ends the run: everything is done when it returns, whatever was asked for.
-    fn finish(&mut self, sources: &[Source<'_>], options: &RunOptions) -> Result<RunReport, Error> {
-        if let Some(caller) = options.stream {
-            self.stream()?.precede(caller)?;
-        }
-        self.stream()?.synchronize()?;
-        if self.report.segments == 0 {
-            self.report.tier = 0;
-        }
-        self.report.latency_us = self.start.elapsed().as_micros() as u64;
-        let dims = sources.iter().map(|source| match source {
-            Source::Host(t) => t.dims().to_vec(),
-            Source::Device(v) => v.dims.clone(),
-        });
-        let report = &self.report;
-        let log = &self.core.log;
-        log.push(EventKind::Run {
-            run: report.run,
-            shape: report.shape.clone(),
-            generic: report.generic_kernels,
-            specialized: report.specialized_kernels,
-            graph: report.graph,
-            latency_us: report.latency_us,
-            bind_us: report.bind_us,
-            record_us: report.record_us,
-            block_written: false,
-            new_shape: report.new_shape,
-            graph_reason: report.graph_reason,
-            dims: dims.collect(),
-            lane: 0,
-            begin_us: log.micros_at(self.start),
-            wait_us: 0,
-            tier: report.tier,
-        });
-        Ok(report.clone())
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            // buffers go back to the pool after this; an error was reported by whatever came before
-            let _ = stream.synchronize();
-            let streams = self.segments.streams.lock();
-            streams.unwrap_or_else(PoisonError::into_inner).push(stream);
-        }
-    }
-}
-
-/// Integers of at most so many bytes are kept on the host as well.
-const SMALL: usize = 1024;
-
-impl Machine for Run<'_> {
-    type Value = Value;
-    type Error = Error;
-
-    fn dims(&self, value: &Value) -> Vec<i64> {
-        value.view.dims.clone()
-    }
-
-    fn segment(
-        &mut self,
-        index: usize,
-        symbols: &[i64],
-        inputs: &[Value],
-    ) -> Result<Vec<Value>, Error> {
-        let flow = &self.segments.flow;
-        let mut outputs = Vec::with_capacity(flow.segments[index].outputs.len());
-        for &id in &flow.segments[index].outputs {
-            let ty = &flow.tensor(id).ty;
-            let dims: Result<Vec<i64>, _> = ty.dims.iter().map(|d| d.eval(symbols)).collect();
-            let dims = dims.map_err(|e| bespoke_plan::BindError::Arithmetic(e.to_string()))?;
-            outputs.push(self.room(ty.dtype, &dims)?);
-        }
-        self.settle()?;
-        let views = |list: &[Value]| list.iter().map(|v| v.view.clone()).collect::<Vec<_>>();
-        let options = RunOptions {
-            asynchronous: false,
-            stream: None,
-            cancel: self.options.cancel.clone(),
-            deadline: self.options.deadline,
-        };
-        let part = &self.segments.parts[index];
-        let report = part.run_segment(symbols, &views(inputs), &views(&outputs), &options)?;
-        self.add(&report);
-        Ok(outputs)
-    }
-
-    fn read(&mut self, value: &Value) -> Result<Vec<i64>, Error> {
-        let (dtype, bytes) = (value.view.dtype, self.bytes(value)?);
-        let size = dtype.size().unwrap_or(1).max(1);
-        Ok(bytes
-            .chunks_exact(size)
-            .map(|b| integer(dtype, b))
-            .collect())
-    }
-
-    fn scalar(&mut self, value: i64) -> Result<Value, Error> {
-        let tensor = Tensor::from_i64(&[], &[value])?;
-        let number = self.upload(&tensor)?;
-        self.settle()?;
-        Ok(number)
-    }
-
-    fn stack(&mut self, dtype: DType, dims: &[i64], parts: Vec<Value>) -> Result<Value, Error> {
-        let mut all = vec![parts.len() as i64];
-        all.extend(dims);
-        let stacked = self.room(dtype, &all)?;
-        let step = byte_length(dtype, dims)?;
-        for (i, part) in parts.iter().enumerate() {
-            let to = DevicePtr(stacked.view.pointer.0 + i as u64 * step);
-            self.copy(to, &part.view)?;
-        }
-        // the parts go back to the pool, and something else may be written there
-        self.settle()?;
-        Ok(stacked)
-    }
-
-    fn check(&mut self) -> Result<(), Error> {
-        self.patience.check("its next branch or iteration")
-    }
-}
-
-/// An element of an integer or boolean type.
-fn integer(dtype: DType, bytes: &[u8]) -> i64 {
-    let mut wide = [0u8; 8];
-    wide[..bytes.len().min(8)].copy_from_slice(&bytes[..bytes.len().min(8)]);
-    let raw = u64::from_le_bytes(wide);
-    match dtype {
-        DType::Bool => i64::from(raw != 0),
-        dtype if dtype.is_signed_int() => {
-            let shift = 64 - dtype.bits();
-            ((raw << shift) as i64) >> shift
-        }
-        _ => raw as i64,
-    }
-}
-
-/// Device memory for what passes between segments: buffers of few sizes, each used again and again.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    device: Arc<dyn Device>,
-    ledger: Arc<Ledger>,
-    free: Mutex<BTreeMap<u64, Vec<Arc<dyn Memory>>>>,
-}
-
-/// A buffer of a pool, which goes back when it is dropped.
-#[derive(Debug)]
-struct Buffer {
-    memory: Option<Arc<dyn Memory>>,
-    size: u64,
-    pool: Arc<Pool>,
-}
-
-impl Buffer {
-    fn ptr(&self) -> DevicePtr {
-        self.memory.as_ref().map_or(DevicePtr(0), |m| m.ptr())
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            let mut free = self
-                .pool
-                .free
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            free.entry(self.size).or_default().push(memory);
-        }
-    }
-}
-
-impl Pool {
-    fn new(device: Arc<dyn Device>, ledger: Arc<Ledger>) -> Pool {
-        Pool {
-            device,
-            ledger,
-            free: Mutex::default(),
-        }
-    }
-
-    /// A buffer of at least so many bytes. If there is no memory for a new one, all that are free are given up first.
-    fn take(self: &Arc<Self>, bytes: u64) -> Result<Arc<Buffer>, DeviceError> {
-        let size = bytes.max(256).checked_next_power_of_two().unwrap_or(bytes);
-        let found = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.get_mut(&size).and_then(Vec::pop)
-        };
-        let make = || {
-            let what = "a value between two segments";
-            self.ledger
-                .alloc(&*self.device, Purpose::Values, what, size)
-        };
-        let memory = match found {
-            Some(memory) => memory,
-            None => match make() {
-                Err(DeviceError::OutOfMemory { .. }) => {
-                    self.free
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .clear();
-                    make()?
-                }
-                made => made?,
-            },
-        };
-        Ok(Arc::new(Buffer {
-            memory: Some(memory),
-            size,
-            pool: self.clone(),
-        }))
     }
 }

@@ -1,18 +1,17 @@
 //! Sessions: one model on one device, running. How a session comes to be is `load`'s business.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bespoke_device::{Device, DevicePtr};
-use bespoke_ir::DType;
+use bespoke_device::Device;
 use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::Signature;
 
+use crate::border::{Source, aligned, check_capacity, check_dense, check_type, shape_words};
 use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Stats};
@@ -24,7 +23,7 @@ use crate::program::Program;
 use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
 use crate::segments::Segments;
 use crate::shared::Core;
-use crate::tensor::{Tensor, TensorView, byte_length};
+use crate::tensor::{Tensor, TensorView};
 use crate::trial;
 
 /// One model on one device; see the crate.
@@ -48,12 +47,6 @@ pub struct Session {
 
 /// Inputs and outputs in device memory.
 pub(crate) type Views<'a> = (Vec<&'a TensorView>, Vec<&'a TensorView>);
-
-/// Where a run's tensors are.
-pub(crate) enum Source<'a> {
-    Host(&'a Tensor),
-    Device(&'a TensorView),
-}
 
 impl Session {
     /// Inputs in the model's order.
@@ -538,26 +531,6 @@ impl Session {
     }
 }
 
-/// Extents of every input for people: `x:1x3x48x320`.
-pub(crate) fn shape_words<D: AsRef<[i64]>>(ports: &[Port], dims: &[D]) -> String {
-    let mut shape = String::new();
-    for (port, dims) in ports.iter().zip(dims) {
-        let dims = dims.as_ref();
-        if !shape.is_empty() {
-            shape.push(',');
-        }
-        shape.push_str(&port.name);
-        for (i, d) in dims.iter().enumerate() {
-            // writing to a String cannot fail
-            let _ = write!(shape, "{}{d}", if i == 0 { ':' } else { 'x' });
-        }
-        if dims.is_empty() {
-            shape.push(':');
-        }
-    }
-    shape
-}
-
 impl Drop for Session {
     fn drop(&mut self) {
         // ahead of all messages that wait; the one that is sent wakes a director that has none
@@ -568,19 +541,6 @@ impl Drop for Session {
             let _ = thread.join();
         }
     }
-}
-
-/// What specialised kernels take for granted of every address: that sixteen bytes can be moved at once.
-const ALIGNMENT: u64 = 16;
-
-/// Whether all memory of the caller is [aligned](ALIGNMENT); the session's own is.
-fn aligned(sources: &[Source<'_>], targets: Option<&[&TensorView]>) -> bool {
-    let inputs = sources.iter().filter_map(|source| match source {
-        Source::Host(_) => None,
-        Source::Device(view) => Some(view.pointer),
-    });
-    let outputs = targets.into_iter().flatten().map(|view| view.pointer);
-    inputs.chain(outputs).all(|p| p.0 % ALIGNMENT == 0)
 }
 
 #[allow(
@@ -653,51 +613,6 @@ fn run_on(
         latency_us: 0,
     };
     Ok((outputs, ran))
-}
-
-pub(crate) fn check_type(port: &Port, actual: DType) -> Result<(), Error> {
-    if actual == port.ty.dtype {
-        return Ok(());
-    }
-    Err(Error::InputType {
-        input: port.name.clone(),
-        actual,
-        expected: port.ty.dtype,
-    })
-}
-
-pub(crate) fn check_capacity(
-    name: &str,
-    view: &TensorView,
-    bytes: u64,
-) -> Result<DevicePtr, Error> {
-    if view.capacity < bytes {
-        let reason = format!("has {} bytes, the run needs {bytes}", view.capacity);
-        return Err(Error::Buffer {
-            name: name.to_owned(),
-            reason,
-        });
-    }
-    Ok(view.pointer)
-}
-
-pub(crate) fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
-    let Some(strides) = &view.strides else {
-        byte_length(view.dtype, &view.dims)?;
-        return Ok(());
-    };
-    let mut want = 1;
-    for (i, &d) in view.dims.iter().enumerate().rev() {
-        if strides.get(i) != Some(&want) && d != 1 {
-            let reason = "is not dense row-major; copy it first".to_owned();
-            return Err(Error::Buffer {
-                name: name.to_owned(),
-                reason,
-            });
-        }
-        want *= d;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -154,7 +154,13 @@ mod tests {
             .node("Shape", &["x"], &["s"], &[])
             .node("Shape", &["s"], &["r"], &[])
             .node("Equal", &["r", "two"], &["c"], &[]);
-        insta::assert_snapshot!(model(rank, "c").graph("z"), @"");
+        insta::assert_snapshot!(model(rank, "c").graph("z"), @r"
+        graph g(x: f32[N]) {
+          %0 = concat(x, x) axis=0 : f32[2*N]  ; Concat_b
+          %1 = map(%0) expr=(abs(x0)) : f32[2*N]  ; Abs_z
+          return %1
+        }
+        ");
     }
 
     #[test]
@@ -162,6 +168,31 @@ mod tests {
         let data = || Model::new(17).input("c", DType::Bool, &[]);
         let error = model(data(), "c").error("z");
         assert!(error.contains("needs one graph"), "{error}");
-        insta::assert_snapshot!(model(data(), "c").flow("z"), @"");
+        insta::assert_snapshot!(model(data(), "c").flow("z"), @r"
+        flow g(c: bool[], x: f32[N]) {
+          if c  ; If_y
+          then
+            segment 0 (x) -> a: f32[N]
+            give a
+          else
+            segment 1 (x) -> b: f32[2*N]
+            give b
+          end -> If_y.0: f32[`If_y.0_0`]
+          segment 2 (If_y.0) -> z: f32[`If_y.0_0`]
+          return z
+        }
+        segment 0: graph g.0(x: f32[N]) {
+          %0 = map(x) expr=(neg(x0)) : f32[N]  ; Neg_a
+          return %0
+        }
+        segment 1: graph g.1(x: f32[N]) {
+          %0 = concat(x, x) axis=0 : f32[2*N]  ; Concat_b
+          return %0
+        }
+        segment 2: graph g.2(If_y.0: f32[`If_y.0_0`]) {
+          %0 = map(If_y.0) expr=(abs(x0)) : f32[`If_y.0_0`]  ; Abs_z
+          return %0
+        }
+        ");
     }
 }

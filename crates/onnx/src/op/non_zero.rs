@@ -160,6 +160,40 @@ mod tests {
                 .input("x", DType::F32, &["N", "3"])
                 .node("NonZero", &["x"], &["y"], &[]);
         assert!(model.clone().error("y").contains("needs one graph"));
-        insta::assert_snapshot!(model.flow("y"), @"");
+        insta::assert_snapshot!(model.flow("y"), @r"
+        flow g(x: f32[N,3]) {
+          segment 0 (x) -> NonZero_y/count: i64[], NonZero_y/flat: i64[3*N], NonZero_y/places: i64[3*N]
+          read NonZero_y/count -> NonZero_y.count  ; NonZero_y
+          segment 1 (NonZero_y/flat, NonZero_y/places) -> y: i64[2,`NonZero_y.count`]
+          return y
+        }
+        segment 0: graph g.0(x: f32[N,3]) {
+          %0 = map(x) expr=(select(eq(x0, 0.0:f32), 0:i64, 1:i64)) : i64[N,3]  ; NonZero_y/flags
+          %1 = reshape(%0) dims=[3*N] : i64[3*N]  ; NonZero_y/flat
+          %2 = cumsum(%1) axis=0 : i64[3*N]  ; NonZero_y/places
+          %3 = reduce(%1) kind=sum axes=[0] : i64[]  ; NonZero_y/count
+          return %3, %1, %2
+        }
+        segment 1: graph g.1(NonZero_y/flat: i64[3*N], NonZero_y/places: i64[3*N]) {
+          require `NonZero_y.count` + 1 >= 0 (node `NonZero_y/room`)
+          require `NonZero_y.count` >= 0 (node `NonZero_y/indices`)
+          %0 = host_ints() elements=[`NonZero_y.count`] : i64[]  ; NonZero_y/behind
+          %1 = map(NonZero_y/flat, NonZero_y/places, %0) expr=(select(eq(x0, 1:i64), sub(x1, 1:i64), x2)) : i64[3*N]  ; NonZero_y/to
+          %2 = map() expr=(0:i64) shape=[`NonZero_y.count` + 1] : i64[`NonZero_y.count` + 1]  ; NonZero_y/room
+          %3 = map() expr=(i0) shape=[3*N] : i64[3*N]  ; NonZero_y/positions
+          %4 = scatter_elements(%2, %1, %3) axis=0 reduction=replace : i64[`NonZero_y.count` + 1]  ; NonZero_y/found
+          %5 = slice(%4) starts=[0] steps=[1] dims=[`NonZero_y.count`] : i64[`NonZero_y.count`]  ; NonZero_y/indices
+          %6 = host_ints() elements=[3] : i64[]  ; NonZero_y/step0
+          %7 = host_ints() elements=[N] : i64[]  ; NonZero_y/extent0
+          %8 = map(%5, %6, %7) expr=(mod(div(x0, x1), x2)) : i64[`NonZero_y.count`]  ; NonZero_y/row0
+          %9 = reshape(%8) dims=[1,`NonZero_y.count`] : i64[1,`NonZero_y.count`]  ; NonZero_y/line0
+          %10 = host_ints() elements=[1] : i64[]  ; NonZero_y/step1
+          %11 = host_ints() elements=[3] : i64[]  ; NonZero_y/extent1
+          %12 = map(%5, %10, %11) expr=(mod(div(x0, x1), x2)) : i64[`NonZero_y.count`]  ; NonZero_y/row1
+          %13 = reshape(%12) dims=[1,`NonZero_y.count`] : i64[1,`NonZero_y.count`]  ; NonZero_y/line1
+          %14 = concat(%9, %13) axis=0 : i64[2,`NonZero_y.count`]  ; NonZero_y
+          return %14
+        }
+        ");
     }
 }

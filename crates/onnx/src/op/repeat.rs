@@ -426,13 +426,35 @@ mod tests {
     #[test]
     fn a_short_loop_becomes_straight_code() {
         let model = Model::new(17).initializer(ints("m", &[], &[2]));
-        insta::assert_snapshot!(growing(model).graph("y n"), @"");
+        insta::assert_snapshot!(growing(model).graph("y n"), @r"
+        graph g(x: f32[N]) {
+          %0 = concat(x, x) axis=0 : f32[2*N]  ; Concat_t
+          %1 = concat(%0, x) axis=0 : f32[3*N]  ; Concat_t
+          %2 = reshape(0:i64) dims=[1] : i64[1]  ; Loop_y/stack0.0
+          %3 = reshape(1:i64) dims=[1] : i64[1]  ; Loop_y/stack0.1
+          %4 = concat(%2, %3) axis=0 : i64[2]  ; Loop_y/stack0
+          return %1, %4
+        }
+        ");
     }
 
     #[test]
     fn an_extent_that_changes_is_a_symbol_of_the_iteration() {
         let model = Model::new(17).input("m", DType::I64, &[]);
-        insta::assert_snapshot!(growing(model).flow("y n"), @"");
+        insta::assert_snapshot!(growing(model).flow("y n"), @r"
+        flow g(m: i64[], x: f32[N]) {
+          loop `m` times  ; Loop_y
+            carry s: f32[s_0] = x, then t
+            segment 0 (s, x) -> t: f32[N + s_0]
+            stack iteration
+          end -> Loop_y.s: f32[`Loop_y.s_0`], Loop_y.stack0: i64[`Loop_y.stack0_0`]
+          return Loop_y.s, Loop_y.stack0
+        }
+        segment 0: graph g.0(s: f32[s_0], x: f32[N]) {
+          %0 = concat(s, x) axis=0 : f32[N + s_0]  ; Concat_t
+          return %0
+        }
+        ");
         let long = Model::new(17).initializer(ints("m", &[], &[17]));
         let error = growing(long).error("y");
         assert!(error.contains("needs one graph"), "{error}");

@@ -208,7 +208,28 @@ mod tests {
     #[test]
     fn a_long_scan_is_a_loop_that_picks_its_slices() {
         let model = scan("N", [("scan_input_directions", Attr::Ints(&[1]))]);
-        insta::assert_snapshot!(model.flow("sums"), @"");
+        insta::assert_snapshot!(model.flow("sums"), @r"
+        flow g(x: f32[N,2]) {
+          segment 0 () -> s: f32[2]
+          loop N times  ; Scan_last
+            carry s~2: f32[2] = s, then t
+            segment 1 (x, iteration, s~2) -> t: f32[2]
+            stack t
+          end -> Scan_last.s: f32[2], Scan_last.stack0: f32[N,2]
+          return Scan_last.stack0
+        }
+        segment 0: graph g.0() {
+          %0 = map([0.0,0.0]:f32) expr=(x0) : f32[2]  ; s
+          return %0
+        }
+        segment 1: graph g.1(x: f32[N,2], iteration: i64[], s~2: f32[2]) {
+          %0 = host_ints() elements=[N - 1] : i64[]  ; Scan_last/last0
+          %1 = map(%0, iteration) expr=(sub(x0, x1)) : i64[]  ; Scan_last/at0
+          %2 = gather(x, %1) axis=0 : f32[2]  ; Scan_last/slice0
+          %3 = map(s~2, %2) expr=(add(x0, x1)) : f32[2]  ; Add_t
+          return %3
+        }
+        ");
     }
 
     #[test]
