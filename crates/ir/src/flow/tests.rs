@@ -1,3 +1,5 @@
+//! A small flow by hand: what is kept of it, how long its tensors live, and what walking it gives.
+
 use super::*;
 use crate::dtype::DType;
 use crate::expr::{BinaryOp, Expr};
