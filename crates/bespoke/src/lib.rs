@@ -37,7 +37,7 @@ pub use bespoke_templates as templates;
 
 pub use bespoke_runtime::{
     Bindings, CompileCost, CompileService, CompileStats, Error, ErrorKind, Event, EventKind,
-    GraphMode, GraphUse, PortInfo, ProgrammaticLaunch, RunOptions, RunReport, RunResult,
+    GraphMode, GraphUse, Model, PortInfo, ProgrammaticLaunch, RunOptions, RunReport, RunResult,
     ServiceOptions, Session, SessionOptions, Stats, StepTime, Tensor, TensorError, TensorView,
 };
 
@@ -101,7 +101,7 @@ fn card(ordinal: u32, props: &device::DeviceProps) -> String {
     format!("cuda:{ordinal}, {} ({})", props.name, props.arch)
 }
 
-/// Imports a model and brings it into canonical form, without planning or running it.
+/// Imports a model that is a single graph and brings it into canonical form, without planning or running it.
 ///
 /// # Errors
 ///

@@ -315,6 +315,7 @@ mod tests {
             bind_us: 0,
             record_us: 0,
             new_shape: false,
+            segments: 1,
             tier: 0,
         }
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bespoke::cache::OffReason;
 use bespoke::device::Device;
-use bespoke::ir::{Constant, Graph};
+use bespoke::ir::Constant;
 use bespoke::runtime::{
-    self, CompileService, ErrorKind, Feed, GraphMode, ProgrammaticLaunch, Progress, ServiceOptions,
-    Session, Tensor, feed,
+    self, CompileService, ErrorKind, Feed, GraphMode, Model, ProgrammaticLaunch, Progress,
+    ServiceOptions, Session, Tensor, feed,
 };
 use bespoke::{DeviceChoice, cuda, open_device};
 use bytes::Bytes;
@@ -168,7 +168,7 @@ impl Workplace {
     /// A model that cannot be planned, and everything that the device and the compiler may refuse.
     pub(crate) fn session(
         &self,
-        graph: Graph,
+        model: impl Into<Model>,
         feeds: Vec<Feed>,
         console: &Console,
     ) -> Result<Session, Failure> {
@@ -176,7 +176,7 @@ impl Workplace {
         let mut options = self.options.clone();
         options.feeds = feeds;
         let bar = self.bar.show(console, &mut options.feeds);
-        let session = Session::from_graph(graph, device, service, options);
+        let session = Session::from_model(model, device, service, options);
         drop(bar);
         Ok(session?)
     }

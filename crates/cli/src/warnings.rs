@@ -195,6 +195,7 @@ mod tests {
             v: bespoke::runtime::event::VERSION,
             seq,
             at_us: 10 * seq,
+            segment: None,
             kind,
         };
         (0..).zip(kinds).map(event).collect()

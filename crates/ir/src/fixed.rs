@@ -20,9 +20,6 @@ pub enum FixError {
     /// A node has no type at this shape.
     #[error("at this shape {0}")]
     Infer(#[from] InferError),
-    /// A node has bodies, whose types cannot be inferred from its own.
-    #[error("node `{0}` has a body, and graphs with bodies cannot be fixed at a shape")]
-    Body(String),
 }
 
 impl Graph {
@@ -30,7 +27,7 @@ impl Graph {
     ///
     /// # Errors
     ///
-    /// [`FixError`] if a node does not exist at this shape, or has a body.
+    /// [`FixError`] if a node does not exist at this shape.
     pub fn fixed(&self, values: &[i64]) -> Result<Graph, FixError> {
         let known = |id: SymbolId| {
             let symbol = self.symbols.get(id)?;
@@ -83,9 +80,6 @@ impl Graph {
         };
         for id in self.topological_order() {
             let node = self.node(id);
-            if !node.regions().is_empty() {
-                return Err(FixError::Body(node.name.clone()));
-            }
             for &v in node.inputs() {
                 copy(&mut fixed, &mut made, v);
             }

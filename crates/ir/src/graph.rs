@@ -55,15 +55,6 @@ impl Value {
     }
 }
 
-/// A graph inside a node (the branch of an `If`, the body of a `Loop`).
-#[derive(Clone, Debug)]
-pub struct Region {
-    /// The body. Its inputs are first the operator's own (loop state), then one per capture.
-    pub graph: Graph,
-    /// Values of the enclosing graph that the body reads.
-    pub captures: Vec<ValueId>,
-}
-
 /// One operator at work.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -71,7 +62,6 @@ pub struct Node {
     pub name: String,
     /// What it computes.
     pub op: Op,
-    regions: Vec<Region>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
 }
@@ -85,17 +75,6 @@ impl Node {
     /// Results in order.
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
-    }
-
-    /// Bodies, for control flow.
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
-    }
-
-    /// Every value that the node needs: operands, then what its bodies capture.
-    pub fn needs(&self) -> impl Iterator<Item = ValueId> + '_ {
-        let captures = self.regions.iter().flat_map(|r| &r.captures);
-        self.inputs.iter().chain(captures).copied()
     }
 }
 
@@ -179,7 +158,6 @@ impl Graph {
         let node = NodeId(self.dag.add_node(Node {
             name: name.clone(),
             op,
-            regions: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
         }));
@@ -304,7 +282,7 @@ impl Graph {
             None => self
                 .dag
                 .node_indices()
-                .filter(|&n| self.dag[n].needs().any(|v| v == id))
+                .filter(|&n| self.dag[n].inputs.contains(&id))
                 .map(NodeId)
                 .collect(),
         };
@@ -316,7 +294,7 @@ impl Graph {
     /// How many operands and graph outputs read each value, indexed by [`ValueId::index`].
     pub fn use_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.values.len()];
-        for v in self.dag.node_weights().flat_map(Node::needs) {
+        for v in self.dag.node_weights().flat_map(|n| &n.inputs) {
             counts[v.index()] += 1;
         }
         for v in &self.outputs {
@@ -370,33 +348,33 @@ impl Graph {
             self.dag.remove_edge(e);
         }
         self.dag[node.0].inputs = inputs.to_vec();
-        let needs: Vec<ValueId> = self.dag[node.0].needs().collect();
-        for v in needs {
+        for &v in inputs {
             if let Some(p) = self.producer(v) {
                 self.dag.add_edge(p.0, node.0, v);
             }
         }
     }
 
-    /// Gives a node a body; what it captures is needed by the node like an operand.
-    pub fn add_region(&mut self, node: NodeId, region: Region) {
-        for &v in &region.captures {
-            if let Some(p) = self.producer(v) {
-                self.dag.add_edge(p.0, node.0, v);
-            }
-        }
-        self.dag[node.0].regions.push(region);
+    /// Keeps of the inputs those that something reads; returns for each whether it stayed. Positions of inputs change, so
+    /// symbols whose origin is an input are not for such a graph.
+    pub fn drop_unread_inputs(&mut self) -> Vec<bool> {
+        let counts = self.use_counts();
+        let kept: Vec<bool> = self.inputs.iter().map(|v| counts[v.index()] > 0).collect();
+        let mut at = kept.iter();
+        self.inputs.retain(|_| at.next().copied().unwrap_or(true));
+        kept
+    }
+
+    /// Keeps of the outputs those that are marked, in order.
+    pub fn retain_outputs(&mut self, keep: &[bool]) {
+        let mut at = keep.iter();
+        self.outputs.retain(|_| at.next().copied().unwrap_or(true));
     }
 
     /// Makes every reader of `old`, graph outputs included, read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for user in self.users(old) {
             let renamed = |v: ValueId| if v == old { new } else { v };
-            for region in &mut self.dag[user.0].regions {
-                for v in &mut region.captures {
-                    *v = renamed(*v);
-                }
-            }
             let inputs: Vec<ValueId> = self.node(user).inputs.iter().map(|&v| renamed(v)).collect();
             self.set_inputs(user, &inputs);
         }
@@ -459,22 +437,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_body_captures_stays_alive() {
+    fn inputs_that_nothing_reads_can_be_dropped() {
         let mut g = Graph::new("t");
-        let x = g.add_input("x", TensorType::fixed(DType::F32, &[2]));
-        let unary = |op| Map::new(Expr::unary(op, DType::F32));
-        let a = g.add1("a", unary(UnaryOp::Exp), &[x]).unwrap();
-        let b = g.add1("b", unary(UnaryOp::Abs), &[x]).unwrap();
-        g.add_output(b);
-        let node = g.producer(b).unwrap();
-        let region = Region {
-            graph: Graph::new("body"),
-            captures: vec![a],
-        };
-        g.add_region(node, region);
-        assert_eq!(g.remove_dead(), 0);
-        g.replace_uses(a, x);
-        assert_eq!(g.node(node).regions()[0].captures, [x]);
-        assert_eq!(g.remove_dead(), 1);
+        let ty = TensorType::fixed(DType::F32, &[2]);
+        let inputs = ["a", "b", "c"].map(|name| g.add_input(name, ty.clone()));
+        let exp = Map::new(Expr::unary(UnaryOp::Exp, DType::F32));
+        let y = g.add1("y", exp, &[inputs[1]]).unwrap();
+        g.add_output(y);
+        g.add_output(inputs[2]);
+        assert_eq!(g.drop_unread_inputs(), [false, true, true]);
+        g.retain_outputs(&[true, false]);
+        assert_eq!(g.drop_unread_inputs(), [true, false]);
+        assert_eq!((g.inputs(), g.outputs()), (&inputs[1..2], &[y][..]));
     }
 }

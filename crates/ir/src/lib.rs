@@ -13,12 +13,16 @@
 //! - **A verifier and a text form.** [`verify`] lists every rule of a well-formed graph; [`Graph`]'s `Display` is stable
 //!   and is what golden tests compare.
 //!
+//! - **Control flow is not in the graph.** A model in which the host must know something that the device computes is a
+//!   [`flow::Flow`]: straight graphs, its *segments*, and the decisions between them.
+//!
 //! Elementwise arithmetic is one language, [`expr::Expr`], from import through fusion to the generated CUDA source and
 //! the host interpreter.
 
 pub mod dtype;
 pub mod expr;
 mod fixed;
+pub mod flow;
 pub mod graph;
 pub mod guard;
 pub mod op;
@@ -30,7 +34,8 @@ pub mod verify;
 pub use dtype::DType;
 pub use expr::{BinaryOp, Expr, ExprBuilder, Scalar, UnaryOp};
 pub use fixed::FixError;
-pub use graph::{Graph, Node, NodeId, Region, Value, ValueId};
+pub use flow::{Flow, TensorId};
+pub use graph::{Graph, Node, NodeId, Value, ValueId};
 pub use guard::{Guard, GuardKind};
 pub use op::{Infer, InferError, Op, Operator};
 pub use sym::{SymInt, SymbolId, SymbolOrigin, SymbolTable};

@@ -8,12 +8,12 @@
 //! - inferring the types of a node again gives the types that its results have;
 //! - a constant's type is the value's type;
 //! - every symbol of an extent is in the table; an input's extent has one symbol at most, or only symbols that are whole
-//!   extents of inputs (`past + seq` beside `past` and `seq`);
+//!   extents of inputs (`past + seq` beside `past` and `seq`) or are handed in by a flow;
 //! - graph outputs exist and are not dead.
 
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::op::Infer;
-use crate::sym::SymbolId;
+use crate::sym::{SymbolId, SymbolOrigin};
 use crate::types::TensorType;
 
 /// A broken rule.
@@ -51,7 +51,12 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     for &v in graph.inputs() {
         for dim in graph.dims(v) {
             let symbols = dim.symbols();
-            let plain = symbols.len() <= 1 || symbols.is_subset(&bound);
+            let handed_in = |id: &SymbolId| {
+                let symbol = graph.symbols.get(*id);
+                symbol.is_some_and(|s| s.origin == SymbolOrigin::Cut)
+            };
+            let plain =
+                symbols.len() <= 1 || symbols.iter().all(|id| bound.contains(id) || handed_in(id));
             if !plain {
                 return fail(
                     format!("input `{}`", graph.value(v).name),

@@ -4,7 +4,7 @@
 //! so that an attribute that no importer knows is reported and cannot silently change what the node means.
 
 use crate::proto::attribute_proto::AttributeType;
-use crate::proto::{AttributeProto, NodeProto, TensorProto};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -129,6 +129,16 @@ impl<'a> Attributes<'a> {
             Some(attribute) => match attribute.t.as_deref() {
                 Some(tensor) => Ok(Some(tensor)),
                 None => Err(format!("attribute '{name}' holds no tensor")),
+            },
+        }
+    }
+
+    pub(crate) fn graph(&self, name: &'static str) -> Result<Option<&'a GraphProto>, String> {
+        match self.find(name, AttributeType::Graph)? {
+            None => Ok(None),
+            Some(attribute) => match attribute.g.as_deref() {
+                Some(graph) => Ok(Some(graph)),
+                None => Err(format!("attribute '{name}' holds no graph")),
             },
         }
     }

@@ -10,6 +10,7 @@ use crate::known::{Elem, Known};
 use crate::node::Node;
 use crate::tensor;
 use bespoke_ir::expr::Reg;
+use bespoke_ir::flow::ShapeOf;
 use bespoke_ir::op::{Map, Op, Reshape};
 use bespoke_ir::{
     Constant, DType, Expr, ExprBuilder, Infer, InferError, SymInt, SymbolTable, TensorType, ValueId,
@@ -181,9 +182,12 @@ impl<'a> Cx<'a> {
         }
         match binding.known.as_ref().and_then(|known| known.as_ints()) {
             Some(ints) => Ok(ints),
-            None => Err(Fail::NeedsHost(format!(
-                "{what} (input {i}) is computed from the data, but must be known from the shapes"
-            ))),
+            None => Err(Fail::NeedsHost {
+                input: i,
+                reason: format!(
+                    "{what} (input {i}) is computed from the data, but must be known from the shapes"
+                ),
+            }),
         }
     }
 
@@ -361,7 +365,8 @@ impl<'a> Cx<'a> {
                         .is_some_and(|rest| rest.starts_with('/'))
             });
         let alias = self.node.proto.input.iter().any(|input| {
-            matches!(self.imp.bindings.get(input), Some(Binding { source: Source::Value(v), .. }) if *v == value)
+            matches!(self.imp.bindings.get(input), Some(Binding { source: Source::Value(at, v), .. })
+                if *v == value && *at == self.imp.segment())
         });
         if made_here && !alias {
             self.imp.graph.rename_value(value, &name);
@@ -388,7 +393,7 @@ impl<'a> Cx<'a> {
         let binding = self.binding(from)?.clone();
         if let Some(name) = self.output_name(i) {
             // A constant or a known tensor would otherwise be built once under each name.
-            if !matches!(binding.source, Source::Value(_))
+            if matches!(binding.source, Source::Constant(_) | Source::Known)
                 && binding.ty.dtype.is_computable()
                 && binding.known.is_none()
             {
@@ -416,6 +421,75 @@ impl<'a> Cx<'a> {
     /// The first output that is wanted and was not set.
     pub(crate) fn missing_output(&self) -> Option<usize> {
         (0..self.set.len()).find(|&i| !self.set[i] && self.wants(i))
+    }
+
+    /// What an input stands for, if it is given.
+    pub(crate) fn input(&self, i: usize) -> Done<Option<Binding>> {
+        match self.has(i) {
+            true => self.binding(i).cloned().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Output `i` is what a binding stands for.
+    pub(crate) fn set_binding(&mut self, i: usize, binding: Binding) {
+        if let Some(name) = self.output_name(i) {
+            self.imp.bindings.insert(name, binding);
+        }
+    }
+
+    /// An emitted value as something that outlives a cut, when its number means nothing any more.
+    pub(crate) fn hold(&self, value: ValueId) -> Binding {
+        Binding {
+            ty: self.imp.graph.ty(value).clone(),
+            source: Source::Value(self.imp.segment(), value),
+            known: None,
+        }
+    }
+
+    /// What is held, as a value of the current segment.
+    pub(crate) fn held(&mut self, binding: &Binding) -> Done<ValueId> {
+        self.imp.value_of(&self.name, binding)
+    }
+
+    /// Symbols for the elements of an integer tensor that the device computes: the model is cut here, and every value that
+    /// was emitted before must be [held](Cx::hold).
+    pub(crate) fn read(&mut self, held: &Binding, what: &str) -> Done<Vec<SymInt>> {
+        let name = format!("{}.{what}", self.name);
+        self.imp.read(&name, held, &self.node.label(), None)
+    }
+
+    /// The extents that an integer input asks for when data of extents `dims` is reshaped, if only the device knows them:
+    /// the host reads them and gives -1 and 0 their meaning.
+    pub(crate) fn read_shape(
+        &mut self,
+        i: usize,
+        dims: Vec<SymInt>,
+        allow_zero: bool,
+    ) -> Done<Option<Vec<SymInt>>> {
+        let binding = self.binding(i)?.clone();
+        if binding.known.is_some() || self.imp.cutter.is_none() || !binding.ty.dtype.is_int() {
+            return Ok(None);
+        }
+        let name = self.node.proto.input[i].clone();
+        let of = ShapeOf { dims, allow_zero };
+        let label = self.node.label();
+        self.imp.read(&name, &binding, &label, Some(of)).map(Some)
+    }
+
+    /// The node, for operators with bodies.
+    pub(crate) fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    /// The node's name for people.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The importer, for operators with bodies.
+    pub(crate) fn importer(&mut self) -> &mut Importer {
+        self.imp
     }
 
     /// The symbols of the graph.

@@ -75,7 +75,7 @@ impl Functions {
 
     /// Replaces every call among `nodes`, which were written for `opsets`, until no call is left.
     ///
-    /// Calls inside subgraphs stay: they are expanded when the subgraph is imported.
+    /// Calls inside subgraphs stay: they are expanded when the body is imported.
     pub(crate) fn expand(
         &self,
         nodes: Vec<NodeProto>,

@@ -8,25 +8,27 @@
 //!
 //! Nodes that cannot be run do not stop the import; it goes on as far as it can and reports them all at once. If
 //! a node needs integers on the host that come from a graph input (a target shape, a count), the import starts over
-//! with the elements of small integer inputs as symbols; they then take part in what is a new shape.
+//! with the elements of small integer inputs as symbols; they then take part in what is a new shape. If the caller can run
+//! flows, it starts over as one instead: the model is cut ([`crate::cut`]) wherever the host must know something first.
 
 use crate::context::Cx;
-use crate::error::{OnnxError, UnsupportedNode, nearest};
+use crate::cut::{begin_flow, end_flow};
+use crate::error::{OnnxError, UnsupportedNode, nearest, qualified};
 use crate::external::ExternalData;
 use crate::file::{ModelFile, decode};
 use crate::functions::Functions;
-use crate::importer::{Done, Fail, Importer};
+use crate::importer::{Done, Fail, Failure, Importer};
 use crate::known::Known;
-use crate::node::Node;
+use crate::node::{Node, free_names, subgraphs};
 use crate::op::find;
 use crate::order::sort;
-use crate::proto::{ModelProto, ValueInfoProto};
+use crate::proto::{GraphProto, ModelProto, ValueInfoProto};
 use crate::signature::input_types;
 use crate::tensor;
-use crate::version::{Opsets, check_ir};
+use crate::version::{Opsets, check_ir, normalise};
 use bespoke_ir::op::Map;
 use bespoke_ir::sym::Symbol;
-use bespoke_ir::{Constant, DType, Expr, Graph, SymInt, SymbolOrigin, SymbolTable};
+use bespoke_ir::{Constant, DType, Expr, Flow, Graph, SymInt, SymbolOrigin, SymbolTable};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -45,14 +47,41 @@ pub struct ImportOptions {
     /// Inputs to fix to a constant, by name; they are no inputs of the graph any more. For models whose inputs decide
     /// the structure, such as the axes of a reduction. A name that is no input is an error.
     pub fixed_inputs: BTreeMap<String, Arc<Constant>>,
+    /// Whether a model that is no single graph may be cut into segments; see [`ImportedModel::flow`]. Without it such a
+    /// model is refused.
+    pub segments: bool,
+}
+
+impl ImportedModel {
+    /// The graphs that the model consists of: one, or those of its segments.
+    pub fn graphs(&self) -> Vec<&Graph> {
+        match &self.flow {
+            None => vec![&self.graph],
+            Some(flow) => flow.segments.iter().map(|segment| &segment.graph).collect(),
+        }
+    }
+}
+
+impl ImportOptions {
+    /// For callers that can run flows: a model that is no single graph is cut into segments.
+    #[must_use]
+    pub fn segmented() -> Self {
+        ImportOptions {
+            segments: true,
+            ..ImportOptions::default()
+        }
+    }
 }
 
 /// A model as a graph, and what its file says about itself.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ImportedModel {
-    /// The model. Large constants are slices of the mapped file; `metadata_props` is the graph's metadata.
+    /// The model. Large constants are slices of the mapped file; `metadata_props` is the graph's metadata. Where there is a
+    /// flow, this is only the border of the model: inputs and symbols, and nothing else.
     pub graph: Graph,
+    /// The model as segments, if it is no single graph. Only where [`ImportOptions::segments`] allows it.
+    pub flow: Option<Flow>,
     /// Version of the file format.
     pub ir_version: i64,
     /// Version of the default operator set; 0 if the model imports none.
@@ -63,7 +92,8 @@ pub struct ImportedModel {
     pub producer: String,
     /// `metadata_props`, in the order of the keys.
     pub metadata: BTreeMap<String, String>,
-    /// How often the model uses each operator, functions expanded; with the domain unless it is the default one.
+    /// How often the model uses each operator, functions expanded and bodies counted once; with the domain unless it is
+    /// the default one.
     pub operators: BTreeMap<String, usize>,
     /// Bytes of all initializers.
     pub weight_bytes: u64,
@@ -102,6 +132,7 @@ struct Prepared {
     nodes: Vec<Node>,
     outputs: Vec<String>,
     metadata: BTreeMap<String, String>,
+    functions: Rc<Functions>,
 }
 
 /// Imports a decoded model.
@@ -133,6 +164,9 @@ pub(crate) fn import_model(
     let mut operators = BTreeMap::new();
     for node in &prepared.nodes {
         *operators.entry(node.op()).or_insert(0) += 1;
+        for (_, graph) in subgraphs(&node.proto) {
+            count_operators(graph, &mut operators);
+        }
     }
     let weight_bytes = prepared
         .initializers
@@ -140,23 +174,33 @@ pub(crate) fn import_model(
         .map(|(_, constant)| constant.data().len() as u64)
         .sum();
 
-    let (importer, failed) = build(&prepared, external, options, false)?;
-    let (importer, failed) =
-        if failed.iter().any(|failure| failure.needs_host) && feeds(&importer.graph) {
-            build(&prepared, importer.external, options, true)?
-        } else {
-            (importer, failed)
+    let mut importer = build(&prepared, external, options, How::Straight)?;
+    if importer.failures.iter().any(|failure| failure.needs_host) {
+        let again = match options.segments {
+            true => Some(How::Cut),
+            false => feeds(&importer.graph).then_some(How::Fed),
         };
-    if !failed.is_empty() {
+        if let Some(how) = again {
+            importer = build(&prepared, importer.external, options, how)?;
+        }
+    }
+    if !importer.failures.is_empty() {
+        let failures = importer.failures.into_iter();
         return Err(OnnxError::Unsupported(
-            failed.into_iter().map(|failure| failure.node).collect(),
+            failures.map(|failure| failure.node).collect(),
         ));
     }
-    let mut importer = importer;
-    set_outputs(&prepared, &mut importer)?;
-    importer.graph.remove_dead();
+    let flow = match importer.cutter {
+        None => {
+            set_outputs(&prepared, &mut importer)?;
+            importer.graph.remove_dead();
+            None
+        }
+        Some(_) => Some(end_flow(&mut importer, &prepared.name, &prepared.outputs)?),
+    };
     Ok(ImportedModel {
         graph: importer.graph,
+        flow,
         ir_version,
         opset: opsets.version("").unwrap_or(0),
         opsets: opsets
@@ -170,6 +214,17 @@ pub(crate) fn import_model(
         external_files: importer.external.files(),
         notes,
     })
+}
+
+/// Counts the operators of a body and of those in it.
+fn count_operators(graph: &GraphProto, operators: &mut BTreeMap<String, usize>) {
+    for node in &graph.node {
+        let op = qualified(normalise(node.domain()), node.op_type());
+        *operators.entry(op).or_insert(0) += 1;
+        for (_, inner) in subgraphs(node) {
+            count_operators(inner, operators);
+        }
+    }
 }
 
 fn notes(proto: &ModelProto) -> Vec<String> {
@@ -267,18 +322,9 @@ fn prepare(
             "'{stranger}' was to be fixed, but is no input{hint}"
         )));
     }
-    let functions = Functions::new(std::mem::take(&mut proto.functions))?;
+    let functions = Rc::new(Functions::new(std::mem::take(&mut proto.functions))?);
     let nodes = functions.expand(graph.node, opsets)?;
-    for node in &nodes {
-        if node.proto.op_type().is_empty() {
-            return Err(node.error("it has no operator"));
-        }
-        if node.opsets.version(node.proto.domain()).is_none() && node.domain().is_empty() {
-            return Err(node.error(
-                "the model does not say which opset of the default domain it was written for",
-            ));
-        }
-    }
+    check_nodes(&nodes)?;
     let nodes = sort(nodes, &given, &|_| false)?;
     let outputs: Vec<String> = graph
         .output
@@ -312,7 +358,23 @@ fn prepare(
         nodes,
         outputs,
         metadata,
+        functions,
     })
+}
+
+/// Whether every node has an operator of a known version.
+pub(crate) fn check_nodes(nodes: &[Node]) -> Result<(), OnnxError> {
+    for node in nodes {
+        if node.proto.op_type().is_empty() {
+            return Err(node.error("it has no operator"));
+        }
+        if node.opsets.version(node.proto.domain()).is_none() && node.domain().is_empty() {
+            return Err(node.error(
+                "the model does not say which opset of the default domain it was written for",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a constant fits the input that it stands for.
@@ -345,18 +407,24 @@ fn check_fixed(graph: &str, input: &ValueInfoProto, constant: &Constant) -> Resu
     })
 }
 
-struct Failure {
-    node: UnsupportedNode,
-    needs_host: bool,
+/// What an import may do about numbers that the host does not know from the shapes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Nothing.
+    Straight,
+    /// Elements of small integer inputs are symbols.
+    Fed,
+    /// The model is cut.
+    Cut,
 }
 
-/// Builds the graph as far as possible; `feed` makes elements of small integer inputs symbols.
+/// Builds the graph as far as possible.
 fn build(
     prepared: &Prepared,
     external: ExternalData,
     options: &ImportOptions,
-    feed: bool,
-) -> Result<(Importer, Vec<Failure>), OnnxError> {
+    how: How,
+) -> Result<Importer, OnnxError> {
     let mut graph = Graph::new(prepared.name.clone());
     graph.metadata = prepared.metadata.clone();
     let types = input_types(
@@ -365,26 +433,37 @@ fn build(
         &options.fixed_dims,
         &mut graph.symbols,
     )?;
-    let mut importer = Importer::new(graph, external);
+    let mut importer = Importer::new(graph, external, prepared.functions.clone());
     for (index, (input, ty)) in prepared.inputs.iter().zip(types).enumerate() {
-        let known = if feed {
-            fed(&mut importer.graph, index, input.name(), &ty)
-        } else {
-            None
+        let known = match how {
+            How::Fed => fed(&mut importer.graph, index, input.name(), &ty),
+            How::Straight | How::Cut => None,
         };
         let value = importer.graph.add_input(input.name(), ty);
         importer.bind_value(input.name(), value, known);
     }
+    if how == How::Cut {
+        begin_flow(&mut importer);
+    }
     for (name, constant) in &prepared.initializers {
         importer.bind_constant(name, constant.clone());
     }
-    let mut failures = Vec::new();
     for node in &prepared.nodes {
-        if let Some(failure) = import_node(&mut importer, node)? {
-            failures.push(failure);
-        }
+        import_node(&mut importer, node)?;
     }
-    Ok((importer, failures))
+    Ok(importer)
+}
+
+/// Why an output cannot be one.
+pub(crate) fn of_output(name: &str, fail: Fail, refuse: &dyn Fn(String) -> OnnxError) -> OnnxError {
+    match fail {
+        Fail::Invalid(reason)
+        | Fail::Unsupported(reason)
+        | Fail::NeedsCut(reason)
+        | Fail::NeedsHost { reason, .. } => refuse(format!("output '{name}': {reason}")),
+        Fail::Body => refuse(format!("output '{name}' cannot be computed")),
+        Fail::Other(error) => error,
+    }
 }
 
 /// Whether any input could be fed by value.
@@ -426,65 +505,86 @@ fn fed(graph: &mut Graph, index: usize, name: &str, ty: &bespoke_ir::TensorType)
     Some(Known::ints(ty.dtype, dims, elements))
 }
 
-/// Imports one node. A node that depends on one that failed is passed over, unless its operator is unknown.
-fn import_node(importer: &mut Importer, node: &Node) -> Result<Option<Failure>, OnnxError> {
-    let failure = |importer: &Importer, reason: String, needs_host: bool| {
-        let types = node
-            .proto
-            .input
-            .iter()
-            .filter(|name| !name.is_empty())
-            .map(|name| {
-                let binding = importer.bindings.get(name);
-                binding.map_or_else(
-                    || "?".into(),
-                    |binding| binding.ty.display(&importer.graph.symbols).to_string(),
-                )
-            });
-        Some(Failure {
-            node: UnsupportedNode {
-                node: node.label(),
-                op_type: node.proto.op_type().to_owned(),
-                domain: node.domain().to_owned(),
-                opset: node.opset(),
-                input_types: types.collect(),
-                reason,
-            },
-            needs_host,
-        })
-    };
+/// Imports one node. A node that cannot be run is noted; one that depends on such a node is passed over, unless its
+/// operator is unknown.
+pub(crate) fn import_node(importer: &mut Importer, node: &Node) -> Result<(), OnnxError> {
     let import = match find(node.domain(), node.proto.op_type(), node.opset()) {
         Ok(import) => import,
-        Err(reason) => return Ok(failure(importer, reason, false)),
+        Err(reason) => {
+            note(importer, node, reason, false);
+            return Ok(());
+        }
     };
-    let blocked = node
-        .proto
-        .input
-        .iter()
-        .any(|name| !name.is_empty() && !importer.bindings.contains_key(name));
-    if blocked {
-        return Ok(None);
+    let blocked = |name: &&str| !name.is_empty() && !importer.bindings.contains_key(*name);
+    let mut names: Vec<&str> = node.proto.input.iter().map(String::as_str).collect();
+    for (_, graph) in subgraphs(&node.proto) {
+        free_names(graph, &mut names);
     }
-    let mut cx = Cx::new(importer, node);
-    let result = import(&mut cx).and_then(|()| complete(&cx));
-    match result {
-        Ok(()) => Ok(None),
-        Err(Fail::Invalid(reason)) => Err(node.error(reason)),
-        Err(Fail::Other(error)) => Err(match error {
-            OnnxError::Tensor { tensor, reason } if tensor.is_empty() => {
-                node.error(format!("its tensor: {reason}"))
+    if names.iter().any(blocked) {
+        return Ok(());
+    }
+    // each turn makes one more input known
+    let mut result = Ok(());
+    for _ in 0..=node.proto.input.len() {
+        let mut cx = Cx::new(importer, node);
+        result = import(&mut cx).and_then(|()| complete(&cx));
+        match &result {
+            Err(Fail::NeedsHost { input, .. }) if importer.cutter.is_some() => {
+                unbind(importer, node);
+                let name = node.proto.input.get(*input).map_or("", String::as_str);
+                if let Err(fail) = importer.read_named(name, &node.label()) {
+                    result = Err(fail);
+                    break;
+                }
             }
-            other => other,
-        }),
-        Err(Fail::Unsupported(reason)) => {
-            unbind(importer, node);
-            Ok(failure(importer, reason, false))
-        }
-        Err(Fail::NeedsHost(reason)) => {
-            unbind(importer, node);
-            Ok(failure(importer, reason, true))
+            _ => break,
         }
     }
+    let (reason, needs_host) = match result {
+        Ok(()) => return Ok(()),
+        Err(Fail::Invalid(reason)) => return Err(node.error(reason)),
+        Err(Fail::Other(error)) => {
+            return Err(match error {
+                OnnxError::Tensor { tensor, reason } if tensor.is_empty() => {
+                    node.error(format!("its tensor: {reason}"))
+                }
+                other => other,
+            });
+        }
+        Err(Fail::Body) => {
+            unbind(importer, node);
+            return Ok(());
+        }
+        Err(Fail::Unsupported(reason)) => (reason, false),
+        Err(Fail::NeedsHost { reason, .. } | Fail::NeedsCut(reason)) => (reason, true),
+    };
+    unbind(importer, node);
+    note(importer, node, reason, needs_host);
+    Ok(())
+}
+
+/// Notes a node that cannot be run.
+fn note(importer: &mut Importer, node: &Node, reason: String, needs_host: bool) {
+    let given = node.proto.input.iter().filter(|name| !name.is_empty());
+    let types = given.map(|name| {
+        let binding = importer.bindings.get(name);
+        binding.map_or_else(
+            || "?".into(),
+            |binding| binding.ty.display(&importer.graph.symbols).to_string(),
+        )
+    });
+    let failure = Failure {
+        node: UnsupportedNode {
+            node: node.label(),
+            op_type: node.proto.op_type().to_owned(),
+            domain: node.domain().to_owned(),
+            opset: node.opset(),
+            input_types: types.collect(),
+            reason,
+        },
+        needs_host,
+    };
+    importer.failures.push(failure);
 }
 
 /// What an importer must have done.
@@ -517,12 +617,7 @@ fn set_outputs(prepared: &Prepared, importer: &mut Importer) -> Result<(), OnnxE
     for name in &prepared.outputs {
         let value = match importer.materialise(name) {
             Some(Ok(value)) => value,
-            Some(Err(
-                Fail::Invalid(reason) | Fail::Unsupported(reason) | Fail::NeedsHost(reason),
-            )) => {
-                return Err(refuse(format!("output '{name}': {reason}")));
-            }
-            Some(Err(Fail::Other(error))) => return Err(error),
+            Some(Err(fail)) => return Err(of_output(name, fail, &refuse)),
             None => return Err(refuse(format!("nothing defines its output '{name}'"))),
         };
         let graph = &mut importer.graph;

@@ -4,15 +4,21 @@
 //! in the graph if one was built, and its elements if the host knows them. Values come into being when something
 //! needs them, so a chain of shape arithmetic that ends in a `Reshape` leaves no node behind.
 //!
+//! Where the model has to be cut ([`crate::cut`]), the graph under construction is that of the current segment, and a value
+//! of an earlier one is brought over when something needs it.
+//!
 //! An operator's importer sees it through a [`crate::context::Cx`] and answers with [`Fail`] if it cannot go on: the
 //! node breaks the rules of its operator, or is legal but beyond what bespoke runs.
 
-use crate::error::OnnxError;
+use crate::cut::Cutter;
+use crate::error::{OnnxError, UnsupportedNode};
 use crate::external::ExternalData;
+use crate::functions::Functions;
 use crate::known::{Elem, Known};
 use bespoke_ir::op::{HostInts, Map};
 use bespoke_ir::{
-    BinaryOp, Constant, DType, Expr, ExprBuilder, Graph, InferError, SymInt, TensorType, ValueId,
+    BinaryOp, Constant, DType, Expr, ExprBuilder, Graph, InferError, SymInt, TensorId, TensorType,
+    ValueId,
 };
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,7 +32,16 @@ pub(crate) enum Fail {
     /// The node is legal and cannot be run.
     Unsupported(String),
     /// The node needs an input's elements on the host, and they are not known there.
-    NeedsHost(String),
+    NeedsHost {
+        /// Which input.
+        input: usize,
+        /// What for.
+        reason: String,
+    },
+    /// The node can only be run if the model is cut there.
+    NeedsCut(String),
+    /// Nodes in the node's body cannot be run; they have been reported.
+    Body,
     /// Something else that has its own error, such as a malformed tensor attribute.
     Other(OnnxError),
 }
@@ -66,8 +81,10 @@ pub(crate) fn unsupported<T>(reason: impl Into<String>) -> Done<T> {
 /// Where a value is.
 #[derive(Clone)]
 pub(crate) enum Source {
-    /// In the graph.
-    Value(ValueId),
+    /// In the graph of the segment of this number; 0 where the model is not cut.
+    Value(usize, ValueId),
+    /// A tensor of the flow.
+    Tensor(TensorId),
     /// In the file, not yet in the graph.
     Constant(Arc<Constant>),
     /// Only its elements are known.
@@ -82,20 +99,64 @@ pub(crate) struct Binding {
     pub(crate) known: Option<Rc<Known>>,
 }
 
+impl Binding {
+    /// Elements that are not in the graph.
+    pub(crate) fn known(known: Known) -> Self {
+        let dims: Vec<SymInt> = known.dims.iter().map(|&d| d.into()).collect();
+        Binding {
+            ty: TensorType::new(known.dtype, dims),
+            source: Source::Known,
+            known: Some(Rc::new(known)),
+        }
+    }
+
+    /// The only element, if it is a number that is known now.
+    pub(crate) fn constant_int(&self) -> Option<i64> {
+        match &self.known.as_ref()?.as_ints()?[..] {
+            [one] => one.as_const(),
+            _ => None,
+        }
+    }
+}
+
+/// A node that cannot be run.
+#[derive(Clone)]
+pub(crate) struct Failure {
+    pub(crate) node: UnsupportedNode,
+    /// Whether cutting the model, or knowing elements of inputs, may help.
+    pub(crate) needs_host: bool,
+}
+
 /// See the module.
 pub(crate) struct Importer {
     pub(crate) graph: Graph,
     pub(crate) bindings: HashMap<String, Binding>,
     pub(crate) external: ExternalData,
+    /// The model's functions, for calls in bodies.
+    pub(crate) functions: Rc<Functions>,
+    pub(crate) failures: Vec<Failure>,
+    /// The flow under construction, if the model may be cut.
+    pub(crate) cutter: Option<Cutter>,
+    /// Nodes of bodies that were imported so far, each time they were.
+    pub(crate) body_nodes: usize,
 }
 
 impl Importer {
-    pub(crate) fn new(graph: Graph, external: ExternalData) -> Self {
+    pub(crate) fn new(graph: Graph, external: ExternalData, functions: Rc<Functions>) -> Self {
         Importer {
             graph,
             bindings: HashMap::new(),
             external,
+            functions,
+            failures: Vec::new(),
+            cutter: None,
+            body_nodes: 0,
         }
+    }
+
+    /// Number of the segment under construction.
+    pub(crate) fn segment(&self) -> usize {
+        self.cutter.as_ref().map_or(0, |cutter| cutter.segment)
     }
 
     /// Binds a name to a value of the graph, with its elements if the host knows them.
@@ -103,7 +164,7 @@ impl Importer {
         let ty = self.graph.ty(value).clone();
         let binding = Binding {
             ty,
-            source: Source::Value(value),
+            source: Source::Value(self.segment(), value),
             known: known.map(Rc::new),
         };
         self.bindings.insert(name.to_owned(), binding);
@@ -125,33 +186,36 @@ impl Importer {
 
     /// Binds a name to known elements that are not in the graph.
     pub(crate) fn bind_known(&mut self, name: &str, known: Known) {
-        let dims: Vec<SymInt> = known.dims.iter().map(|&d| d.into()).collect();
-        let ty = TensorType::new(known.dtype, dims);
-        self.bindings.insert(
-            name.to_owned(),
-            Binding {
-                ty,
-                source: Source::Known,
-                known: Some(Rc::new(known)),
-            },
-        );
+        self.bindings.insert(name.to_owned(), Binding::known(known));
     }
 
-    /// The value behind a bound name, built if need be.
+    /// The value behind a bound name, built or brought over if need be.
     pub(crate) fn materialise(&mut self, name: &str) -> Option<Done<ValueId>> {
         let binding = self.bindings.get(name)?.clone();
-        let value = match (&binding.source, &binding.known) {
-            (Source::Value(value), _) => Ok(*value),
-            (Source::Constant(constant), _) => Ok(self.graph.add_constant(name, constant.clone())),
-            (Source::Known, Some(known)) => known_value(&mut self.graph, name, known),
-            (Source::Known, None) => unsupported("the value is neither computed nor known"),
-        };
+        let value = self.value_of(name, &binding);
+        let segment = self.segment();
         if let Ok(value) = value
             && let Some(binding) = self.bindings.get_mut(name)
         {
-            binding.source = Source::Value(value);
+            binding.source = Source::Value(segment, value);
         }
         Some(value)
+    }
+
+    /// The value that a binding stands for, in the graph of the current segment.
+    pub(crate) fn value_of(&mut self, name: &str, binding: &Binding) -> Done<ValueId> {
+        let segment = self.segment();
+        match (&binding.source, &binding.known) {
+            (Source::Value(at, value), _) if *at == segment => Ok(*value),
+            (Source::Constant(constant), _) => Ok(self.graph.add_constant(name, constant.clone())),
+            // what the host knows is made again rather than kept
+            (_, Some(known)) if known.dtype.is_computable() => {
+                known_value(&mut self.graph, name, known)
+            }
+            (Source::Value(at, value), _) => self.bring(*at, *value),
+            (Source::Tensor(tensor), _) => self.feed(*tensor),
+            (Source::Known, _) => unsupported("the value is neither computed nor known"),
+        }
     }
 }
 

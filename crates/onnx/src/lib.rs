@@ -11,14 +11,19 @@
 //!   shapes do not matter, model-local functions are expanded.
 //! - **Shapes are symbolic.** Named and unnamed dims become symbols; integer arithmetic on shapes is folded into
 //!   expressions over them and leaves no nodes behind.
+//! - **Control flow is cut out.** A branch whose condition is known, and a short loop of known length, become straight code.
+//!   For all others, and for extents that are computed from data, the model is cut into segments
+//!   ([`bespoke_ir::flow`]), if the caller can run them.
 //! - **Nothing is half supported.** A node either means exactly what the standard says for its opset, or the model is
 //!   refused with a list of all such nodes and the reason for each.
 //!
 //! [`mod@file`] and [`tensor`] are also of use alone: the ONNX test data is read and written with them.
 
 mod attributes;
+mod body;
 mod contained;
 mod context;
+mod cut;
 pub mod error;
 pub mod external;
 pub mod file;

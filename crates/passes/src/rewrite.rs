@@ -186,9 +186,9 @@ pub(crate) fn live_nodes(graph: &mut Graph) -> Vec<NodeId> {
     graph.topological_order()
 }
 
-/// Whether a node lost its readers since [`live_nodes`], or may not be touched because it has bodies.
+/// Whether a node lost its readers since [`live_nodes`].
 pub(crate) fn skip(graph: &Graph, node: NodeId) -> bool {
-    !graph.node(node).regions().is_empty() || is_dead(graph, node)
+    is_dead(graph, node)
 }
 
 /// The only node that reads a value; `None` if there are others, or the value is a graph output.

@@ -134,7 +134,7 @@ fn bind_with(
                 .and_then(|s| s.get(axis as usize))
                 .copied(),
             SymbolOrigin::InputValue { input, element: at } => element(input as usize, at as usize),
-            SymbolOrigin::DeviceValue { .. } | SymbolOrigin::Free => None,
+            SymbolOrigin::DeviceValue { .. } | SymbolOrigin::Cut | SymbolOrigin::Free => None,
         };
         let value = values[id.index()]
             .or_else(from_origin)

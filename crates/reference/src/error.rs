@@ -1,11 +1,15 @@
 //! Why something has no reference result.
 
 use bespoke_ir::DType;
+use bespoke_ir::flow::FlowError;
 use bespoke_ir::sym::SymError;
 
 /// Why something has no reference result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
+    /// A decision between two segments could not be made.
+    #[error(transparent)]
+    Flow(FlowError),
     /// The operator's type rule refuses the operands.
     #[error("{op}: {reason}; check the operands' types and extents")]
     Operands {

@@ -24,6 +24,7 @@
 //! | [`op`] | the operators |
 //! | [`eval`] | one node: checks, then the operator |
 //! | [`graph`] | a whole graph |
+//! | [`flow`] | a whole flow |
 //! | [`mod@bind`] | extents of the inputs → values of the symbols |
 //! | [`mod@compare`] | how far two tensors are apart, and where |
 
@@ -32,6 +33,7 @@ pub mod compare;
 pub mod error;
 pub mod eval;
 pub mod expr;
+pub mod flow;
 pub mod graph;
 pub mod index;
 pub mod op;
@@ -42,6 +44,7 @@ pub use bind::{BindError, bind, bind_tensors};
 pub use compare::{Comparison, Tolerance, compare};
 pub use error::ReferenceError;
 pub use eval::eval_node;
+pub use flow::run_flow;
 pub use graph::run;
 pub use tensor::{Data, Number, Tensor};
 

@@ -94,6 +94,7 @@ impl Session {
     ///
     /// Those of a run, and on a device that needs it a kernel that does not compile.
     pub fn costs(&self, bindings: &Bindings, launches: usize) -> Result<Costs, Error> {
+        self.single_graph("a table of costs")?;
         let core = &*self.core;
         let (binding, pointers) = self.place(bindings)?;
         let props = core.loader.device.props();

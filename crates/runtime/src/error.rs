@@ -1,6 +1,7 @@
 //! Errors of the runtime and the kind of each, which fixes the exit status of a command.
 
 use bespoke_device::DeviceError;
+use bespoke_ir::flow::FlowError;
 use bespoke_onnx::OnnxError;
 use bespoke_plan::{BindError, PlanError};
 
@@ -170,6 +171,21 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What was asked for needs a model that is a single graph.
+    #[error(
+        "{what} needs a model that is one graph; this one runs as {segments} segments because {why}"
+    )]
+    Segmented {
+        /// What was asked for.
+        what: &'static str,
+        /// Segments of the model.
+        segments: usize,
+        /// The first reasons, in words.
+        why: String,
+    },
+    /// A decision between two segments could not be made.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
     /// The caller called the run off before the device began it.
     #[error("the run was cancelled before {at}; no output was touched")]
     Cancelled {
@@ -220,7 +236,9 @@ impl Error {
             Error::Import(_) | Error::Pass(_) | Error::Plan(PlanError::Unsupported { .. }) => {
                 ErrorKind::ModelRejected
             }
-            Error::Plan(PlanError::Internal { .. }) | Error::Stopped => ErrorKind::Internal,
+            Error::Plan(PlanError::Internal { .. })
+            | Error::Flow(FlowError::Missing(_))
+            | Error::Stopped => ErrorKind::Internal,
             Error::Bind(_)
             | Error::Tensor(_)
             | Error::Policy(_)
@@ -228,6 +246,8 @@ impl Error {
             | Error::MissingInput(_)
             | Error::InputType { .. }
             | Error::Buffer { .. }
+            | Error::Flow(_)
+            | Error::Segmented { .. }
             | Error::NoGraph(_) => ErrorKind::Usage,
             Error::Device(e) => match e {
                 DeviceError::Unavailable(_) => ErrorKind::NoDevice,

@@ -7,8 +7,8 @@
 //! Times are microseconds since the session began to load. An event is written when what it tells of is over; where that
 //! took time, the event says since when or how long.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bespoke_policy::Gain;
@@ -31,6 +31,9 @@ pub struct Event {
     pub seq: u64,
     /// Microseconds since the session began to load.
     pub at_us: u64,
+    /// Number of the segment that it is about, if the model is no single graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment: Option<usize>,
     /// What it was.
     #[serde(flatten)]
     pub kind: EventKind,
@@ -126,6 +129,27 @@ pub enum EventKind {
         lane: u64,
         begin_us: u64,
         wait_us: u64,
+        tier: u8,
+    },
+    /// The model is no single graph: it was cut into so many segments, for these reasons.
+    Segmented {
+        segments: usize,
+        cuts: Vec<CutReason>,
+    },
+    /// A segment ran, once, as a part of a run. Fields as there; `run` counts the runs of this segment.
+    SegmentRun {
+        run: u64,
+        shape: String,
+        generic: usize,
+        specialized: usize,
+        graph: crate::request::GraphUse,
+        graph_reason: crate::request::GraphReason,
+        latency_us: u64,
+        record_us: u64,
+        block_written: bool,
+        new_shape: bool,
+        lane: u64,
+        begin_us: u64,
         tier: u8,
     },
     /// The policy answered an observation.
@@ -302,6 +326,15 @@ pub enum EventKind {
     Grow { bytes: u64, micros: u64, lane: u64 },
 }
 
+/// Why a model is no single graph: what the host has to know, and for which node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CutReason {
+    /// A stable code: `if`, `loop`, `scan`, `extent`.
+    pub kind: &'static str,
+    /// Name of the node.
+    pub node: String,
+}
+
 /// Counters of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -351,6 +384,12 @@ pub struct Stats {
     pub peak_memory_bytes: u64,
     pub block_writes: u64,
     pub events_dropped: u64,
+    /// Segments of the model; 1 if it is a single graph.
+    pub segments: u64,
+    /// Segments that ran, over all runs, where the model has several.
+    pub segment_runs: u64,
+    /// Why it has several: how often each reason holds, by its code.
+    pub cuts: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -361,21 +400,35 @@ struct Inner {
     feeds: Vec<Feed>,
 }
 
-/// The stream of a session.
-#[derive(Debug)]
+/// The stream of a session. A clone writes to the same stream.
+#[derive(Clone, Debug)]
 pub struct Log {
     start: Instant,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
+    segment: Option<usize>,
 }
 
 impl Log {
     pub(crate) fn new(start: Instant, feeds: Vec<Feed>) -> Log {
         Log {
             start,
-            inner: Mutex::new(Inner {
+            inner: Arc::new(Mutex::new(Inner {
                 feeds,
+                stats: Stats {
+                    segments: 1,
+                    ..Stats::default()
+                },
                 ..Inner::default()
-            }),
+            })),
+            segment: None,
+        }
+    }
+
+    /// The same stream for what a segment does.
+    pub(crate) fn of_segment(&self, number: usize) -> Log {
+        Log {
+            segment: Some(number),
+            ..self.clone()
         }
     }
 
@@ -410,6 +463,7 @@ impl Log {
             v: VERSION,
             seq,
             at_us,
+            segment: self.segment,
             kind,
         };
         inner.feeds.retain(|feed| feed.send(&event));
@@ -438,6 +492,16 @@ impl Stats {
         use crate::service::Origin;
         match kind {
             EventKind::Loaded { weight_bytes, .. } => self.weight_bytes = *weight_bytes,
+            EventKind::Segmented { segments, cuts } => {
+                self.segments = *segments as u64;
+                for cut in cuts {
+                    *self.cuts.entry(cut.kind).or_default() += 1;
+                }
+            }
+            EventKind::SegmentRun { block_written, .. } => {
+                self.segment_runs += 1;
+                self.block_writes += u64::from(*block_written);
+            }
             EventKind::Run {
                 graph,
                 generic,

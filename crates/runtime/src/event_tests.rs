@@ -3,6 +3,7 @@
 use super::*;
 use crate::request::{GraphReason, GraphUse};
 use crate::service::Origin;
+use bespoke_ir::flow::CutKind;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The kind that comes after this one in [`one_of_each`]. One more kind does not compile here before it has its place.
@@ -205,7 +206,29 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
         Some(EventKind::Recall { .. }) => EventKind::LearnFailed {
             reason: "no room".into(),
         },
-        Some(EventKind::LearnFailed { .. }) => return None,
+        Some(EventKind::LearnFailed { .. }) => EventKind::Segmented {
+            segments: 2,
+            cuts: vec![CutReason {
+                kind: "if",
+                node: "choice".into(),
+            }],
+        },
+        Some(EventKind::Segmented { .. }) => EventKind::SegmentRun {
+            run: 0,
+            shape: "N=2".into(),
+            generic: 1,
+            specialized: 0,
+            graph: GraphUse::Replayed,
+            graph_reason: GraphReason::MadeAtLoad,
+            latency_us: 30,
+            record_us: 0,
+            block_written: true,
+            new_shape: true,
+            lane: 0,
+            begin_us: 2920,
+            tier: 0,
+        },
+        Some(EventKind::SegmentRun { .. }) => return None,
     })
 }
 
@@ -218,6 +241,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
             v: VERSION,
             seq,
             at_us: 1000 * (seq + 1),
+            segment: None,
             kind,
         })
         .collect()
@@ -265,6 +289,10 @@ fn the_guide_has_every_event_with_every_field() {
 #[test]
 fn the_guide_has_every_code() {
     let page = include_str!("../../../docs/guide/events.md");
+    for kind in [CutKind::If, CutKind::Loop, CutKind::Scan, CutKind::Extent] {
+        assert!(page.contains(&format!("| `{}` |", kind.code())), "{kind:?}");
+    }
+    assert!(page.contains("| `segment` |"));
     for reason in [
         GraphReason::Asked,
         GraphReason::FirstOnLane,

@@ -159,6 +159,7 @@ mod tests {
             v: VERSION,
             seq,
             at_us: seq,
+            segment: None,
             kind,
         }
     }

@@ -17,6 +17,7 @@ pub(crate) enum Purpose {
     Arena,
     Staging,
     Blocks,
+    Values,
 }
 
 impl Purpose {
@@ -26,6 +27,7 @@ impl Purpose {
             Purpose::Arena => "temporaries (arenas of the lanes)",
             Purpose::Staging => "inputs and outputs on their way",
             Purpose::Blocks => "extent blocks",
+            Purpose::Values => "values between segments",
         }
     }
 }

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - [`session`]: running and binding shapes. `load`: how a session comes to be.
+//! - `border`: what is checked of the caller's tensors.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
@@ -19,6 +20,7 @@
 //! - `refine`: tiles timed on the device, for a class that stays hot. `tiles`: what is known of them, for the next session.
 //! - [`lane`]: what one run at a time needs. The extent block holds every number and address of a run, so one recorded
 //!   graph serves all shapes of a program and any pointers. `block`: what of it has to be written.
+//! - `segments`: models that are no single graph: several sessions behind one border.
 //! - `order`: in which order a graph's kernels run.
 //! - `ledger`: what device memory is held for, and its limit. `weights`: what is there before the first run, shared by
 //!   content between sessions.
@@ -36,6 +38,7 @@
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
 mod block;
+mod border;
 pub mod costs;
 mod crew;
 pub mod director;
@@ -56,6 +59,7 @@ pub mod program;
 mod refine;
 pub mod request;
 mod second;
+mod segments;
 pub mod service;
 pub mod session;
 mod shared;
@@ -70,9 +74,10 @@ mod weights;
 
 pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
-pub use event::{Event, EventKind, Expected, Stats, Timing};
+pub use event::{CutReason, Event, EventKind, Expected, Stats, Timing};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
 pub use lessons::{ModelShapes, ShapeCount, learned_shapes};
+pub use load::Model;
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};
 pub use profile::StepTime;

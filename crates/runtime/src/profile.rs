@@ -12,11 +12,12 @@ use bespoke_plan::Binding;
 use bespoke_policy::Signature;
 use serde::Serialize;
 
+use crate::border::{check_capacity, check_type};
 use crate::error::Error;
 use crate::lane::{Lane, Pointers};
 use crate::patience::Patience;
 use crate::request::Bindings;
-use crate::session::{Session, check_capacity, check_type};
+use crate::session::Session;
 
 /// What a step took.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +36,7 @@ impl Session {
     /// Runs the model once on the caller's device memory and returns what every step took, in the order in which they
     /// ran. The outputs are those of a run.
     pub fn profile(&self, bindings: &Bindings) -> Result<Vec<StepTime>, Error> {
+        self.single_graph("a profile")?;
         let core = &*self.core;
         let (binding, pointers) = self.place(bindings)?;
         let program = core.pick(&Signature::new(&binding.symbols));

@@ -118,7 +118,8 @@ pub struct SessionOptions {
     pub learn: bool,
     /// Specialised programs kept, at most; the least recently seen leaves first.
     pub max_variants: usize,
-    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`].
+    /// Refuse runs that are no recorded graph, with [`Error::NoGraph`], and models that are several, with
+    /// [`Error::Segmented`].
     pub require_graph: bool,
     /// Who hears of every event from the first on; see [`mod@crate::feed`].
     pub feeds: Vec<Feed>,
@@ -208,7 +209,11 @@ pub struct RunReport {
     /// Whether the shape was seen for the first time.
     pub new_shape: bool,
     /// Which tier the program was of: 0 is the generic program, 1 has kernels made for the class, 2 a plan of its own.
+    /// The lowest of all segments that ran.
     pub tier: u8,
+    /// Segments that ran, each a graph of its own; 1 where the model is a single graph. Kernels are counted over all of
+    /// them, and `graph` is `recorded` as soon as one of them had to be made.
+    pub segments: usize,
 }
 
 /// Outputs and report of a run.

@@ -1,29 +1,30 @@
 //! Sessions: one model on one device, running. How a session comes to be is `load`'s business.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bespoke_device::{Device, DevicePtr};
-use bespoke_ir::DType;
+use bespoke_device::Device;
 use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::Signature;
 
+use crate::border::{Source, aligned, check_capacity, check_dense, check_type, shape_words};
 use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
 use crate::lane::{Lane, Pointers, Ran};
+use crate::load::LoadTimes;
 use crate::mailbox::Mailbox;
 use crate::patience::Patience;
 use crate::program::Program;
 use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
+use crate::segments::Segments;
 use crate::shared::Core;
-use crate::tensor::{Tensor, TensorView, byte_length};
+use crate::tensor::{Tensor, TensorView};
 use crate::trial;
 
 /// One model on one device; see the crate.
@@ -38,16 +39,16 @@ pub struct Session {
     pub(crate) inputs: Vec<PortInfo>,
     pub(crate) outputs: Vec<PortInfo>,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// The model behind its border, if it is no single graph: the session itself is only the border then, with a plan that
+    /// has the model's inputs and no steps.
+    pub(crate) segments: Option<Segments>,
+    /// For a segment of such a model: which symbols mean anything to it.
+    pub(crate) used_symbols: Option<Vec<bool>>,
+    pub(crate) load_times: LoadTimes,
 }
 
 /// Inputs and outputs in device memory.
 pub(crate) type Views<'a> = (Vec<&'a TensorView>, Vec<&'a TensorView>);
-
-/// Where a run's tensors are.
-enum Source<'a> {
-    Host(&'a Tensor),
-    Device(&'a TensorView),
-}
 
 impl Session {
     /// Inputs in the model's order.
@@ -65,9 +66,17 @@ impl Session {
         &self.metadata
     }
 
-    /// The plan.
+    /// The plan. Where the model is no single graph, it has the model's inputs and no steps; see [`Session::plans`].
     pub fn plan(&self) -> &Plan {
         &self.core.plan
+    }
+
+    /// The plans of all segments; one where the model is a single graph.
+    pub fn plans(&self) -> Vec<&Plan> {
+        match &self.segments {
+            None => vec![self.plan()],
+            Some(segments) => segments.parts().iter().map(Session::plan).collect(),
+        }
     }
 
     /// The device.
@@ -94,7 +103,10 @@ impl Session {
             let (_, tensor) = found.ok_or_else(|| Error::MissingInput(port.name.clone()))?;
             sources.push(Source::Host(tensor));
         }
-        let (report, outputs) = self.execute(&sources, None, options)?;
+        if let Some(segments) = &self.segments {
+            return segments.run(self, &sources, options);
+        }
+        let (report, outputs) = self.execute(&sources, None, None, options)?;
         let names = self.core.plan.outputs.iter().map(|p| p.name.clone());
         Ok(RunResult {
             outputs: names.zip(outputs).collect(),
@@ -102,11 +114,48 @@ impl Session {
         })
     }
 
-    /// Runs the model on the caller's device memory.
+    /// Runs the model on the caller's device memory. Where the model is no single graph, outputs may be left out; the
+    /// extents of some may not be known before the run.
     pub fn run_into(&self, bindings: &Bindings, options: &RunOptions) -> Result<RunReport, Error> {
+        if let Some(segments) = &self.segments {
+            return segments.run_into(self, bindings, options);
+        }
         let (inputs, outputs) = self.views(bindings)?;
         let sources: Vec<Source<'_>> = inputs.into_iter().map(Source::Device).collect();
-        Ok(self.execute(&sources, Some(&outputs), options)?.0)
+        Ok(self.execute(&sources, Some(&outputs), None, options)?.0)
+    }
+
+    /// Runs a segment: inputs and outputs in the order of its ports, symbols as its flow has them.
+    pub(crate) fn run_segment(
+        &self,
+        symbols: &[i64],
+        inputs: &[TensorView],
+        outputs: &[TensorView],
+        options: &RunOptions,
+    ) -> Result<RunReport, Error> {
+        let sources: Vec<Source<'_>> = inputs.iter().map(Source::Device).collect();
+        let outputs: Vec<&TensorView> = outputs.iter().collect();
+        let signature = self.signature(symbols);
+        Ok(self
+            .execute(&sources, Some(&outputs), Some(signature), options)?
+            .0)
+    }
+
+    /// The values of a segment's symbols: those that mean nothing to it are 0, so that they make no new shape.
+    pub(crate) fn signature(&self, symbols: &[i64]) -> Vec<i64> {
+        let used = self.used_symbols.iter().flatten();
+        let pairs = symbols.iter().zip(used);
+        pairs
+            .map(|(&value, &used)| if used { value } else { 0 })
+            .collect()
+    }
+
+    /// Fails if the model is no single graph.
+    pub(crate) fn single_graph(&self, what: &'static str) -> Result<(), Error> {
+        match &self.segments {
+            None => Ok(()),
+            Some(segments) => Err(segments.refuse(what)),
+        }
     }
 
     /// The caller's memory for inputs and for outputs, in the model's order; names and layouts are right.
@@ -136,6 +185,9 @@ impl Session {
 
     /// Waits for every run that was queued asynchronously.
     pub fn synchronize(&self) -> Result<(), Error> {
+        for part in self.segments.iter().flat_map(Segments::parts) {
+            part.synchronize()?;
+        }
         self.core.synchronize()
     }
 
@@ -143,6 +195,7 @@ impl Session {
         &self,
         sources: &[Source<'_>],
         targets: Option<&[&TensorView]>,
+        symbols: Option<Vec<i64>>,
         options: &RunOptions,
     ) -> Result<(RunReport, Vec<Tensor>), Error> {
         let start = Instant::now();
@@ -163,7 +216,10 @@ impl Session {
             check_type(port, dtype)?;
             dims.push(own);
         }
-        let (binding, bind_us, new_shape) = core.bind(&dims)?;
+        let (binding, bind_us, new_shape) = match symbols {
+            None => core.bind(&dims)?,
+            Some(symbols) => core.bind_symbols(symbols)?,
+        };
         let run = core.number();
         let signature = Signature::new(&binding.symbols);
         patience.check("it was queued")?;
@@ -245,20 +301,7 @@ impl Session {
             })?;
         }
 
-        let mut shape = String::new();
-        for (port, dims) in core.plan.inputs.iter().zip(&dims) {
-            if !shape.is_empty() {
-                shape.push(',');
-            }
-            shape.push_str(&port.name);
-            for (i, d) in dims.iter().enumerate() {
-                // writing to a String cannot fail
-                let _ = write!(shape, "{}{d}", if i == 0 { ':' } else { 'x' });
-            }
-            if dims.is_empty() {
-                shape.push(':');
-            }
-        }
+        let shape = shape_words(&core.plan.inputs, &dims);
         let report = RunReport {
             run,
             shape,
@@ -271,7 +314,26 @@ impl Session {
             record_us: execution.record_us,
             new_shape,
             tier: program.tier_number(),
+            segments: 1,
         };
+        if self.used_symbols.is_some() {
+            core.log.push(EventKind::SegmentRun {
+                run,
+                shape: signature.to_string(),
+                generic: report.generic_kernels,
+                specialized: report.specialized_kernels,
+                graph: report.graph,
+                graph_reason: report.graph_reason,
+                latency_us: report.latency_us,
+                record_us: report.record_us,
+                block_written: execution.block_written,
+                new_shape,
+                lane: execution.lane,
+                begin_us: core.log.micros_at(start),
+                tier: report.tier,
+            });
+            return Ok((report, outputs));
+        }
         core.log.push(EventKind::Run {
             run,
             shape: signature.to_string(),
@@ -391,12 +453,28 @@ impl Session {
             let (binding, ..) = self.core.bind(&dims)?;
             wished.push(Signature::new(&binding.symbols));
         }
-        self.mailbox.send(Message::Wished(wished))
+        match &self.segments {
+            None => self.mailbox.send(Message::Wished(wished)),
+            Some(segments) => segments.prewarm(&wished),
+        }
+    }
+
+    /// Asks a segment's director for the programs of shapes.
+    pub(crate) fn wish(&self, shapes: Vec<Signature>) -> Result<(), Error> {
+        self.mailbox.send(Message::Wished(shapes))
     }
 
     /// Waits until every program that the strategy wants is in service and nothing compiles. Returns whether that was so
     /// before the time was over.
     pub fn wait_specialized(&self, timeout: Duration) -> bool {
+        if let Some(segments) = &self.segments {
+            let deadline = Instant::now() + timeout;
+            let left = || deadline.saturating_duration_since(Instant::now());
+            return segments
+                .parts()
+                .iter()
+                .all(|part| part.wait_specialized(left()));
+        }
         let (reply, done) = mpsc::sync_channel(1);
         if self.mailbox.send(Message::Settle(reply)).is_err() {
             return false;
@@ -433,7 +511,7 @@ impl Session {
         self.core.loader.device.lost().is_none()
     }
 
-    fn check_names<'a>(
+    pub(crate) fn check_names<'a>(
         &self,
         what: &'static str,
         names: impl Iterator<Item = &'a str>,
@@ -464,19 +542,6 @@ impl Drop for Session {
             let _ = thread.join();
         }
     }
-}
-
-/// What specialised kernels take for granted of every address: that sixteen bytes can be moved at once.
-const ALIGNMENT: u64 = 16;
-
-/// Whether all memory of the caller is [aligned](ALIGNMENT); the session's own is.
-fn aligned(sources: &[Source<'_>], targets: Option<&[&TensorView]>) -> bool {
-    let inputs = sources.iter().filter_map(|source| match source {
-        Source::Host(_) => None,
-        Source::Device(view) => Some(view.pointer),
-    });
-    let outputs = targets.into_iter().flatten().map(|view| view.pointer);
-    inputs.chain(outputs).all(|p| p.0 % ALIGNMENT == 0)
 }
 
 #[allow(
@@ -549,51 +614,6 @@ fn run_on(
         latency_us: 0,
     };
     Ok((outputs, ran))
-}
-
-pub(crate) fn check_type(port: &Port, actual: DType) -> Result<(), Error> {
-    if actual == port.ty.dtype {
-        return Ok(());
-    }
-    Err(Error::InputType {
-        input: port.name.clone(),
-        actual,
-        expected: port.ty.dtype,
-    })
-}
-
-pub(crate) fn check_capacity(
-    name: &str,
-    view: &TensorView,
-    bytes: u64,
-) -> Result<DevicePtr, Error> {
-    if view.capacity < bytes {
-        let reason = format!("has {} bytes, the run needs {bytes}", view.capacity);
-        return Err(Error::Buffer {
-            name: name.to_owned(),
-            reason,
-        });
-    }
-    Ok(view.pointer)
-}
-
-fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
-    let Some(strides) = &view.strides else {
-        byte_length(view.dtype, &view.dims)?;
-        return Ok(());
-    };
-    let mut want = 1;
-    for (i, &d) in view.dims.iter().enumerate().rev() {
-        if strides.get(i) != Some(&want) && d != 1 {
-            let reason = "is not dense row-major; copy it first".to_owned();
-            return Err(Error::Buffer {
-                name: name.to_owned(),
-                reason,
-            });
-        }
-        want *= d;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

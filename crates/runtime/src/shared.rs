@@ -285,8 +285,15 @@ impl Core {
 
     /// The binding of a shape, its time in microseconds and whether it is new.
     pub(crate) fn bind(&self, dims: &[&[i64]]) -> Result<(Arc<Binding>, u64, bool), Error> {
+        self.bind_symbols(self.plan.signature(dims)?)
+    }
+
+    /// The binding of a shape that is given by the values of the symbols, its time in microseconds and whether it is new.
+    pub(crate) fn bind_symbols(
+        &self,
+        signature: Vec<i64>,
+    ) -> Result<(Arc<Binding>, u64, bool), Error> {
         let start = Instant::now();
-        let signature = self.plan.signature(dims)?;
         {
             let known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(binding) = known.get(&signature) {

@@ -170,6 +170,41 @@ impl Process {
                     }
                 }
             }
+            EventKind::Segmented { segments, cuts } => {
+                let args = json!({"segments": segments, "cuts": cuts});
+                self.moment(at, "several segments", &args);
+            }
+            // inside the slice of its run
+            EventKind::SegmentRun {
+                run,
+                shape,
+                generic,
+                specialized,
+                graph,
+                graph_reason,
+                latency_us,
+                record_us,
+                block_written,
+                new_shape,
+                lane,
+                begin_us,
+                tier,
+            } => {
+                let args = json!({
+                    "run": run, "shape": shape, "generic": generic, "specialized": specialized,
+                    "graph": graph, "graph_reason": graph_reason, "record_us": record_us,
+                    "block_written": block_written, "new_shape": new_shape, "tier": tier,
+                });
+                let number = event.segment.unwrap_or_default();
+                let track = self.lane(*lane);
+                self.slice(
+                    track,
+                    &format!("segment {number}"),
+                    *begin_us,
+                    *latency_us,
+                    &args,
+                );
+            }
             EventKind::Enqueue {
                 class,
                 kernels,

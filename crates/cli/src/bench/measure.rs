@@ -269,9 +269,9 @@ impl Round<'_> {
         let open_ms = ms(start);
         let memory_before = memory(&place);
         let start = Instant::now();
-        let model = import(self.model, &ImportOptions::default())?;
+        let model = import(self.model, &ImportOptions::segmented())?;
         let import_ms = ms(start);
-        let session = place.session(model.graph, self.feeds.clone(), console)?;
+        let session = place.session(model, self.feeds.clone(), console)?;
         let load_ms = ms(start);
         let stats = place.service.stats();
         let mut load = Load {
@@ -491,8 +491,8 @@ impl Round<'_> {
             compile_ms: (stats.compile_micros - compiles.compile_micros) as f64 / 1e3,
             generic: last.generic_kernels,
             specialized: last.specialized_kernels,
-            steps: session.plan().steps.len(),
-            copies: session.plan().copy_count(),
+            steps: session.plans().iter().map(|plan| plan.steps.len()).sum(),
+            copies: session.plans().iter().map(|plan| plan.copy_count()).sum(),
             runs: steady.runs,
             steady_ms: steady.median_ms,
             fastest_ms: steady.min_ms,

@@ -298,7 +298,7 @@ impl Arguments {
 
     /// The points, of a model that is read for this alone.
     fn points(&self, console: &mut Console) -> Result<Points, Failure> {
-        let model = import(&self.model, &ImportOptions::default())?;
+        let model = import(&self.model, &ImportOptions::segmented())?;
         for note in &model.notes {
             console.note(note);
         }

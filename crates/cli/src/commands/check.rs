@@ -274,13 +274,13 @@ fn check(
     console: &mut Console,
 ) -> Result<Row, Failure> {
     let sets = dataset::find(&case.data)?;
-    let model = match import(&case.model, &ImportOptions::default()) {
+    let model = match import(&case.model, &ImportOptions::segmented()) {
         Ok(model) => model,
         Err(error @ OnnxError::Io { .. }) => return Err(error.into()),
         Err(error) => return Ok(row(case, Status::Unsupported, Some(error.to_string()))),
     };
     let traits = traits(&model);
-    let session = match place.session(model.graph, sight.feeds(), console) {
+    let session = match place.session(model, sight.feeds(), console) {
         Ok(session) => session,
         Err(failure) => return broken(case, failure),
     };
@@ -456,7 +456,7 @@ fn traits(model: &ImportedModel) -> Traits {
     };
     Traits {
         dynamic_quantisation: model.operators.keys().any(dynamic),
-        half: computes_in_half(&model.graph),
+        half: model.graphs().into_iter().any(computes_in_half),
     }
 }
 

@@ -7,11 +7,12 @@ use bespoke::ErrorKind;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bespoke::ir::{DType, Graph, SymbolTable, TensorType};
+use bespoke::ir::{DType, Flow, Graph, SymbolTable, TensorId, TensorType};
 use bespoke::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
 use bespoke::onnx::{ImportOptions, ModelFile, OnnxError, UnsupportedNode, import};
 use bespoke::passes::canonicalize;
 use bespoke::plan::{Plan, PlanError, plan};
+use bespoke::runtime::CutReason;
 use clap::Args;
 use serde::Serialize;
 
@@ -82,6 +83,15 @@ struct PlanDocument {
 }
 
 #[derive(Serialize)]
+struct SegmentsDocument {
+    count: usize,
+    cuts: Vec<CutReason>,
+    /// With `--plan`: what passes between segments and what is decided where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+#[derive(Serialize)]
 struct Document {
     schema_version: u32,
     model: PathBuf,
@@ -103,32 +113,38 @@ struct Document {
     supported: bool,
     unsupported: Vec<Unsupported>,
     reason: Option<String>,
+    /// Where the model is no single graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segments: Option<SegmentsDocument>,
     plan: Option<PlanDocument>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Failure> {
     let mut document = describe(&arguments.model)?;
-    let imported = import(&arguments.model, &ImportOptions::default());
+    let imported = import(&arguments.model, &ImportOptions::segmented());
     let planned = match imported {
         Ok(model) => {
+            document.weight_bytes = model.graphs().into_iter().map(constant_bytes).sum();
             document.operators = model.operators;
-            document.weight_bytes = constant_bytes(&model.graph);
             document.external_files = model
                 .external_files
                 .into_iter()
                 .map(|(location, bytes)| External { location, bytes })
                 .collect();
             document.notes = model.notes;
-            Some(consider(model.graph, &mut document)?)
+            match model.flow {
+                None => consider(model.graph, &mut document)?.map(|plan| vec![plan]),
+                Some(flow) => consider_flow(flow, arguments, &mut document)?,
+            }
         }
         Err(error) => {
             reject(&mut document, error)?;
             None
         }
     };
-    if let Some(Some(plan)) = &planned {
-        document.plan = Some(summarise(plan, arguments)?);
+    if let Some(plans) = &planned {
+        document.plan = Some(summarise(plans, arguments)?);
     }
     show(&document, arguments, console)?;
     if console.json {
@@ -199,6 +215,7 @@ fn describe(path: &Path) -> Result<Document, Failure> {
         supported: true,
         unsupported: Vec::new(),
         reason: None,
+        segments: None,
         plan: None,
     })
 }
@@ -280,16 +297,57 @@ fn constant_bytes(graph: &Graph) -> u64 {
         .sum()
 }
 
+fn internal(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        ErrorKind::Internal,
+        error.to_string(),
+        "please report it with the model",
+    )
+}
+
+/// Plans of the segments of an imported model; `None` if the planner refuses one.
+fn consider_flow(
+    flow: Flow,
+    arguments: &Arguments,
+    document: &mut Document,
+) -> Result<Option<Vec<Plan>>, Failure> {
+    let typed = |id: TensorId| flow.tensor(id).ty.display(&flow.symbols).to_string();
+    let inputs = flow.inputs.iter().map(|&id| Tensor {
+        name: flow.tensor(id).name.clone(),
+        r#type: typed(id),
+    });
+    document.inputs = inputs.collect();
+    let outputs = flow.outputs.iter().map(|(name, id)| Tensor {
+        name: name.clone(),
+        r#type: typed(*id),
+    });
+    document.outputs = outputs.collect();
+    document.segments = Some(SegmentsDocument {
+        count: flow.segments.len(),
+        cuts: flow
+            .cuts()
+            .into_iter()
+            .map(|cut| CutReason {
+                kind: cut.kind.code(),
+                node: cut.node,
+            })
+            .collect(),
+        text: arguments.plan.then(|| flow.outline().to_string()),
+    });
+    let mut plans = Vec::with_capacity(flow.segments.len());
+    for mut segment in flow.segments {
+        canonicalize(&mut segment.graph).map_err(|error| internal(&error))?;
+        match plan_of(&segment.graph, document)? {
+            Some(plan) => plans.push(plan),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(plans))
+}
+
 /// Canonical form and plan of an imported model; `None` if the planner refuses it.
 fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
-    let internal = |error: String| {
-        Failure::new(
-            ErrorKind::Internal,
-            error,
-            "please report it with the model",
-        )
-    };
-    canonicalize(&mut graph).map_err(|error| internal(error.to_string()))?;
+    canonicalize(&mut graph).map_err(|error| internal(&error))?;
     let port = |value| {
         let ty: &TensorType = graph.ty(value);
         Tensor {
@@ -305,15 +363,20 @@ fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, F
             output.r#type = ty;
         }
     }
+    plan_of(&graph, document)
+}
+
+/// The plan of a canonical graph; `None` if the planner refuses it.
+fn plan_of(graph: &Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
     for id in graph.topological_order() {
         *document
             .canonical_operators
             .entry(graph.node(id).op.name().to_owned())
             .or_insert(0) += 1;
     }
-    match plan(&graph) {
+    match plan(graph) {
         Ok(plan) => Ok(Some(plan)),
-        Err(error @ PlanError::Internal { .. }) => Err(internal(error.to_string())),
+        Err(error @ PlanError::Internal { .. }) => Err(internal(&error)),
         Err(error) => {
             document.supported = false;
             document.reason = Some(error.to_string());
@@ -337,21 +400,27 @@ fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, F
     }
 }
 
-fn summarise(plan: &Plan, arguments: &Arguments) -> Result<PlanDocument, Failure> {
+/// The plan, or those of all segments together. The arena of a segment depends on what is read before it, so that of
+/// several segments is not known.
+fn summarise(plans: &[Plan], arguments: &Arguments) -> Result<PlanDocument, Failure> {
     let mut kernels = BTreeMap::new();
-    for step in &plan.steps {
+    for step in plans.iter().flat_map(|plan| &plan.steps) {
         *kernels.entry(step.template.name()).or_insert(0) += 1;
     }
     let dims = Dims(arguments.dims.iter().flat_map(|d| d.0.clone()).collect());
-    let (arena_bytes, missing_dims) = arena(plan, &plan.symbols, &dims)?;
+    let (arena_bytes, missing_dims) = match plans {
+        [plan] => arena(plan, &plan.symbols, &dims)?,
+        _ => (None, Vec::new()),
+    };
+    let texts = || plans.iter().map(ToString::to_string).collect::<String>();
     Ok(PlanDocument {
-        steps: plan.steps.len(),
-        setup_steps: plan.setup.len(),
-        copies: plan.copy_count(),
+        steps: plans.iter().map(|plan| plan.steps.len()).sum(),
+        setup_steps: plans.iter().map(|plan| plan.setup.len()).sum(),
+        copies: plans.iter().map(Plan::copy_count).sum(),
         kernels,
         arena_bytes,
         missing_dims,
-        text: arguments.plan.then(|| plan.to_string()),
+        text: arguments.plan.then(texts),
     })
 }
 
@@ -458,6 +527,21 @@ fn show(document: &Document, arguments: &Arguments, console: &mut Console) -> Re
             console.line(format_args!("{}: {reason}", status("UNSUPPORTED")))?
         }
         (None, _) => console.line("supported  yes")?,
+    }
+    if let Some(segments) = &document.segments {
+        let cuts: Vec<String> = segments
+            .cuts
+            .iter()
+            .map(|cut| format!("{} `{}`", cut.kind, cut.node))
+            .collect();
+        console.line(format_args!(
+            "segments   {}: {}",
+            segments.count,
+            cuts.join(", ")
+        ))?;
+        if let Some(text) = &segments.text {
+            console.line(text.trim_end())?;
+        }
     }
     let Some(plan) = &document.plan else {
         return Ok(());

@@ -97,6 +97,8 @@ struct Run {
     new_shape: bool,
     /// 0 is the generic program, 1 has kernels made for the shape, 2 a plan of its own.
     tier: u8,
+    /// Graphs that the run consisted of.
+    segments: usize,
 }
 
 #[derive(Default, Serialize)]
@@ -169,7 +171,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         ..arguments.session.clone()
     };
     flags.check()?;
-    let model = import(&arguments.model, &ImportOptions::default())?;
+    let model = import(&arguments.model, &ImportOptions::segmented())?;
     for note in &model.notes {
         console.note(note);
     }
@@ -206,7 +208,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     console.note(format_args!("device: {}", place.words));
     let types: Vec<TensorType> = ports.iter().map(|p| p.ty.clone()).collect();
     let symbols = model.graph.symbols.clone();
-    let session = place.session(model.graph, sight.feeds(), console)?;
+    let session = place.session(model, sight.feeds(), console)?;
     let mut runs = Runs {
         place: &place,
         session: &session,
@@ -404,6 +406,7 @@ fn describe(report: &RunReport) -> Run {
         record_us: report.record_us,
         new_shape: report.new_shape,
         tier: report.tier,
+        segments: report.segments,
     }
 }
 
@@ -416,6 +419,9 @@ fn line(number: u32, report: &RunReport) -> String {
         report.specialized_kernels,
         graph_word(&report.graph),
     );
+    if report.segments != 1 {
+        text.push_str(&format!(" in {} segments", report.segments));
+    }
     if report.tier == 2 {
         text.push_str("  second tier");
     }

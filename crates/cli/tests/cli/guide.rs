@@ -2,7 +2,7 @@
 //!
 //! A page is run from its first block to its last in one folder, which looks like the root of a clone: it holds
 //! `models/small/`. Beside it lie `model.onnx` and `data/`, the small image classifier and its reference data, for
-//! examples in which any model would do. Every run is on the CPU; an example that compiles for a GPU needs NVRTC, and
+//! examples in which any model would do, and `loop.onnx`, which doubles its input. Every run is on the CPU; an example that compiles for a GPU needs NVRTC, and
 //! the page is skipped, with a word about it, where there is none.
 //!
 //! What is compared is the exit code and, where the page shows it, the output: all lines of both streams, each stream in
@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use crate::support::nvrtc;
-use crate::support::{Ended, World};
+use crate::support::{Ended, World, powers};
 
 #[path = "../../../xtask/src/tidy/blocks.rs"]
 mod blocks;
@@ -42,6 +42,7 @@ fn clone() -> World {
     copy(&small.join("resnet/model.onnx"), &world.path("model.onnx"));
     copy(&small.join("resnet"), &world.path("data"));
     std::fs::remove_file(world.path("data/model.onnx")).unwrap();
+    world.model("loop.onnx", &powers());
     world
 }
 

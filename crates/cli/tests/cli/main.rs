@@ -10,6 +10,7 @@ mod cache_entries;
 mod check;
 mod costs;
 mod events;
+mod flow;
 mod guide;
 mod layers;
 mod prebuild;

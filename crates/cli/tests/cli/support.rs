@@ -194,6 +194,36 @@ pub(crate) fn relu() -> ModelProto {
     })
 }
 
+/// `x[N]` doubled `m` times, by a Loop.
+pub(crate) fn powers() -> ModelProto {
+    use Dim::Named;
+    let any = |name: &str| value(name, F32, &[]);
+    let body = GraphProto {
+        name: Some("body".into()),
+        input: ["i", "c", "s"].map(any).into(),
+        output: ["go", "t"].map(any).into(),
+        node: vec![
+            node("Identity", &["c"], &["go"]),
+            node("Add", &["s", "s"], &["t"]),
+        ],
+        ..Default::default()
+    };
+    let mut again = node("Loop", &["m", "", "x"], &["y"]);
+    again.attribute = vec![AttributeProto {
+        name: Some("body".into()),
+        r#type: Some(attribute_proto::AttributeType::Graph as i32),
+        g: Some(Box::new(body)),
+        ..Default::default()
+    }];
+    model(GraphProto {
+        name: Some("powers".into()),
+        input: vec![value("x", F32, &[Named("N")]), value("m", I64, &[])],
+        output: vec![value("y", F32, &[Named("N")])],
+        node: vec![again],
+        ..Default::default()
+    })
+}
+
 /// The same function in two operators that nobody has.
 pub(crate) fn unsupported() -> ModelProto {
     let mut model = relu();

@@ -175,7 +175,7 @@ impl Target for Model {
 
     fn run(&mut self, input: &[u8]) -> Result<Seen, String> {
         let bytes = Bytes::copy_from_slice(input);
-        let model = match import_bytes(bytes, &ImportOptions::default()) {
+        let model = match import_bytes(bytes, &ImportOptions::segmented()) {
             Ok(model) => model,
             Err(error) => {
                 let text = error.to_string();
@@ -184,13 +184,19 @@ impl Target for Model {
                 return Ok(lines.take(8).map(|l| outline("import", l)).collect());
             }
         };
-        verify(&model.graph).map_err(|e| format!("the imported graph is malformed: {e}"))?;
-        let mut graph = model.graph;
-        let mut seen = features(&graph);
-        if graph.node_count() <= PLANNED_NODES && model.weight_bytes <= PLANNED_WEIGHTS {
+        let mut seen = Seen::default();
+        for graph in model.graphs() {
+            verify(graph).map_err(|e| format!("the imported graph is malformed: {e}"))?;
+            seen.extend(features(graph));
+            if graph.node_count() > PLANNED_NODES || model.weight_bytes > PLANNED_WEIGHTS {
+                continue;
+            }
+            let mut graph = graph.clone();
             bespoke_passes::canonicalize(&mut graph).map_err(|e| e.to_string())?;
             verify(&graph).map_err(|e| format!("the canonical graph is malformed: {e}"))?;
             match bespoke_plan::plan(&graph) {
+                // the shape of a segment follows from what ran before it
+                Ok(_) if model.flow.is_some() => {}
                 Ok(plan) => seen.extend(bind(&plan)?),
                 Err(error @ PlanError::Internal { .. }) => return Err(error.to_string()),
                 Err(error) => seen.push(outline("plan", &error.to_string())),

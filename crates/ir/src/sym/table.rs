@@ -44,6 +44,9 @@ pub enum SymbolOrigin {
         /// The value never exceeds this.
         bound: SymInt,
     },
+    /// Learned by the host between two segments of a [flow](crate::flow): read from a tensor, or taken from the extents
+    /// of a result. In the graph of a segment every symbol is of this origin: whoever runs the flow hands the values in.
+    Cut,
     /// No origin: a parameter of a test, a template or a specification.
     Free,
 }

@@ -11,6 +11,7 @@ mod activation;
 mod arg_reduce;
 mod batch_norm;
 mod binary;
+mod branch;
 mod cast;
 mod clip;
 mod compare;
@@ -32,14 +33,17 @@ mod identity;
 mod instance_norm;
 mod layer_norm;
 mod matmul;
+mod non_zero;
 mod pad;
 mod pool;
 mod quantize;
 mod range;
 mod reduce;
+mod repeat;
 mod reshape;
 mod resize;
 mod rms_norm;
+mod scan;
 mod scatter;
 mod select;
 mod shape;
@@ -88,6 +92,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Ceil", 1, unary::import),
     ("", "Celu", 12, activation::celu),
     ("", "Clip", 1, clip::import),
+    ("", "Compress", 9, non_zero::compress),
     ("", "Concat", 1, concat::import),
     ("", "Constant", 1, constant::constant),
     ("", "ConstantOfShape", 9, constant::of_shape),
@@ -123,6 +128,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "HardSigmoid", 1, activation::hard_sigmoid),
     ("", "HardSwish", 14, activation::hard_swish),
     ("", "Identity", 1, identity::import),
+    ("", "If", 1, branch::import),
     ("", "InstanceNormalization", 1, instance_norm::import),
     ("", "IsInf", 10, unary::is_inf),
     ("", "IsNaN", 9, unary::import),
@@ -132,6 +138,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "LessOrEqual", 12, compare::import),
     ("", "Log", 1, unary::import),
     ("", "LogSoftmax", 1, softmax::import),
+    ("", "Loop", 1, repeat::import),
     ("", "LpPool", 1, pool::lp),
     ("", "MatMul", 1, matmul::matmul),
     ("", "MatMulInteger", 10, matmul::integer),
@@ -143,6 +150,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Mod", 10, binary::modulo),
     ("", "Mul", 1, binary::import),
     ("", "Neg", 1, unary::import),
+    ("", "NonZero", 9, non_zero::import),
     ("", "Not", 1, unary::import),
     ("", "Or", 1, binary::import),
     ("", "PRelu", 1, activation::prelu),
@@ -166,6 +174,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Reshape", 1, reshape::import),
     ("", "Resize", 10, resize::resize),
     ("", "Round", 11, unary::import),
+    ("", "Scan", 9, scan::import),
     ("", "Scatter", 9, scatter::elements),
     ("", "ScatterElements", 11, scatter::elements),
     ("", "ScatterND", 11, scatter::nd),

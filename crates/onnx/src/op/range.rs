@@ -1,13 +1,13 @@
 //! Numbers in equal steps. ONNX: Range (11, 27).
 //!
-//! `n = max(⌈(limit − start) / delta⌉, 0)` numbers `start + i·delta`. The three must be known on the host, since they
-//! decide the extent of the result; integers may depend on shapes, floats must be constant.
+//! `n = max(⌈(limit − start) / delta⌉, 0)` numbers `start + i·delta`. Integers that follow from shapes and floats that are
+//! constant give an extent that is known on the host. For all others the device computes `n`, and the model is cut.
 
 use crate::context::Cx;
-use crate::importer::{Done, invalid, unsupported};
+use crate::importer::{Done, Fail, invalid};
 use crate::known::{Elem, Known, MAX_ELEMENTS, round_to};
 use bespoke_ir::op::{HostInts, Map};
-use bespoke_ir::{BinaryOp, DType, ExprBuilder, SymInt};
+use bespoke_ir::{BinaryOp, DType, ExprBuilder, SymInt, UnaryOp};
 
 /// Range.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
@@ -22,11 +22,72 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
             ));
         }
     }
+    let host_knows = host_knows(cx, dtype);
+    if !host_knows && cx.importer().cutter.is_some() {
+        return computed(cx, dtype);
+    }
+    if !host_knows && dtype.is_float() {
+        return Err(Fail::NeedsCut(
+            "the number of its results is computed from the data, and this use of the model needs one graph".into(),
+        ));
+    }
     if dtype.is_float() {
         floats(cx, dtype)
     } else {
         ints(cx, dtype)
     }
+}
+
+/// Whether the number of elements follows from the shapes.
+fn host_knows(cx: &Cx<'_>, dtype: DType) -> bool {
+    let known: Option<Vec<_>> = (0..3).map(|i| cx.known(i)).collect();
+    let Some(known) = known else {
+        return false;
+    };
+    match dtype.is_float() {
+        true => known
+            .iter()
+            .all(|k| k.elems.iter().all(|e| e.number().is_some())),
+        // a step that may be 0 is the device's business
+        false => known[2]
+            .elems
+            .first()
+            .and_then(Elem::int)
+            .is_some_and(|step| step.known_eq(&SymInt::constant(0), cx.symbols()).is_some()),
+    }
+}
+
+/// A range whose extent the device computes. A step of 0 gives nothing.
+fn computed(cx: &mut Cx<'_>, dtype: DType) -> Done {
+    let mut scalars = Vec::with_capacity(3);
+    for (i, what) in ["start", "limit", "step"].into_iter().enumerate() {
+        let value = cx.value(i)?;
+        scalars.push(cx.reshape(what, value, vec![])?);
+    }
+    let count = cx.map("numbers", &scalars, |b, r| {
+        let far = b.binary(BinaryOp::Sub, r[1], r[0]);
+        let (far, step) = (b.cast(DType::F64, far), b.cast(DType::F64, r[2]));
+        let steps = b.binary(BinaryOp::Div, far, step);
+        let steps = b.unary(UnaryOp::Ceil, steps);
+        let (zero, none) = (b.number(DType::F64, 0.0), b.number(DType::F64, 0.0));
+        let some = b.binary(BinaryOp::Gt, steps, zero);
+        let moves = b.binary(BinaryOp::Ne, step, zero);
+        let some = b.binary(BinaryOp::And, some, moves);
+        let steps = b.select(some, steps, none);
+        b.cast(DType::I64, steps)
+    })?;
+    let (start, step, count) = (cx.hold(scalars[0]), cx.hold(scalars[2]), cx.hold(count));
+    let extent = cx.read(&count, "count")?;
+    let (start, step) = (cx.held(&start)?, cx.held(&step)?);
+    let mut b = ExprBuilder::new(&[dtype, dtype]);
+    let (first, by) = (b.input(0), b.input(1));
+    let i = b.coord(0);
+    let i = b.cast(dtype, i);
+    let scaled = b.binary(BinaryOp::Mul, i, by);
+    let value = b.binary(BinaryOp::Add, first, scaled);
+    let y = cx.emit("", Map::over(b.finish(value), extent), &[start, step])?;
+    cx.set(0, y);
+    Ok(())
 }
 
 fn floats(cx: &mut Cx<'_>, dtype: DType) -> Done {
@@ -73,7 +134,11 @@ fn ints(cx: &mut Cx<'_>, dtype: DType) -> Done {
     match delta.known_eq(&zero, cx.symbols()) {
         Some(false) => {}
         Some(true) => return invalid("its step is 0"),
-        None => return unsupported("its step is only known at run time and could be 0"),
+        None => {
+            return Err(Fail::NeedsCut(
+                "its step is only known at run time and could be 0".into(),
+            ));
+        }
     }
     let count = cx.simplify(&(limit - &start).ceil_div(&delta).max(zero));
     if let Some(n) = count.as_const()

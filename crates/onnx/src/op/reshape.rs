@@ -1,7 +1,8 @@
 //! The same elements under other extents. ONNX: Reshape (5, 13, 14, 19, …).
 //!
 //! The target is an input since opset 5. In it, −1 once stands for what is left over and 0 for the input's extent at
-//! that place, unless `allowzero` (opset 14) makes 0 mean 0.
+//! that place, unless `allowzero` (opset 14) makes 0 mean 0. Where only the device knows the target, the host reads it and
+//! resolves both.
 
 use crate::context::Cx;
 use crate::importer::{Done, invalid};
@@ -10,6 +11,7 @@ use bespoke_ir::SymInt;
 /// Reshape.
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.attrs.ignore(&["consumed_inputs"]);
+    let allow_zero = cx.opset >= 14 && cx.attrs.flag("allowzero", false)?;
     let wanted: Vec<SymInt> = if cx.opset < 5 {
         cx.inputs(1, 1)?;
         cx.attrs
@@ -20,9 +22,12 @@ pub(super) fn import(cx: &mut Cx<'_>) -> Done {
             .collect()
     } else {
         cx.inputs(2, 2)?;
+        let input = cx.dims(0)?;
+        if let Some(dims) = cx.read_shape(1, input, allow_zero)? {
+            return finish(cx, dims);
+        }
         cx.host_ints(1, "the shape")?
     };
-    let allow_zero = cx.opset >= 14 && cx.attrs.flag("allowzero", false)?;
     let input = cx.dims(0)?;
     let dims = target(cx, &input, &wanted, allow_zero)?;
     finish(cx, dims)

@@ -24,6 +24,7 @@ pub(crate) enum Attr<'a> {
     Floats(&'a [f32]),
     Text(&'a str),
     Tensor(Box<TensorProto>),
+    Graph(Box<GraphProto>),
 }
 
 impl From<i64> for Attr<'_> {
@@ -62,6 +63,12 @@ impl From<TensorProto> for Attr<'_> {
     }
 }
 
+impl From<GraphProto> for Attr<'_> {
+    fn from(value: GraphProto) -> Self {
+        Attr::Graph(Box::new(value))
+    }
+}
+
 /// An attribute.
 pub(crate) fn attr<'a>(name: &str, value: impl Into<Attr<'a>>) -> AttributeProto {
     let mut a = AttributeProto {
@@ -92,6 +99,10 @@ pub(crate) fn attr<'a>(name: &str, value: impl Into<Attr<'a>>) -> AttributeProto
         Attr::Tensor(v) => {
             a.t = Some(v);
             AttributeType::Tensor
+        }
+        Attr::Graph(v) => {
+            a.g = Some(v);
+            AttributeType::Graph
         }
     };
     a.r#type = Some(ty as i32);
@@ -185,8 +196,15 @@ impl Model {
         self
     }
 
-    /// Imports the model with these outputs, separated by spaces.
-    pub(crate) fn import(mut self, outputs: &str) -> Result<Graph, String> {
+    /// The graph as a body with these inputs and outputs, separated by spaces.
+    pub(crate) fn body(mut self, inputs: &str, outputs: &str) -> GraphProto {
+        let inputs = inputs.split_whitespace();
+        self.graph_mut().input = inputs.map(|name| input(name, DType::F32, &[])).collect();
+        self.outputs(outputs);
+        self.proto.graph.unwrap_or_default()
+    }
+
+    fn outputs(&mut self, outputs: &str) {
         self.graph_mut().output = outputs
             .split_whitespace()
             .map(|name| ValueInfoProto {
@@ -194,6 +212,24 @@ impl Model {
                 ..Default::default()
             })
             .collect();
+    }
+
+    /// The model as a flow, as text.
+    pub(crate) fn flow(mut self, outputs: &str) -> String {
+        self.outputs(outputs);
+        let options = ImportOptions::segmented();
+        let imported = import_model(self.proto, ExternalData::none(), &options);
+        let flow = imported.unwrap_or_else(|error| panic!("{error}")).flow;
+        let flow = flow.unwrap_or_else(|| panic!("the model is one graph"));
+        for segment in &flow.segments {
+            bespoke_ir::verify::verify(&segment.graph).unwrap_or_else(|error| panic!("{error}"));
+        }
+        flow.to_string()
+    }
+
+    /// Imports the model with these outputs, separated by spaces.
+    pub(crate) fn import(mut self, outputs: &str) -> Result<Graph, String> {
+        self.outputs(outputs);
         let imported = import_model(self.proto, ExternalData::none(), &ImportOptions::default());
         let graph = imported.map_err(|error| error.to_string())?.graph;
         bespoke_ir::verify::verify(&graph).map_err(|error| error.to_string())?;

@@ -67,8 +67,9 @@ fn rearrange(
     outside: crate::Number,
     mut from: impl FnMut(&[i64]) -> Result<Option<usize>, ReferenceError>,
 ) -> Result<Vec<Tensor>, ReferenceError> {
-    let elements =
-        crate::index::map_positions(dims, |p| Ok(from(p)?.map_or(outside, |i| x.get(i))))?;
+    let elements = crate::index::map_positions(dims, |p| {
+        Ok::<_, ReferenceError>(from(p)?.map_or(outside, |i| x.get(i)))
+    })?;
     Ok(vec![Tensor::new(x.dtype(), dims, elements)?])
 }
 
