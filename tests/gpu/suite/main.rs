@@ -11,6 +11,7 @@
 
 mod contract;
 mod edges;
+mod flows;
 mod kernels;
 mod models;
 mod refusals;
@@ -94,6 +95,8 @@ const SHARED: &[Test] = tests!(true, None; contract::{
     resize,
     pad,
     ints,
+} flows::{
+    rounds_and_branches,
 });
 
 /// What concerns the GPU alone.

@@ -1,6 +1,6 @@
 //! Target `model`: the bytes of a model, from import to a bound plan.
 //!
-//! Promises: an imported graph satisfies the verifier; the passes and the planner make no mistake of their own (both
+//! Promises: an imported graph, or each segment of a flow, satisfies the verifier; the passes and the planner make no mistake of their own (both
 //! have an error for that); a plan satisfies its verifier; and any extents, also absurd ones, are bound or refused.
 
 use std::fs;
@@ -344,7 +344,7 @@ mod tests {
             .collect();
         assert!(outcomes[0].contains("bind: bound"), "{}", outcomes[0]);
         assert!(outcomes[1].contains("bind: bound"), "{}", outcomes[1]);
-        assert!(outcomes[2].contains("import: "), "{}", outcomes[2]);
+        assert!(outcomes[2].contains("node: map"), "{}", outcomes[2]);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! - `F(4)`: a constant of some numbers of that type;
 //! - `i[1,2]`, `g[1,2]`: a constant list of i64 or f32 with these numbers; `s3`: one i64 without extents;
 //! - `_`: an operand that is not given.
+//!
+//! An attribute `name={a,b|Add(a,b)c;Neg(c)d|d}` is a body: its inputs, its nodes, its outputs.
 
 use bespoke_onnx::proto::attribute_proto::AttributeType;
 use bespoke_onnx::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto};
@@ -15,7 +17,7 @@ use bespoke_onnx::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, V
 use super::protos;
 
 /// Operators that take something else than one f32 tensor.
-const RECIPES: [&str; 74] = [
+const RECIPES: [&str; 78] = [
     "Add f(n,4) F(4)",
     "Sub f(n,4) f(4)",
     "Mul f(n,4) F(1)",
@@ -90,6 +92,10 @@ const RECIPES: [&str; 74] = [
     "Squeeze f(n,1,4) i[1]",
     "Tile f(n,3) i[1,2]",
     "TopK f(n,8) i[3] ->2",
+    "Compress f(n,4) b(3) axis=1",
+    "If b() then_branch={|Not(x0)z|z} else_branch={|Identity(x0)z|z}",
+    "Loop l() b() f(n,4) body={i,c,s|Identity(c)k;Add(s,s)t|k,t}",
+    "Scan f(4) f(n,4) num_scan_inputs=1 body={s,r|Add(s,r)t;Neg(t)u|t,u} ->2",
 ];
 
 /// More that take one tensor, but not the usual one.
@@ -213,12 +219,43 @@ fn operand(graph: &mut GraphProto, name: String, word: &str) -> String {
     name
 }
 
+/// A body from its text.
+fn body(text: &str) -> GraphProto {
+    let mut parts = text.split('|');
+    let mut list = || parts.next().unwrap_or_default();
+    let names = |text: &str| -> Vec<ValueInfoProto> {
+        let names = text.split(',').filter(|name| !name.is_empty());
+        let value = |name: &str| ValueInfoProto {
+            name: Some(name.into()),
+            ..Default::default()
+        };
+        names.map(value).collect()
+    };
+    let input = names(list());
+    let nodes = list().split(';').filter_map(|node| {
+        let (op, rest) = node.split_once('(')?;
+        let (operands, result) = rest.split_once(')')?;
+        let operands: Vec<&str> = operands.split(',').collect();
+        Some(protos::node(op, &operands, &[result]))
+    });
+    GraphProto {
+        name: Some("body".into()),
+        input,
+        node: nodes.collect(),
+        output: names(list()),
+        ..Default::default()
+    }
+}
+
 fn attribute(name: &str, value: &str) -> AttributeProto {
     let mut made = AttributeProto {
         name: Some(name.into()),
         ..Default::default()
     };
-    let kind = if let Some(list) = value.strip_prefix('[') {
+    let kind = if let Some(text) = value.strip_prefix('{') {
+        made.g = Some(Box::new(body(text.trim_end_matches('}'))));
+        AttributeType::Graph
+    } else if let Some(list) = value.strip_prefix('[') {
         made.ints = list
             .trim_end_matches(']')
             .split(',')
@@ -255,7 +292,7 @@ mod tests {
         let mut refused = Vec::new();
         for model in models.iter().take(models.len() / 2) {
             let bytes = model.encode_to_vec().into();
-            if let Err(error) = import_bytes(bytes, &ImportOptions::default()) {
+            if let Err(error) = import_bytes(bytes, &ImportOptions::segmented()) {
                 refused.push(error.to_string());
             }
         }
