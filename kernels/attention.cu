@@ -421,7 +421,8 @@ KERNEL {
                 }
             }
         }
-        // without any tile q may still be under way
+        // without any tile q may still be under way, and in no group yet
+        if (steps == 0) commit();
         wait<0>();
         if (VC != QC || WARPS_N > 1 || SPLIT > 1 || steps == 0) __syncthreads();
 

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::{Action, ClassId, ClassState, Fit, Signature, Tier};
 
 /// New shapes of a class between others after which it is compiled: enough that they are a sequence and no accident.
-pub(crate) const PASSERS_BY: u64 = 8;
+pub const PASSERS_BY: u64 = 8;
 /// Such classes at once; the one used longest ago leaves.
 const MAX_BETWEEN: usize = 8;
 

@@ -1,4 +1,4 @@
-//! A whole flow: its segments as graphs, its decisions by [`bespoke_ir::flow::walk`].
+//! A whole flow: its segments as graphs, its decisions by [`bespoke_ir::flow::walk()`].
 
 use bespoke_ir::flow::{FlowError, Machine, walk};
 use bespoke_ir::{DType, Flow};

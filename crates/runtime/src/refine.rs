@@ -1,7 +1,7 @@
 //! Timing tiles: the device's word against the cost model's.
 //!
 //! A *place* is a kind of step of a program with the tiles that may be better than its own
-//! ([`candidates`](bespoke_templates::candidates)). Here kernels of a place are timed, one place at a time, on a stream of
+//! ([`mod@bespoke_templates::candidates`]). Here kernels of a place are timed, one place at a time, on a stream of
 //! the director's and in scratch memory: a step's slots are written for buffers that nobody else has, with weights where
 //! they lie, so that no run notices but for the time that the device spends. What is read is made up: small numbers for
 //! floats, whose kernels draw as much power as on real ones, and zeros for the rest, which are right as indices. Places

@@ -5,7 +5,7 @@
 //! weights, the limit of memory and the stream of events with the session that the caller sees, which is the model's
 //! *border*: it knows inputs and outputs and has no steps.
 //!
-//! A run walks the flow ([`bespoke_ir::flow::walk`]). What passes between segments stays on the device, in buffers that
+//! A run walks the flow ([`bespoke_ir::flow::walk()`]). What passes between segments stays on the device, in buffers that
 //! come from a [pool](pool::Pool) and go back when nothing reads them any more. Over to the host go only conditions, trip counts
 //! and extents, and they end the work that was queued: a decision needs what came before it.
 //!

@@ -255,7 +255,8 @@ pub(crate) fn many_shapes_keep_few_variants(_: &[String]) {
     }
 }
 
-/// Two shapes in turn: each is compiled once, and once more when it is planned anew because it stays hot.
+/// Two shapes in turn: each is compiled once, once more when it is planned anew because it stays hot, and once more when its
+/// tiles are timed.
 pub(crate) fn two_shapes_in_turn_compile_once(_: &[String]) {
     let cache = crate::rig::folder();
     let (device, service) = prepared(&cache);
@@ -266,7 +267,8 @@ pub(crate) fn two_shapes_in_turn_compile_once(_: &[String]) {
             assert!(session.wait_specialized(LIMIT));
         }
     };
-    for _ in 0..50 {
+    // the second tier comes after 32 runs, its tiles are timed after 64 more
+    for _ in 0..110 {
         round();
     }
     let (compiles, installed) = (report().number("compiles"), installs(&session));

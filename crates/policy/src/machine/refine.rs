@@ -4,7 +4,7 @@
 //! tier has been in service for so many runs more ([`Axes::refine`](crate::Axes::refine)) is worth device time as well:
 //! the runtime then compiles tiles that the model cannot tell from its choice and times them. That happens once for each
 //! class, after the second tier where there is one, for one class at a time, and never while the strategy's compile time
-//! is used up. It has no state among [`ClassState`](crate::ClassState)s: the class is in service all the time, and what
+//! is used up. It has no state among [`ClassState`]s: the class is in service all the time, and what
 //! comes of it takes the place of the program that it has.
 
 use super::Machine;
