@@ -7,8 +7,8 @@
 //! A new shape is therefore compared with the shape in service that it has most extents in common with. Both lie in a class
 //! that is *between* them: where they agree, its extents have that value; where they differ, they lie between powers of two.
 //! Its program is made at once, of the kernels that are there and of generic ones, and compiles nothing
-//! ([`Action::Borrow`]). If [`PASSERS_BY`] shapes came that fit it, the class is compiled as any other one, after all that
-//! shapes want for themselves; from then on a new shape of it is a passer-by until it is seen again.
+//! ([`Action::Borrow`]). If [`PASSERS_BY`] shapes came that fit it, the class is compiled as any other one; from then on a new
+//! shape of it is a passer-by, for which nothing is compiled until it is seen again.
 
 use crate::machine::Machine;
 use crate::{Action, ClassId, ClassState, Fit, Signature, Tier};
@@ -90,11 +90,12 @@ impl Machine {
         actions
     }
 
-    /// Whether a class between others has all of its kernels and serves a shape: no generic kernel is in its way.
+    /// Whether a class between others fits a shape and has kernels of its own, or is getting them.
     pub(crate) fn is_passer_by(&self, shape: &Signature) -> bool {
         let mut all = self.classes.iter();
         all.any(|(id, class)| {
-            class.between && class.state == ClassState::Installed && id.fits(shape)
+            let wanted = class.state.waiting().or(class.state.compiling()).is_some();
+            class.between && (wanted || class.state.is_resident()) && id.fits(shape)
         })
     }
 
@@ -206,11 +207,15 @@ mod tests {
             finish(&mut *policy, &own);
         }
         let eighth = asked(&see(&mut *policy, 520));
-        assert_eq!(eighth[0], "specialise 1x512..1023 at -1", "{eighth:?}");
+        assert_eq!(
+            eighth,
+            ["specialise 1x512..1023 at 0", "specialise 1x520 at 0"]
+        );
+        // from now on a length has to come twice
+        assert_eq!(asked(&see(&mut *policy, 599)), ["passer-by"]);
         let class = policy.classes().into_iter().map(|c| c.0);
         let class = class.into_iter().find(|c| c.to_string() == "1x512..1023");
         finish(&mut *policy, &class.unwrap());
-        // from now on a length has to come twice
         assert_eq!(asked(&see(&mut *policy, 600)), ["passer-by"]);
         assert_eq!(asked(&see(&mut *policy, 600)), ["specialise 1x600 at 0"]);
     }

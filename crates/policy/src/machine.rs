@@ -9,8 +9,8 @@ use crate::gain::{Gain, Heat, Learned, Times};
 use crate::preset::{Axes, Queue, Trigger};
 use crate::{Action, ClassId, ClassMap, ClassState, Event, Policy, Reason, Signature, Tier, What};
 
-/// Priority of the compiles of second tiers and of classes between others: after all that a shape lacks its first for.
-const LATER_PRIORITY: i64 = -1;
+/// Priority of the compiles of a second tier: after all that a class still lacks its first for.
+const SECOND_PRIORITY: i64 = -1;
 
 /// Classes remembered without a program. A process that meets more of them starts to count the longest unseen ones
 /// anew, and tries the longest unseen failed ones again.
@@ -156,8 +156,8 @@ impl Machine {
             tier,
             shape: known.shape.clone(),
             priority: match tier {
-                Tier::First if !known.between => self.axes.priority,
-                _ => LATER_PRIORITY,
+                Tier::First => self.axes.priority,
+                Tier::Second => SECOND_PRIORITY,
             },
             blocking: self.axes.blocking && tier == Tier::First,
             gain,

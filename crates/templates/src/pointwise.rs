@@ -19,7 +19,7 @@ use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions::{self, Part};
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_type, kernel_text};
-use crate::spec::{Args, Cost, Param, Template, Tile};
+use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 use crate::view::{self, Strided};
 
 /// See the module.
@@ -207,6 +207,14 @@ impl Template for Pointwise {
             out.push('\n');
         }
         out
+    }
+
+    fn wants(&self, name: &str, _: &Args<'_>) -> Want {
+        // added once; layers that copy to one tensor do so at an offset each
+        match name.ends_with("_o") {
+            true => Want::Divisor(self.vector()),
+            false => Want::Value,
+        }
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
