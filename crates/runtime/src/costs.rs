@@ -123,6 +123,9 @@ impl Session {
             // whatever was queued must be over before the lane serves a run; its own error was reported already
             let _ = lane.stream.synchronize();
         }
+        for program in &programs {
+            lane.executables.retire(program);
+        }
         core.give_back(lane);
         let (passes, mark_ms) = timed?;
 
@@ -156,10 +159,9 @@ impl Session {
     ) -> Result<(Vec<Passes>, f64), Error> {
         let core = &*self.core;
         let (device, weights) = (&*core.loader.device, &core.weights);
-        // both follow the session's plan, so one block is for both
-        if let Some(first) = programs.first() {
+        for program in programs {
             let plan = &core.plan;
-            lane.make_ready(first, plan, binding, pointers, weights, device, &core.log)?;
+            lane.make_ready(program, plan, binding, pointers, weights, device, &core.log)?;
         }
         let mut all = vec![Vec::with_capacity(passes); programs.len()];
         for _ in 0..passes {

@@ -2,8 +2,8 @@
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
 //! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots. A new shape or new
-//! pointers rewrite the slots that changed and no others (`block`). A program with a plan of its own has a block of its own
-//! on each lane, which lives and leaves with its graph there.
+//! pointers rewrite the slots that changed and no others (`block`). A program that serves one shape has a block of its
+//! own on each lane, which lives and leaves with its graph there: known shapes in turn write nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -37,7 +37,7 @@ pub(crate) struct Executables {
     pub(crate) number: u64,
     block: Arc<dyn Memory>,
     ledger: Arc<Ledger>,
-    /// Extent blocks of programs with a plan of their own.
+    /// Extent blocks of programs that serve one shape.
     own_blocks: Mutex<BTreeMap<u64, Arc<dyn Memory>>>,
     order: GraphOrder,
     graphs: Mutex<BTreeMap<u64, (Recorded<SharedGraph>, GraphReason)>>,
@@ -61,9 +61,9 @@ impl Executables {
 
     /// The extent block that a program reads here; made now if it is the program's own and there is none yet.
     fn block_of(&self, program: &Program, device: &dyn Device) -> Result<Arc<dyn Memory>, Error> {
-        let Some(own) = &program.own else {
+        if !program.has_block() {
             return Ok(self.block.clone());
-        };
+        }
         let mut blocks = self
             .own_blocks
             .lock()
@@ -71,8 +71,11 @@ impl Executables {
         if let Some(block) = blocks.get(&program.id) {
             return Ok(block.clone());
         }
-        let bytes = own.plan.slot_count().max(1) as u64 * 8;
-        let what = "the extent block of a second tier";
+        let bytes = match &program.own {
+            Some(own) => own.plan.slot_count().max(1) as u64 * 8,
+            None => self.block.len(),
+        };
+        let what = "the extent block of a program";
         let block = self.ledger.alloc(device, Purpose::Blocks, what, bytes)?;
         blocks.insert(program.id, block.clone());
         Ok(block)
@@ -190,11 +193,13 @@ impl Executables {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&program.id);
-        if program.own.is_some() {
+        if program.has_block() {
             self.own_blocks
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&program.id);
+        }
+        if program.own.is_some() {
             return;
         }
         let Some((Recorded { graph, edges }, _)) = recorded else {
@@ -236,7 +241,7 @@ pub(crate) struct Lane {
     staging_in: Vec<Option<Arc<dyn Memory>>>,
     staging_out: Vec<Option<Arc<dyn Memory>>>,
     written: Written,
-    /// The same of the blocks of programs with a plan of their own.
+    /// The same of the blocks of programs that have their own.
     own_written: BTreeMap<u64, Written>,
 }
 
@@ -407,9 +412,9 @@ impl Lane {
             });
         }
         let block = self.executables.block_of(program, device)?;
-        let mut written = match program.own {
-            None => std::mem::take(&mut self.written),
-            Some(_) => {
+        let mut written = match program.has_block() {
+            false => std::mem::take(&mut self.written),
+            true => {
                 let here = self
                     .executables
                     .own_blocks
@@ -428,9 +433,9 @@ impl Lane {
         }
         let to = (block.ptr(), &mut written);
         let changed = self.write_block(to, plan, binding, pointers, weights);
-        match program.own {
-            None => self.written = written,
-            Some(_) => {
+        match program.has_block() {
+            false => self.written = written,
+            true => {
                 self.own_written.insert(program.id, written);
             }
         }

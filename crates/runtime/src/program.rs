@@ -4,7 +4,8 @@
 //! and all of the first tier have the same steps in the same order with the same slots, so a graph of one becomes a graph
 //! of another by node updates alone; so does one of both, whose steps have specialised kernels where such are there and
 //! generic ones elsewhere. A program of the second tier serves one shape and has a plan of its own, made with
-//! every extent a constant, and what belongs to that: its binding, its weights and, on each lane, its extent block.
+//! every extent a constant, and what belongs to that: its binding and its weights. Programs of one shape have an extent block
+//! of their own on each lane.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -56,6 +57,12 @@ impl Program {
     /// Its tier as events and reports say it: 0 is the generic program.
     pub fn tier_number(&self) -> u8 {
         self.tier().map_or(0, Tier::number)
+    }
+
+    /// Whether it has an extent block of its own on each lane: it serves one shape, so that the block is written once and no
+    /// other shape's run changes it.
+    pub(crate) fn has_block(&self) -> bool {
+        self.own.is_some() || matches!(self.class, Some(ClassId::Exact(_)))
     }
 
     /// The plan that it follows, given the session's.

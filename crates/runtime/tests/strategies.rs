@@ -384,3 +384,28 @@ fn wrong_inputs_are_named() {
     let none = Tensor::from_f32(&[0, 3, 8, 4], &[]).expect("a tensor");
     assert!(text(&[("x", &none)]).contains("at least 1"));
 }
+
+#[test]
+fn known_shapes_in_turn_write_no_extent_block() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = SessionOptions {
+        strategy: "eager".into(),
+        ..SessionOptions::default()
+    };
+    let session = session(&dir, options);
+    // the largest shape first: a shape that needs larger staging buffers changes addresses as well
+    let shapes = [(2, 7), (1, 4), (2, 3)];
+    let outputs = |rounds: usize| {
+        let of = |&(n, w): &(i64, i64)| {
+            let result = session.run(&[("x", &input(n, w))]).expect("a run");
+            result.outputs[0].1.to_f64()
+        };
+        (0..rounds)
+            .map(|_| shapes.iter().map(of).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    let first = outputs(1);
+    let writes = session.stats().block_writes;
+    assert_eq!(outputs(3), [&first[..], &first[..], &first[..]].concat());
+    assert_eq!(session.stats().block_writes, writes);
+}
