@@ -246,7 +246,8 @@ fn a_running_compile_can_be_cancelled() {
             kernel: "slow".into()
         }
     );
-    assert!(after_cancel < Duration::from_secs(5), "{after_cancel:?}");
+    // the longest phase takes a second or two, and several times that on a busy machine
+    assert!(after_cancel < Duration::from_secs(15), "{after_cancel:?}");
     // The compiler is as good as before.
     assert!(nvrtc.compile(&request("add", ADD, "sm_89")).is_ok());
 }
