@@ -199,7 +199,8 @@ fn binary(
         return Ok(None);
     }
     let mut command = context.workspace.cargo();
-    command.args(["build", "--locked", "--package", package, "--bin", name]);
+    // as the tests were built, so that nothing is built again
+    command.args(["build", "--locked", "--workspace", "--bin", name]);
     let made = workspace::build(&mut command)?;
     made.get(name)
         .cloned()
