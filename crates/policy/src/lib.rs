@@ -96,7 +96,7 @@ pub struct Event {
 pub enum What {
     /// The session is loaded; its generic program is ready.
     Loaded,
-    /// A run came in.
+    /// A run came in. Of runs that no generic kernel serves the policy may hear later, several at a time and in order.
     Observed {
         /// Its class, from [`Policy::class_of`].
         class: ClassId,

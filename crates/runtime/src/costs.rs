@@ -159,14 +159,17 @@ impl Session {
     ) -> Result<(Vec<Passes>, f64), Error> {
         let core = &*self.core;
         let (device, weights) = (&*core.loader.device, &core.weights);
-        for program in programs {
-            let plan = &core.plan;
-            lane.make_ready(program, plan, binding, pointers, weights, device, &core.log)?;
-        }
+        let plan = &core.plan;
+        let blocks = programs.iter().map(|program| {
+            let ready =
+                lane.make_ready(program, plan, binding, pointers, weights, device, &core.log);
+            ready.map(|(block, _)| block)
+        });
+        let blocks = blocks.collect::<Result<Vec<_>, Error>>()?;
         let mut all = vec![Vec::with_capacity(passes); programs.len()];
         for _ in 0..passes {
-            for (program, all) in programs.iter().zip(&mut all) {
-                let launches = lane.launches(program, &core.plan, device)?;
+            for ((program, block), all) in programs.iter().zip(&blocks).zip(&mut all) {
+                let launches = program.launches(&plan.steps, block.ptr());
                 for launch in &launches {
                     lane.stream.launch(launch)?;
                 }

@@ -263,7 +263,7 @@ impl Draft {
     pub(crate) fn of(core: &Core, class: &ClassId, binding: &Binding) -> Draft {
         let props = core.loader.device.props();
         let mut blueprint = Blueprint::of(&core.plan, class, binding, props, core.bit_stable);
-        let at = (&*core.plan, binding, matches!(class, ClassId::Exact(_)));
+        let at = (&*core.plan, binding);
         let find = |kind: &StepKind| core.tiles.find(kind);
         let timed = !core.tiles.is_empty()
             && tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
@@ -422,6 +422,7 @@ mod tests {
         let blueprint = Blueprint {
             specs: (0..100).map(|_| spec()).collect(),
             configs: Vec::new(),
+            fixed: Vec::new(),
             generic: 100,
         };
         for _ in 0..3 {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream};
+use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream};
 use bespoke_plan::{Binding, BufferId, Place, Plan};
 
 use crate::block::Held;
@@ -45,11 +45,27 @@ pub(crate) struct Executables {
 }
 
 impl Executables {
-    /// A program's graph, and who made it.
-    fn find(&self, program: &Program) -> Option<(SharedGraph, GraphReason)> {
+    /// A program's graph, and who made it, if its kernels read this block.
+    fn find(
+        &self,
+        program: &Program,
+        block: &Arc<dyn Memory>,
+    ) -> Option<(SharedGraph, GraphReason)> {
         let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
         let (recorded, reason) = graphs.get(&program.id)?;
-        Some((recorded.graph.clone(), *reason))
+        self.is_block_of(program, block)
+            .then(|| (recorded.graph.clone(), *reason))
+    }
+
+    /// Whether a block is the one that a program has now. Asked while the graphs are locked, so that a graph that is kept
+    /// and the block that is kept belong together.
+    fn is_block_of(&self, program: &Program, block: &Arc<dyn Memory>) -> bool {
+        let blocks = self
+            .own_blocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = blocks.get(&program.id);
+        !program.has_block() || own.is_some_and(|own| Arc::ptr_eq(own, block))
     }
 
     /// A spare executable with these edges, if there is one.
@@ -81,7 +97,7 @@ impl Executables {
         Ok(block)
     }
 
-    /// Makes the executable of a program, of a spare one if there is any, and uploads it.
+    /// Makes the executable of a program before any run needs it.
     pub(crate) fn prepare(
         &self,
         program: &Program,
@@ -89,13 +105,28 @@ impl Executables {
         device: &dyn Device,
         stream: &dyn Stream,
         log: &Log,
+    ) -> Result<(), Error> {
+        let block = self.block_of(program, device)?;
+        if self.find(program, &block).is_some() {
+            return Ok(());
+        }
+        self.record((program, plan), &block, device, stream, log, false)?;
+        Ok(())
+    }
+
+    /// Makes the executable of a program over an extent block, of a spare one if there is any, and uploads it. It is kept if
+    /// the block is still the program's: memory may have become short since.
+    fn record(
+        &self,
+        (program, plan): (&Program, &Plan),
+        block: &Arc<dyn Memory>,
+        device: &dyn Device,
+        stream: &dyn Stream,
+        log: &Log,
         on_path: bool,
     ) -> Result<SharedGraph, Error> {
-        if let Some((graph, _)) = self.find(program) {
-            return Ok(graph);
-        }
         let start = Instant::now();
-        let launches = program.launches(&plan.steps, self.block_of(program, device)?.ptr());
+        let launches = program.launches(&plan.steps, block.ptr());
         let wanted = self.order.edges(plan, device);
         // spares have the steps of the session's plan
         let spare = match program.own {
@@ -128,10 +159,12 @@ impl Executables {
             graph: graph.clone(),
             edges: edges.clone(),
         };
-        self.graphs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(program.id, (recorded, made));
+        {
+            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.is_block_of(program, block) {
+                graphs.insert(program.id, (recorded, made));
+            }
+        }
         let class = program
             .class
             .as_ref()
@@ -169,16 +202,19 @@ impl Executables {
         Ok(())
     }
 
-    /// Drops every executable but the generic program's; a run that holds one keeps it to its end.
+    /// Drops every executable but the generic program's, and every extent block but the lane's; a run that holds one keeps
+    /// it to its end.
     pub(crate) fn strip(&self) {
-        self.graphs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|&id, _| id == 0);
-        self.own_blocks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        {
+            // both at once: a graph that is found has the block that is found
+            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut blocks = self
+                .own_blocks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            graphs.retain(|&id, _| id == 0);
+            blocks.clear();
+        }
         self.spares
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -346,7 +382,8 @@ impl Lane {
         log: &Log,
         whole_graph: bool,
     ) -> Result<Execution, Error> {
-        let block_written =
+        // held to the end: memory that becomes short may take it from the program while the run is being queued
+        let (block, block_written) =
             self.make_ready(program, plan, binding, pointers, weights, device, log)?;
         let mut execution = Execution {
             graph: GraphUse::Off,
@@ -356,22 +393,27 @@ impl Lane {
             block_written,
         };
         if !whole_graph {
-            for launch in self.launches(program, plan, device)? {
+            for launch in program.launches(&plan.steps, block.ptr()) {
                 self.stream.launch(&launch)?;
             }
             return Ok(execution);
         }
         execution.graph = GraphUse::Replayed;
-        let graph = match self.executables.find(program) {
+        let graph = match self.executables.find(program, &block) {
             Some((graph, made)) => {
                 execution.graph_reason = made;
                 graph
             }
             None => {
                 let start = Instant::now();
-                let graph =
-                    self.executables
-                        .prepare(program, plan, device, &*self.stream, log, true)?;
+                let graph = self.executables.record(
+                    (program, plan),
+                    &block,
+                    device,
+                    &*self.stream,
+                    log,
+                    true,
+                )?;
                 execution.graph = GraphUse::Recorded;
                 execution.graph_reason = GraphReason::FirstOnLane;
                 execution.record_us = start.elapsed().as_micros() as u64;
@@ -385,7 +427,8 @@ impl Lane {
         Ok(execution)
     }
 
-    /// Makes room for a run and brings the program's extent block up to date; returns whether that had to be written.
+    /// Makes room for a run and brings the program's extent block up to date; returns the block and whether it had to be
+    /// written.
     #[allow(
         clippy::too_many_arguments,
         reason = "as for `execute`, which hands them on"
@@ -399,7 +442,7 @@ impl Lane {
         weights: &Weights,
         device: &dyn Device,
         log: &Log,
-    ) -> Result<bool, Error> {
+    ) -> Result<(Arc<dyn Memory>, bool), Error> {
         if binding.memory.total > self.arena.len() {
             let start = Instant::now();
             let before = self.arena.len();
@@ -420,8 +463,10 @@ impl Lane {
                     .own_blocks
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
-                self.own_written.retain(|id, _| here.contains_key(id));
-                self.own_written.remove(&program.id).unwrap_or_default()
+                if self.own_written.len() > here.len() {
+                    self.own_written.retain(|id, _| here.contains_key(id));
+                }
+                std::mem::take(self.own_written.entry(program.id).or_default())
             }
         };
         let known = written.block.as_ref().and_then(Weak::upgrade);
@@ -439,18 +484,7 @@ impl Lane {
                 self.own_written.insert(program.id, written);
             }
         }
-        changed
-    }
-
-    /// The launches of a program over its extent block on this lane.
-    pub(crate) fn launches(
-        &self,
-        program: &Program,
-        plan: &Plan,
-        device: &dyn Device,
-    ) -> Result<Vec<Launch>, Error> {
-        let block = self.executables.block_of(program, device)?;
-        Ok(program.launches(&plan.steps, block.ptr()))
+        Ok((block, changed?))
     }
 
     /// Brings an extent block up to date; returns whether it had to be written.
@@ -498,4 +532,74 @@ fn stage(
     *slot = None;
     let memory = ledger.alloc(device, Purpose::Staging, name, bytes.max(256))?;
     Ok(slot.insert(memory).ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bespoke_cache::{CacheConfig, Mode};
+    use bespoke_ir::op::Map;
+    use bespoke_ir::sym::{Symbol, SymbolOrigin};
+    use bespoke_ir::{DType, Expr, Graph, SymInt, TensorType, UnaryOp};
+    use bespoke_policy::Signature;
+
+    use super::*;
+    use crate::patience::Patience;
+    use crate::{CompileService, ServiceOptions, Session, SessionOptions, Tensor};
+
+    #[test]
+    fn a_graph_and_the_block_that_it_reads_are_kept_together() {
+        let mut g = Graph::new("negated");
+        let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
+        let n = SymInt::symbol(g.symbols.add(Symbol::new("N", origin)));
+        let x = g.add_input("x", TensorType::new(DType::F32, vec![n]));
+        let negate = Map::new(Expr::unary(UnaryOp::Neg, DType::F32));
+        let y = g.add1("y", negate, &[x]).unwrap();
+        g.add_output(y);
+        let service = CompileService::new(ServiceOptions {
+            cache: CacheConfig {
+                mode: Mode::Off,
+                ..CacheConfig::default()
+            },
+            ..ServiceOptions::default()
+        });
+        let device = bespoke_host::HostDevice::new(bespoke_host::HostOptions {
+            poison: true,
+            ..Default::default()
+        });
+        let options = SessionOptions {
+            strategy: "eager".into(),
+            ..SessionOptions::default()
+        };
+        let session = Session::from_graph(g, device, service.unwrap(), options).unwrap();
+        let input = Tensor::from_f32(&[3], &[1.0, 2.0, 3.0]).unwrap();
+        let run = || session.run(&[("x", &input)]).unwrap().outputs[0].1.to_f64();
+        assert_eq!(run(), [-1.0, -2.0, -3.0]);
+        assert!(session.wait_specialized(Duration::from_secs(60)));
+
+        let core = &session.core;
+        let program = core.pick(&Signature::new(&[3]));
+        assert!(program.has_block());
+        let (device, plan) = (&*core.loader.device, program.plan(&core.plan));
+        let lane = core.lane(Patience::default()).unwrap();
+        let here = lane.executables.clone();
+        let block = here.block_of(&program, device).unwrap();
+        assert!(here.find(&program, &block).is_some());
+        // memory becomes short after a run took its block and before it has a graph
+        here.strip();
+        let record = |block| {
+            let of = (&*program, plan);
+            here.record(of, block, device, &*lane.stream, &core.log, true)
+        };
+        record(&block).unwrap();
+        let later = here.block_of(&program, device).unwrap();
+        assert!(!Arc::ptr_eq(&block, &later));
+        assert!(here.find(&program, &later).is_none(), "it reads the other");
+        record(&later).unwrap();
+        assert!(here.find(&program, &later).is_some());
+        assert!(here.find(&program, &block).is_none());
+        core.give_back(lane);
+        assert_eq!(run(), [-1.0, -2.0, -3.0]);
+    }
 }

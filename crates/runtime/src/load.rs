@@ -163,14 +163,7 @@ impl Session {
         drop(setup_program);
         if order.is_graph() {
             let executables = first.executables.clone();
-            executables.prepare(
-                &generic_program,
-                &plan,
-                &*device,
-                &*first.stream,
-                &log,
-                false,
-            )?;
+            executables.prepare(&generic_program, &plan, &*device, &*first.stream, &log)?;
             if policy.specialises() {
                 executables.add_spare(&generic_program, &plan, &*device)?;
             }

@@ -51,8 +51,8 @@ impl Session {
             device,
             &core.log,
         );
-        let times = ready.and_then(|_| {
-            let launches = lane.launches(&program, plan, device)?;
+        let times = ready.and_then(|(block, _)| {
+            let launches = program.launches(&plan.steps, block.ptr());
             times(&lane, &launches)
         });
         if times.is_err() {

@@ -113,6 +113,8 @@ impl Program {
 pub(crate) struct Blueprint {
     pub(crate) specs: Vec<KernelSpec>,
     pub(crate) configs: Vec<LaunchConfig>,
+    /// Whether a step's launch is that of one shape: its class leaves no argument open.
+    pub(crate) fixed: Vec<bool>,
     pub(crate) generic: usize,
 }
 
@@ -123,13 +125,23 @@ impl Blueprint {
         let make = |step: &Step| {
             let spec = KernelSpec::generic(step.template.clone(), props);
             let config = config(&spec, None, props);
-            (spec, config)
+            (spec, config, false)
         };
-        let (specs, configs) = alike(steps, key, make);
         Blueprint {
-            generic: specs.len(),
+            generic: steps.len(),
+            ..Blueprint::made(alike(steps, key, make))
+        }
+    }
+
+    /// Of each step its kernel, its launch and whether that is the launch of one shape.
+    fn made(steps: Vec<(KernelSpec, LaunchConfig, bool)>) -> Blueprint {
+        let fixed = steps.iter().map(|step| step.2).collect();
+        let (specs, configs) = steps.into_iter().map(|(s, c, _)| (s, c)).unzip();
+        Blueprint {
             specs,
             configs,
+            fixed,
+            generic: 0,
         }
     }
 
@@ -181,14 +193,9 @@ impl Blueprint {
             };
             let one = exact || (known.is_some() && step.args.iter().all(fixed));
             let config = config(&spec, one.then_some(&args), props);
-            (spec, config)
+            (spec, config, one)
         };
-        let (specs, configs) = alike(&plan.steps, key, make);
-        Blueprint {
-            specs,
-            configs,
-            generic: 0,
-        }
+        Blueprint::made(alike(&plan.steps, key, make))
     }
 
     /// Whether both launch the same kernels in the same order. Numbers that no template has a use for, and the addresses of
@@ -201,11 +208,11 @@ impl Blueprint {
 
 /// What `make` makes of each step, called once for all steps of one key. A model has several times as many steps as
 /// different ones, and to choose a tile takes longer than to see that it was chosen.
-fn alike<K: Eq + Hash + Send>(
+fn alike<K: Eq + Hash + Send, T: Clone + Send>(
     steps: &[Step],
     key: impl Fn(&Step) -> K + Sync,
-    make: impl Fn(&Step) -> (KernelSpec, LaunchConfig) + Sync,
-) -> (Vec<KernelSpec>, Vec<LaunchConfig>) {
+    make: impl Fn(&Step) -> T + Sync,
+) -> Vec<T> {
     let mut index: HashMap<K, usize> = HashMap::new();
     let mut first = Vec::new();
     let mut of_step = Vec::with_capacity(steps.len());
@@ -216,7 +223,7 @@ fn alike<K: Eq + Hash + Send>(
         }));
     }
     let made = crew::map(&first, |_, step| make(step));
-    of_step.into_iter().map(|i| made[i].clone()).unzip()
+    of_step.into_iter().map(|i| made[i].clone()).collect()
 }
 
 /// What is known of every expression of a plan when all extents are of these kinds.

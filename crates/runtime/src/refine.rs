@@ -31,7 +31,7 @@ pub(crate) const BUDGET_US: f64 = 50_000.0;
 /// How much of it goes into finding out which places cost most.
 pub(crate) const SURVEY_US: f64 = 15_000.0;
 /// Places of a class whose candidates are compiled and timed, those that cost most first. Their compiles are what refining
-/// costs; of the models seen, eight kinds of product take most of a run.
+/// costs; how many are best was not measured.
 pub(crate) const PLACES: usize = 8;
 /// Rounds of all kernels of a place: an odd number has a median.
 const ROUNDS: usize = 5;
@@ -69,7 +69,7 @@ pub(crate) struct Place {
 /// The places of a program that something may be gained at, by what the model expects them to cost.
 pub(crate) fn places(
     blueprint: &Blueprint,
-    (plan, binding, exact): (&Plan, &Binding, bool),
+    (plan, binding): (&Plan, &Binding),
     props: &bespoke_device::DeviceProps,
     bit_stable: bool,
     known: &KnownTiles,
@@ -97,7 +97,7 @@ pub(crate) fn places(
                 tile,
                 ..spec.clone()
             };
-            let at = config(&spec, exact.then_some(&args), props);
+            let at = config(&spec, blueprint.fixed[i].then_some(&args), props);
             (spec, at)
         };
         let others = candidates(spec, &args, bit_stable, props).into_iter();

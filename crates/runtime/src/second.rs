@@ -127,7 +127,7 @@ fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replann
     let (plan, binding, mut blueprint) = planned;
     if !source.tiles.is_empty() {
         let find = |kind: &StepKind| source.tiles.find(kind);
-        let timed = tiles::apply(&mut blueprint, (&plan, &binding, true), props, false, find);
+        let timed = tiles::apply(&mut blueprint, (&plan, &binding), props, false, find);
         // where nothing can be compiled, what the cost model chose may still be in the cache
         if timed && !can_have(source, &Distinct::of(&blueprint).specs) {
             blueprint = Blueprint::of(&plan, class, &binding, props, false);

@@ -268,18 +268,18 @@ pub fn learned_tiles(cache: &Cache) -> Vec<DeviceTiles> {
 }
 
 /// Gives every step of a blueprint the tile that `find` has for its kind, where the template still has it and it keeps the
-/// order of sums if that is asked for; whether that changed any. `exact` is whether the class is one shape, whose extents
-/// the grid may count on.
+/// order of sums if that is asked for; whether that changed any.
 pub(crate) fn apply(
     blueprint: &mut Blueprint,
-    (plan, binding, exact): (&Plan, &Binding, bool),
+    (plan, binding): (&Plan, &Binding),
     props: &DeviceProps,
     bit_stable: bool,
     find: impl Fn(&StepKind) -> Option<String>,
 ) -> bool {
     let mut changed = false;
     let steps = blueprint.specs.iter_mut().zip(&mut blueprint.configs);
-    for ((spec, at), step) in steps.zip(&plan.steps) {
+    let steps = steps.zip(&blueprint.fixed).zip(&plan.steps);
+    for (((spec, at), fixed), step) in steps {
         let params = step.template.params();
         let slots = integers(&params, step, binding);
         let args = Args::new(&params, &slots);
@@ -304,7 +304,7 @@ pub(crate) fn apply(
             continue;
         }
         spec.tile = tile;
-        *at = config(spec, exact.then_some(&args), props);
+        *at = config(spec, fixed.then_some(&args), props);
         changed = true;
     }
     changed

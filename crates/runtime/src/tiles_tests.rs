@@ -126,7 +126,7 @@ proptest! {
         let args = Args::new(&params, &slots);
         let legal = step.template.tiles(Some(&args), &props);
         let wanted = legal.get(which).map_or("BM=3 BN=5".to_owned(), ToString::to_string);
-        apply(&mut after, (&plan, &binding, true), &props, bit_stable, |_| Some(wanted.clone()));
+        apply(&mut after, (&plan, &binding), &props, bit_stable, |_| Some(wanted.clone()));
         let (old, new) = (&before.specs[at], &after.specs[at]);
         prop_assert!(legal.contains(&new.tile) || new.tile == old.tile);
         prop_assert!(!bit_stable || step.template.same_sums(&old.tile, &new.tile));
@@ -136,7 +136,28 @@ proptest! {
             prop_assert_eq!(after.configs[at], expected);
         }
         let mut nothing = made();
-        apply(&mut nothing, (&plan, &binding, true), &props, bit_stable, |_| None);
+        apply(&mut nothing, (&plan, &binding), &props, bit_stable, |_| None);
         prop_assert!(nothing.is_like(&before));
     }
+}
+
+#[test]
+fn a_launch_that_is_that_of_one_shape_stays_so() {
+    // a class of many shapes that fixes all that the step knows
+    let (plan, props) = (plan(64, 64, 64), DeviceProps::preset(Arch::sm(89)));
+    let binding = plan.bind_symbols(vec![]).unwrap();
+    let class = ClassId::Fits([].into());
+    let mut blueprint = Blueprint::of(&plan, &class, &binding, &props, false);
+    let at = plan.steps.len() - 1;
+    let (params, step) = (plan.steps[at].template.params(), &plan.steps[at]);
+    let slots = integers(&params, step, &binding);
+    let args = Args::new(&params, &slots);
+    let other = step.template.tiles(Some(&args), &props).pop().unwrap();
+    assert_ne!(other, blueprint.specs[at].tile);
+    let find = |_: &StepKind| Some(other.to_string());
+    apply(&mut blueprint, (&plan, &binding), &props, false, find);
+    let one = config(&blueprint.specs[at], Some(&args), &props);
+    let any = config(&blueprint.specs[at], None, &props);
+    assert_ne!(one, any);
+    assert_eq!(blueprint.configs[at], one);
 }

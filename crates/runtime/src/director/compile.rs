@@ -238,30 +238,43 @@ impl Director {
             expected,
         });
         wanted.build = Some(build);
-        let at_hand = self.core.loader.service.at_hand(&requests);
-        let mut lacking = Vec::new();
-        for (found, request) in at_hand.into_iter().zip(requests) {
-            wanted.answers.push(match found {
-                Ok(ready) => {
-                    let answer = Ok(ready);
-                    report(&self.core.log, &answer, Some(&class.to_string()));
-                    Some(answer)
-                }
-                Err(missed) => {
-                    lacking.push((wanted.answers.len(), request, missed));
-                    None
-                }
-            });
+        let number = wanted.request;
+        let (answers, lacking) = self.take_at_hand(class, requests);
+        let none = lacking.is_empty();
+        if let Some(wanted) = self.wanted.get_mut(class) {
+            (wanted.answers, wanted.missing) = (answers, lacking.len());
         }
-        wanted.missing = lacking.len();
-        let (request, none) = (wanted.request, lacking.is_empty());
-        let tickets = self.submit(Some(class), request, lacking, priority);
+        let tickets = self.submit(Some(class), number, lacking, priority);
         if let Some(wanted) = self.wanted.get_mut(class) {
             wanted.tickets = tickets;
         }
         if none {
             self.complete(class);
         }
+    }
+
+    /// Of the kernels that a class asks for those that are there, which the log is told of, and those that are not.
+    pub(super) fn take_at_hand(
+        &self,
+        class: &ClassId,
+        requests: Vec<Request>,
+    ) -> (Vec<Option<Answer>>, Vec<Lacking>) {
+        let at_hand = self.core.loader.service.at_hand(&requests);
+        let mut lacking = Vec::new();
+        let found = at_hand.into_iter().zip(requests).enumerate();
+        let answers = found.map(|(index, (found, request))| match found {
+            Ok(ready) => {
+                let answer = Ok(ready);
+                report(&self.core.log, &answer, Some(&class.to_string()));
+                Some(answer)
+            }
+            Err(missed) => {
+                lacking.push((index, request, missed));
+                None
+            }
+        });
+        let answers = answers.collect();
+        (answers, lacking)
     }
 
     pub(super) fn answered(

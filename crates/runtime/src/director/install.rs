@@ -96,7 +96,7 @@ impl Director {
         let plan = program.plan(&core.plan);
         for lane in core.executables() {
             let (device, stream) = (&*core.loader.device, &*self.stream);
-            if let Err(e) = lane.prepare(program, plan, device, stream, &core.log, false) {
+            if let Err(e) = lane.prepare(program, plan, device, stream, &core.log) {
                 // what the lanes before have of it is given back
                 self.retire(program);
                 return Err(e);

@@ -130,7 +130,7 @@ impl Director {
             }
         };
         let blueprint = self.blueprint(class, &plan, &binding, |_| None);
-        let at = (&*plan, &*binding, matches!(class, ClassId::Exact(_)));
+        let at = (&*plan, &*binding);
         let props = core.loader.device.props();
         let places = places(&blueprint, at, props, core.bit_stable, &core.tiles);
         if places.is_empty() {
@@ -169,9 +169,14 @@ impl Director {
     ) -> Blueprint {
         let (core, props) = (&self.core, self.core.loader.device.props());
         let mut blueprint = Blueprint::of(plan, class, binding, props, core.bit_stable);
-        let at = (plan, binding, matches!(class, ClassId::Exact(_)));
         let find = |kind: &StepKind| found(kind).or_else(|| core.tiles.find(kind));
-        tiles::apply(&mut blueprint, at, props, core.bit_stable, find);
+        tiles::apply(
+            &mut blueprint,
+            (plan, binding),
+            props,
+            core.bit_stable,
+            find,
+        );
         blueprint
     }
 
@@ -215,22 +220,8 @@ impl Director {
             priority,
             survey_us: refining.device_us as u64,
         });
-        let at_hand = core.loader.service.at_hand(&requests);
-        let mut lacking = Vec::new();
-        for (index, (found, request)) in at_hand.into_iter().zip(requests).enumerate() {
-            refining.answers.push(match found {
-                Ok(ready) => {
-                    let answer = Ok(ready);
-                    report(&core.log, &answer, Some(&refining.class.to_string()));
-                    Some(answer)
-                }
-                Err(missed) => {
-                    lacking.push((index, request, missed));
-                    None
-                }
-            });
-        }
-        refining.missing = lacking.len();
+        let (answers, lacking) = self.take_at_hand(&refining.class, requests);
+        (refining.answers, refining.missing) = (answers, lacking.len());
         let number = refining.request;
         for (index, request, missed) in core.loader.service.longest_first(lacking) {
             let sender = self.sender.clone();
