@@ -66,7 +66,8 @@ class Probe:
         return None if done.returncode == 0 else f"it does not compile: {done.stderr.strip().splitlines()[:1]}"
 
     def busy_ms(self, name, shapes):
-        """The sum of the times of a replay's kernels at each shape, the median of some replays, by label."""
+        """Of a replay at each shape, the sum of its kernels' times and the time in which none was at work, both the median of some
+        replays, by label."""
         if self.reason:
             return {}
         ctx, times = self.ctx, self.ctx.scratch / "kernel_times.txt"
@@ -77,17 +78,17 @@ class Probe:
         code, _ = ctx.run("graphs", f"{name} times of kernels", [
             ctx.bespoke, "run", ctx.file(name), "--shape-trace", trace, "--no-transfers", "--specialize", "eager", "--cache-dir",
             ctx.cache(name), *ctx.place(), "--quiet"], env=env, limit=90)
-        sums = replayed(times)
-        if code != 0 or len(sums) != len(requests):
-            reason = f"{len(sums)} of {len(requests)} replays are in the records"
+        found = replayed(times)
+        if code != 0 or len(found) != len(requests):
+            reason = f"{len(found)} of {len(requests)} replays are in the records"
             ctx.emit(kind="fail", step="graphs", what=f"{name} times of kernels", reason=reason)
             return {}
         labels = [workloads.label(name, shape) for shape in shapes]
-        return {label: statistics.median(sums[i * RUNS:(i + 1) * RUNS]) for i, label in enumerate(labels)}
+        return {label: tuple(map(statistics.median, zip(*found[i * RUNS:(i + 1) * RUNS]))) for i, label in enumerate(labels)}
 
 
 def replayed(file):
-    """The sum of the times of each replay's kernels, in ms, in the order of the replays."""
+    """Of each replay, in their order, the sum of its kernels' times and the time in which none was at work, in ms."""
     groups = {}
     try:
         lines = file.read_text().splitlines()
@@ -101,4 +102,13 @@ def replayed(file):
     # kernels that were launched alone are those of the set-up
     most = max(map(len, groups.values()), default=0)
     replays = sorted(group for group in map(sorted, groups.values()) if len(group) == most > 1)
-    return [sum(end - begin for begin, end in group) / 1e6 for group in replays]
+    return [(sum(end - begin for begin, end in group) / 1e6, idle(group) / 1e6) for group in replays]
+
+
+def idle(intervals):
+    """What sorted intervals leave uncovered between the first and the last."""
+    free, until = 0, intervals[0][0]
+    for begin, end in intervals:
+        free += max(0, begin - until)
+        until = max(until, end)
+    return free

@@ -100,7 +100,7 @@ impl Session {
         let props = core.loader.device.props();
         let class = ClassId::Exact(Signature::new(&binding.symbols));
         let blueprints = [
-            Blueprint::generic(&core.plan.steps, props),
+            Blueprint::generic(&core.plan, &core.plan.steps, props),
             Blueprint::of(&core.plan, &class, &binding, props, core.bit_stable),
         ];
         let mut kernels = Kernels::default();

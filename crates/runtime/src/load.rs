@@ -135,8 +135,8 @@ impl Session {
         }
 
         let loader = Loader::new(device.clone(), service);
-        let generic = Blueprint::generic(&plan.steps, device.props());
-        let setup = Blueprint::generic(&plan.setup, device.props());
+        let generic = Blueprint::generic(&plan, &plan.steps, device.props());
+        let setup = Blueprint::generic(&plan, &plan.setup, device.props());
         let (generic_program, setup_program, generic_kernels) =
             load_generic(&loader, &generic, &setup, &log)?;
         let compile_us = lap_us();

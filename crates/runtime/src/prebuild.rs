@@ -105,8 +105,8 @@ impl Prebuild {
             at: BTreeMap::new(),
             wanted: Vec::new(),
         };
-        list.add(Blueprint::generic(&plan.steps, props), Serves::Every);
-        list.add(Blueprint::generic(&plan.setup, props), Serves::Setup);
+        list.add(Blueprint::generic(plan, &plan.steps, props), Serves::Every);
+        list.add(Blueprint::generic(plan, &plan.setup, props), Serves::Setup);
         for (number, shape) in shapes.iter().enumerate() {
             let signature = Signature::new(&plan.signature(&in_order(plan, shape)?)?);
             let serves = Serves::Shape(number);
@@ -125,7 +125,7 @@ impl Prebuild {
                         let at = (&class, &tuned_for);
                         if let Ok((own, _, blueprint)) = plan_at(&self.graph, plan, at, props) {
                             list.add(blueprint, serves);
-                            list.add(Blueprint::generic(&own.setup, props), serves);
+                            list.add(Blueprint::generic(&own, &own.setup, props), serves);
                         }
                     }
                 }

@@ -119,11 +119,12 @@ pub(crate) struct Blueprint {
 }
 
 impl Blueprint {
-    /// Kernels that serve every shape.
-    pub(crate) fn generic(steps: &[Step], props: &DeviceProps) -> Blueprint {
-        let key = |step: &Step| (step.template.name(), step.template.describe());
+    /// Kernels that serve every shape, of these steps of a plan.
+    pub(crate) fn generic(plan: &Plan, steps: &[Step], props: &DeviceProps) -> Blueprint {
+        let place = |step: &Step| generic_tile(plan, step);
+        let key = |step: &Step| (step.template.name(), step.template.describe(), place(step));
         let make = |step: &Step| {
-            let spec = KernelSpec::generic(step.template.clone(), props);
+            let spec = KernelSpec::generic_at(step.template.clone(), place(step), props);
             let config = config(&spec, None, props);
             (spec, config, false)
         };
@@ -184,7 +185,8 @@ impl Blueprint {
             };
             let mut spec = KernelSpec::specialised(template, &args, baked, props);
             if bit_stable {
-                spec.tile = KernelSpec::generic(step.template.clone(), props).tile;
+                let place = generic_tile(plan, step);
+                spec.tile = KernelSpec::generic_at(step.template.clone(), place, props).tile;
             }
             // where the class leaves no argument open, the launch is that of one shape
             let fixed = |arg: &Arg| match arg {
@@ -224,6 +226,17 @@ fn alike<K: Eq + Hash + Send, T: Clone + Send>(
     }
     let made = crew::map(&first, |_, step| make(step));
     of_step.into_iter().map(|i| made[i].clone()).collect()
+}
+
+/// Which of a template's generic tiles a step gets, by the arguments that are the same at every shape.
+fn generic_tile(plan: &Plan, step: &Step) -> usize {
+    step.template.generic_tile(&|name| {
+        let at = step.template.params().iter().position(|p| p.name == name)?;
+        match step.args.get(at)? {
+            Arg::Int(e) => plan.exprs[e.0 as usize].as_const(),
+            Arg::Read(_) | Arg::Write(_) => None,
+        }
+    })
 }
 
 /// What is known of every expression of a plan when all extents are of these kinds.

@@ -133,7 +133,7 @@ fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replann
             blueprint = Blueprint::of(&plan, class, &binding, props, false);
         }
     }
-    let setup = Blueprint::generic(&plan.setup, props);
+    let setup = Blueprint::generic(&plan, &plan.setup, props);
     let (distinct, setup_distinct) = (Distinct::of(&blueprint), Distinct::of(&setup));
     let mut specs: Vec<_> = distinct.specs.iter().collect();
     // where twins run, the setup's kernels are none that anybody will look for

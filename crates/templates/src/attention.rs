@@ -63,7 +63,7 @@ struct Problem {
 }
 
 /// BM, BN, warps along rows, warps along keys, stages; each verified to compile without spills where `registers` says
-/// that it does. The first legal one serves any shape.
+/// that it does. The first legal one serves any shape, and so does the first one of few rows.
 const TILES: &[[i64; 5]] = &[
     [64, 64, 4, 1, 2],
     [64, 32, 4, 1, 2],
@@ -88,6 +88,9 @@ const TILES: &[[i64; 5]] = &[
     [16, 64, 1, 4, 1],
     [16, 32, 1, 2, 2],
 ];
+
+/// Rows of a group that are few: decoding a token at a time.
+const FEW: i64 = 16;
 
 /// The same for clusters: few rows and many keys occupy few multiprocessors otherwise.
 const CLUSTER_TILES: &[[i64; 5]] = &[[16, 64, 1, 4, 2], [64, 64, 4, 1, 2]];
@@ -404,13 +407,25 @@ impl Template for Attention {
             }
         }
         match problem {
-            None => seen.truncate(1),
+            None => {
+                // any number of rows; few rows, the keys among as many blocks as can be
+                let split = |t: &Tile| t.get("SPLIT");
+                let few = seen.iter().filter(|t| t.get("BM") <= FEW);
+                let few = few.rev().max_by_key(|t| split(t)).cloned();
+                seen.truncate(1);
+                seen.extend(few);
+            }
             Some(p) => seen.sort_by(|a, b| {
                 self.seconds(a, p, props)
                     .total_cmp(&self.seconds(b, p, props))
             }),
         }
         seen
+    }
+
+    fn generic_tile(&self, known: &dyn Fn(&str) -> Option<i64>) -> usize {
+        let rows = known("g").zip(known("m")).map(|(g, m)| g.saturating_mul(m));
+        usize::from(rows.is_some_and(|rows| rows <= FEW))
     }
 
     fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {

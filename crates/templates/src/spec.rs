@@ -237,8 +237,15 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Legal tiles for these arguments, the one with the least expected time first, never empty. Without arguments: the
-    /// tiles of the generic kernel.
+    /// tiles of generic kernels, of which each serves every shape.
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile>;
+
+    /// Which of the generic tiles suits a step best, as its place among them, given what an argument is at every shape, if that
+    /// is one number. The first, unless a template knows better.
+    fn generic_tile(&self, known: &dyn Fn(&str) -> Option<i64>) -> usize {
+        let _ = known;
+        0
+    }
 
     /// What the template's cost model expects a tile to take, in seconds; `None` where it has no model, which is so unless
     /// it says otherwise.
@@ -277,7 +284,21 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// The kernel that is right for every shape.
     pub fn generic(template: Arc<dyn Template>, props: &DeviceProps) -> KernelSpec {
-        Self::with_tile_for(template, None, props)
+        Self::generic_at(template, 0, props)
+    }
+
+    /// The same with the generic tile at this [place](Template::generic_tile), the last one if there are fewer.
+    pub fn generic_at(
+        template: Arc<dyn Template>,
+        place: usize,
+        props: &DeviceProps,
+    ) -> KernelSpec {
+        let tile = template
+            .tiles(None, props)
+            .into_iter()
+            .take(place + 1)
+            .last();
+        Self::with_tile(template, tile)
     }
 
     /// The kernel with the best tile for these arguments by the template's cost model. `baked` says what may be taken for
@@ -297,7 +318,7 @@ impl KernelSpec {
                     Some((n.to_owned(), wanted))
                 })
                 .collect(),
-            ..Self::with_tile_for(template.clone(), Some(args), props)
+            ..Self::tuned(template.clone(), args, props)
         }
     }
 
@@ -308,19 +329,15 @@ impl KernelSpec {
 
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        Self::with_tile_for(template, Some(args), props)
+        let best = template.tiles(Some(args), props).into_iter().next();
+        Self::with_tile(template, best)
     }
 
-    /// Nothing baked in, and the best tile.
-    fn with_tile_for(
-        template: Arc<dyn Template>,
-        args: Option<&Args<'_>>,
-        props: &DeviceProps,
-    ) -> KernelSpec {
-        let best = template.tiles(args, props).into_iter().next();
+    /// Nothing baked in.
+    fn with_tile(template: Arc<dyn Template>, tile: Option<Tile>) -> KernelSpec {
         KernelSpec {
             template,
-            tile: best.unwrap_or_default(),
+            tile: tile.unwrap_or_default(),
             baked: BTreeMap::new(),
         }
     }

@@ -76,6 +76,7 @@ fn check(name: &str, samples: Samples, hot: bool) {
             let template = Arc::clone(&sample.template);
             for spec in [
                 KernelSpec::generic(template.clone(), &props),
+                KernelSpec::generic_at(template.clone(), 1, &props),
                 KernelSpec::exact(template, &args, &props),
             ] {
                 if let Err(e) = compile(&nvrtc, &spec, &props, hot) {

@@ -93,6 +93,7 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
         let row = row(sample, &[]);
         let args = Args::new(&params, &row);
         let generic = KernelSpec::generic(sample.template.clone(), props);
+        let other = KernelSpec::generic_at(sample.template.clone(), 1, props);
         let tuned = KernelSpec {
             baked: class(&args),
             ..KernelSpec::tuned(sample.template.clone(), &args, props)
@@ -101,6 +102,7 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
         for (name, spec, fitted) in [
             ("generic", generic.clone(), false),
             ("generic, fitted grid", generic, true),
+            ("generic, other tile", other, false),
             ("class", tuned, true),
             ("exact", exact, true),
         ] {

@@ -38,7 +38,13 @@ fn the_host_s_part_of_a_run_is_measured_where_asked_for() {
         let document = bench(&world, &model, &[&flags[..], more].concat()).json();
         let host = &rows(&document)[0]["host_time"];
         assert_eq!(host["pointers"], 2, "{document}");
-        for key in ["call_us", "moved_call_us", "queued_ms"] {
+        for key in [
+            "call_us",
+            "moved_call_us",
+            "behind_us",
+            "moved_behind_us",
+            "queued_ms",
+        ] {
             assert!(host[key].as_f64() > Some(0.0), "{key}: {host}");
         }
     }

@@ -150,8 +150,10 @@ fn every_tile_fits() {
             let params = t.params();
             let row = sample.row();
             let args = Args::new(&params, &row);
-            assert_eq!(t.tiles(None, &props).len(), 1, "{size} on sm_{arch}");
-            for tile in t.tiles(Some(&args), &props) {
+            let generic = t.tiles(None, &props);
+            assert_eq!(generic.len(), 2, "{size} on sm_{arch}");
+            assert!(generic[0].get("BM") > FEW && generic[1].get("BM") == FEW);
+            for tile in t.tiles(Some(&args), &props).into_iter().chain(generic) {
                 assert_eq!(tile.get("BM") % (16 * tile.get("WARPS_M")), 0, "{tile}");
                 assert_eq!(tile.get("BN") % (16 * tile.get("WARPS_N")), 0, "{tile}");
                 let geometry = t.geometry(&tile, Some(&args), &props);
@@ -279,4 +281,20 @@ fn what_does_not_fit_is_refused() {
     ] {
         assert!(t.refuses().is_some(), "{}", t.describe());
     }
+}
+
+#[test]
+fn few_rows_at_every_shape_have_a_generic_tile_of_their_own() {
+    let place = |g, m| {
+        plain(64).generic_tile(&|name| match name {
+            "g" => g,
+            "m" => m,
+            _ => None,
+        })
+    };
+    assert_eq!(place(Some(2), Some(1)), 1);
+    assert_eq!(place(Some(16), Some(1)), 1);
+    assert_eq!(place(Some(2), Some(16)), 0);
+    assert_eq!(place(Some(1), None), 0);
+    assert_eq!(place(None, Some(1)), 0);
 }
