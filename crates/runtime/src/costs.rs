@@ -149,7 +149,7 @@ impl Session {
     }
 
     /// Times every step in every pass of every program, by program and pass; and what a mark takes.
-    fn time(
+    pub(crate) fn time(
         &self,
         lane: &mut Lane,
         programs: &[Program],

@@ -169,3 +169,20 @@ fn compiles_are_those_of_the_service() {
         assert_eq!(took(&again), took(&costs));
     }
 }
+
+#[test]
+fn tiles_of_equal_steps_are_timed_once_and_the_one_in_use_comes_first() {
+    let (session, _) = session(None);
+    let (places, _memory) = bindings(&**session.device(), 24);
+    let tiles = session.tile_costs(&places, 2, 3).unwrap();
+    // both products are of one kind; what is no product has no model
+    assert_eq!(tiles.len(), 3, "{tiles:?}");
+    let costs = session.costs(&places, 1).unwrap();
+    let in_use = &costs.kernels[costs.steps[0].specialized].spec;
+    assert!(in_use.contains(&tiles[0].tile), "{in_use}: {tiles:?}");
+    for (i, tile) in tiles.iter().enumerate() {
+        assert_eq!((tile.kind, tile.steps.len(), tile.ms.len()), (0, 2, 2));
+        assert!(tile.expected_ms > 0.0 && tile.floor_ms > 0.0);
+        assert!(tiles[..i].iter().all(|t| t.tile != tile.tile));
+    }
+}

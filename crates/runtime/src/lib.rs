@@ -14,7 +14,8 @@
 //! - [`session`]: running and binding shapes. `load`: how a session comes to be.
 //! - `border`: what is checked of the caller's tensors.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
-//! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings.
+//! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings. [`tile_costs`]: what tiles
+//!   take beside what their models expect.
 //! - [`program`]: one kernel a step, immutable; the *generic* program serves every shape and exists from the start.
 //! - `second`: the model planned anew for one shape, for the second tier of a class that stays hot.
 //! - `refine`: tiles timed on the device, for a class that stays hot. `tiles`: what is known of them, for the next session.
@@ -66,6 +67,7 @@ mod shared;
 pub mod strategy;
 pub mod stretch;
 pub mod tensor;
+pub mod tile_costs;
 mod tiles;
 pub mod timeline;
 pub mod trace;
@@ -90,4 +92,5 @@ pub use session::Session;
 pub use strategy::Strategy;
 pub use stretch::CompileCost;
 pub use tensor::{Tensor, TensorError, TensorView};
+pub use tile_costs::TileCost;
 pub use tiles::{DeviceTiles, KnownTile, learned_tiles};

@@ -17,6 +17,7 @@ use crate::bench::points::{self, Asked, Points};
 use crate::console::Console;
 use crate::costs::report::{Document, Exports, text, totals};
 use crate::costs::table::Table;
+use crate::costs::tiles;
 use crate::failure::Failure;
 use crate::inputs::{Given, Port};
 use crate::options::{
@@ -54,6 +55,9 @@ pub(crate) struct Arguments {
     /// Kernels compiled at the same time; more is faster, and each takes longer
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: u32,
+    /// Time so many tiles of every kind of step too, those that its cost model thinks best; each is a compile
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    tiles: Option<u32>,
     /// Write the document of --json there
     #[arg(
         long,
@@ -191,6 +195,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         let costs = session.costs(&bindings, arguments.launches as usize)?;
         explain(&costs, &mut document.notes, &mut failure);
         let at = document.table.add(shape(&session, inputs), &costs);
+        if let Some(most) = arguments.tiles {
+            let tiles =
+                session.tile_costs(&bindings, arguments.launches as usize, most as usize)?;
+            document.table.points[at].tiles = tiles::rows(&tiles);
+        }
         let table = &document.table;
         console.line(text(&table.points[at], &table.kernels))?;
         exports.write(&document)?;

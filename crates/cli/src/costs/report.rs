@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::table::{Kernel, Point, Row, Sums, Table};
+use super::tiles;
 use crate::bench::report::time;
 use crate::console::bytes;
 use crate::export::{json, save};
@@ -189,6 +190,7 @@ pub(crate) fn text(point: &Point, kernels: &[Kernel]) -> String {
     for line in sums(point) {
         let _ = write!(out, "\n  {line}");
     }
+    out.push_str(&tiles::text(&point.tiles));
     out
 }
 
@@ -222,6 +224,7 @@ pub(crate) fn markdown(document: &Document<'_>) -> String {
             cells[9] = format!("`{}`", cells[9].replace('|', "\\|"));
             let _ = writeln!(out, "| {} |", cells.join(" | "));
         }
+        out.push_str(&tiles::markdown(&point.tiles));
     }
     for note in totals(&document.table).iter().chain(&document.notes) {
         let _ = write!(out, "\n{note}\n");

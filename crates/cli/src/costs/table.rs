@@ -11,6 +11,7 @@ use bespoke::runtime::service::CompileError;
 use bespoke::runtime::{Costs, Made, StepCost};
 use serde::Serialize;
 
+use super::tiles::TileRow;
 use crate::bench::statistics::{ascending, percentile};
 
 /// A kernel and its compile.
@@ -93,6 +94,9 @@ pub(crate) struct Point {
     pub(crate) mark_ms: f64,
     /// The largest share first.
     pub(crate) rows: Vec<Row>,
+    /// Tiles of each kind of step, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tiles: Vec<TileRow>,
     pub(crate) sums: Sums,
 }
 
@@ -167,6 +171,7 @@ impl Table {
             launches: costs.steps.first().map_or(0, |s| s.generic_ms.len()),
             mark_ms: costs.mark_ms,
             rows,
+            tiles: Vec::new(),
             sums,
         });
         let all: Vec<Row> = self.points.iter().flat_map(|p| p.rows.clone()).collect();

@@ -55,7 +55,7 @@ fn without_a_compiler_times_are_measured_and_compiles_are_unknown() {
         "t.md",
         "--json",
     ];
-    let mut flags = vec!["--shapes", "x:64x4", "--shapes", "x:128x4"];
+    let mut flags = vec!["--shapes", "x:64x4", "--shapes", "x:128x4", "--tiles", "4"];
     flags.extend(exports);
     let ended = costs(&world, &model, &flags);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -70,6 +70,8 @@ fn without_a_compiler_times_are_measured_and_compiles_are_unknown() {
     assert_eq!(shapes, ["x:64x4", "x:128x4"]);
     for point in points {
         assert_eq!(point["launches"], 3);
+        // an elementwise kernel has no model that orders its tiles by time
+        assert_eq!(point["tiles"], Value::Null);
         adds_up(point);
         for row in point["rows"].as_array().unwrap() {
             assert_eq!(row["break_even_runs"], Value::Null);
