@@ -56,7 +56,7 @@ fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run
         12 => What::Recalled {
             class,
             runs: now_us,
-            second: [None, Some(ok)][usize::from(run % 2 == 0)],
+            second: [None, Some(ok)][usize::from(run.is_multiple_of(2))],
         },
         13 => What::Postponed { class },
         _ => What::Tick,

@@ -78,8 +78,10 @@ mod tests {
 
     impl Script {
         fn new(name: &str, max_compiling: usize) -> Script {
-            let mut limits = Limits::default();
-            limits.max_compiling = max_compiling.try_into().unwrap();
+            let limits = Limits {
+                max_compiling: max_compiling.try_into().unwrap(),
+                ..Limits::default()
+            };
             let opt = Some(Signature::new(&[64, 64]));
             Script {
                 policy: preset(name, opt, limits).unwrap(),
