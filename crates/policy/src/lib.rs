@@ -41,9 +41,12 @@
 //! ```text
 //!              n-th sight              room                   CompileFinished ok
 //!  Installed ─────────────▶ SecondWaiting ──▶ SecondCompiling ─────────────────▶ SecondInstalling ──▶ SecondInstalled
-//!      ▲                          │              │ not ok, Kept, stale                  │ InstallFailed
+//!      ▲                          │              │ not ok, Kept, Postponed, stale       │ InstallFailed
 //!      └──────────────────────────┴──────────────┴──────────────────────────────────────┘
 //! ```
+//!
+//! Its way there is shorter where earlier processes had the second tier: it is asked for as soon as they are recalled
+//! ([`What::Recalled`]), as long as it takes no compiling.
 //!
 //! A class that stays hot on the last of these may be *refined*, once: [`Action::Refine`], and at some time
 //! [`What::Refined`]. It is in service all the while, and its state stays what it is.
@@ -116,6 +119,16 @@ pub enum What {
         /// Its shape.
         signature: Signature,
     },
+    /// What earlier processes knew of a class, said after all wishes for what they ran. If it takes no compiling, it begins
+    /// with its second tier where it had one, or ran often enough for one.
+    Recalled {
+        /// Its class, from [`Policy::class_of`].
+        class: ClassId,
+        /// Runs of all earlier processes.
+        runs: u64,
+        /// Whether a second tier served it; `Some(false)`: it would be no better than the first; `None`: nobody knows.
+        second: Option<bool>,
+    },
     /// A run ended.
     Ran {
         /// Its class, from [`Policy::class_of`].
@@ -145,6 +158,11 @@ pub enum What {
     },
     /// The second tier that was asked for would be no better than the first: there will be none.
     Kept {
+        /// The class.
+        class: ClassId,
+    },
+    /// The second tier that was asked for without compiling takes some: it is called off, and may be asked for again.
+    Postponed {
         /// The class.
         class: ClassId,
     },
@@ -186,6 +204,8 @@ pub enum Action {
         priority: i64,
         /// Whether the run (or the loading) that caused it waits for the program.
         blocking: bool,
+        /// Whether it is wanted only if all of its kernels are at hand; if not, [`What::Postponed`] says so. Second tiers alone.
+        at_hand: bool,
         /// What is expected of it, where that decides the order.
         gain: Option<Gain>,
     },
@@ -264,6 +284,8 @@ pub enum Reason {
     SecondInstalled,
     /// The class has no second tier, since it would be like the first.
     Kept,
+    /// The class's second tier would have to be compiled, and only earlier processes made it worth that.
+    Postponed,
     /// The class's program is being dropped.
     Evicting,
     /// The class failed to compile before; it is not tried again.
@@ -300,6 +322,7 @@ impl Reason {
             Reason::SecondInstalling => "second-installing",
             Reason::SecondInstalled => "second-installed",
             Reason::Kept => "kept",
+            Reason::Postponed => "postponed",
             Reason::Evicting => "evicting",
             Reason::FailedBefore => "failed-before",
             Reason::CompileFailed => "compile-failed",

@@ -1,5 +1,6 @@
 //! [`Machine`]: the state machine behind every preset.
 
+mod recall;
 mod refine;
 
 use std::cmp::Reverse;
@@ -31,6 +32,8 @@ pub(crate) struct Class {
     served: u64,
     /// Whether it is known that there will be no second tier.
     one_tier: bool,
+    /// Whether its second tier is due by what earlier sessions knew, which is no reason to compile.
+    recalled: bool,
     /// Whether it is a class of shapes between others, which no shape has for its own.
     pub(crate) between: bool,
     refine: refine::Progress,
@@ -49,6 +52,7 @@ impl Class {
             since: seen.1,
             served: 0,
             one_tier: false,
+            recalled: false,
             between: false,
             refine: refine::Progress::default(),
             heat: Heat::default(),
@@ -160,6 +164,7 @@ impl Machine {
                 Tier::Second => SECOND_PRIORITY,
             },
             blocking: self.axes.blocking && tier == Tier::First,
+            at_hand: known.recalled && tier == Tier::Second,
             gain,
         }
     }
@@ -265,6 +270,9 @@ impl Machine {
         let (state, sightings) = (known.state, known.sightings);
         let second = self.axes.second_tier.filter(|_| !known.one_tier);
         let second = second.is_some_and(|least| at_load || known.served >= u64::from(least));
+        // what it is worth by itself is worth a compile
+        known.recalled &= !second;
+        let second = second || known.recalled;
         match state {
             ClassState::Counting => {
                 let actions = match self.axes.trigger {
@@ -342,7 +350,7 @@ impl Machine {
     fn do_without(&mut self, class: &ClassId, tier: Tier) {
         self.set(class, ClassState::without(tier));
         if let (Some(known), Tier::Second) = (self.classes.get_mut(class), tier) {
-            known.one_tier = true;
+            (known.one_tier, known.recalled) = (true, false);
         }
         self.forget_idle();
     }
@@ -471,6 +479,12 @@ impl Policy for Machine {
                 actions.extend(self.next(event.now_us));
                 actions
             }
+            What::Recalled {
+                class,
+                runs,
+                second,
+            } => self.recalled(class, *runs, *second, seen),
+            What::Postponed { class } => self.postponed(class, event.now_us),
             What::Refined { class, micros } => {
                 vec![Action::Nothing(self.refined(class, *micros))]
             }

@@ -9,7 +9,7 @@ fn shape(dim: i64) -> Signature {
 
 /// Any event about a handful of classes, sensible or not.
 fn event() -> impl Strategy<Value = (u8, i64, bool, u64)> {
-    (0u8..13, 0i64..6, any::<bool>(), 0u64..50)
+    (0u8..15, 0i64..6, any::<bool>(), 0u64..50)
 }
 
 fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run: u64) -> Event {
@@ -53,6 +53,12 @@ fn build(policy: &dyn Policy, (kind, dim, ok, now_us): (u8, i64, bool, u64), run
             class,
             micros: now_us,
         },
+        12 => What::Recalled {
+            class,
+            runs: now_us,
+            second: [None, Some(ok)][usize::from(run.is_multiple_of(2))],
+        },
+        13 => What::Postponed { class },
         _ => What::Tick,
     };
     Event { now_us, what }
@@ -124,7 +130,7 @@ proptest! {
                 prop_assert_eq!(
                     actions,
                     [Action::Specialise {
-                        class, tier: Tier::First, shape: signature, priority: 100, blocking: true, gain: None,
+                        class, tier: Tier::First, shape: signature, priority: 100, blocking: true, at_hand: false, gain: None,
                     }]
                 );
             }
@@ -172,6 +178,12 @@ proptest! {
                             prop_assert!(alive.contains(&(class.clone(), Tier::First)), "{class} was never asked for");
                             prop_assert!(refined.insert(class.clone()), "{class} is refined twice");
                             prop_assert!(refining.replace(class).is_none(), "two at a time");
+                        }
+                        Action::Nothing(Reason::Postponed) => {
+                            let What::Postponed { class } = &event.what else {
+                                return Err(TestCaseError::fail("something else was postponed"));
+                            };
+                            prop_assert!(alive.remove(&(class.clone(), Tier::Second)), "{class} was never asked for");
                         }
                         // the later tier is the one under way
                         Action::Cancel { class } => {

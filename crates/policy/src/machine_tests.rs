@@ -122,6 +122,7 @@ fn lazy_compiles_in_the_background_and_installs_when_ready() {
         shape: shape(7),
         priority: 0,
         blocking: false,
+        at_hand: false,
         gain: None,
     };
     assert_eq!(script.see(7), [ask]);
@@ -160,6 +161,7 @@ fn eager_waits_for_its_own_compile_and_for_that_of_another_run() {
         shape: shape(7),
         priority: 100,
         blocking: true,
+        at_hand: false,
         gain: None,
     };
     assert_eq!(script.see(7), [ask]);
@@ -175,6 +177,7 @@ fn static_compiles_once_at_load_for_every_shape() {
         shape: shape(64),
         priority: 100,
         blocking: true,
+        at_hand: false,
         gain: None,
     };
     assert_eq!(script.tell(What::Loaded), std::slice::from_ref(&ask));
@@ -374,6 +377,7 @@ fn a_class_that_stays_hot_is_planned_anew_once() {
         shape: shape(7),
         priority: -1,
         blocking: false,
+        at_hand: false,
         gain: None,
     };
     assert_eq!(lazy.see(7), [ask]);

@@ -3,13 +3,14 @@
 //! Run threads send it what they observed; compile threads send it what they made. It puts both in one order, asks the
 //! policy, and does what the policy says: asks the compile service for a class's kernels (`compile`), loads them, makes
 //! the graph on a spare executable beside the path, and exchanges the program between two runs (`install`). For a class
-//! that is to be planned anew it asks the planner first; shapes between others get what is there already (`borrow`); tiles of
+//! that is to be planned anew it asks the planner first; what earlier sessions had comes first (`recall`); shapes between others get what is there already (`borrow`); tiles of
 //! a class that stays are timed (`refine`). A run waits for it only if the strategy says so (`eager`): it then hands over a
 //! reply and goes on when that is dropped.
 
 mod borrow;
 mod compile;
 mod install;
+mod recall;
 mod refine;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use crate::event::{Cause, EventKind};
 use crate::kernels::{Answer, Draft};
 use crate::lessons::Lessons;
 use crate::program::Program;
-use crate::second::{Keep, Planner, Replanned};
+use crate::second::{Planner, Replanned, Without};
 use crate::service::Ticket;
 use crate::shared::Core;
 use crate::trial::Verdict;
@@ -34,8 +35,6 @@ use compile::{Asked, Wanted};
 use install::Times;
 use refine::{Found, Note, Refining};
 
-/// Shapes of earlier sessions that a session begins with, at most.
-const RECALLED: usize = 16;
 /// What was learned is written at the end, and in between not more often than this.
 const BETWEEN_LESSONS: Duration = Duration::from_secs(10);
 
@@ -71,7 +70,7 @@ pub(crate) enum Message {
     Replanned {
         class: ClassId,
         request: u64,
-        result: Box<Result<Replanned, Keep>>,
+        result: Box<Result<Replanned, Without>>,
     },
     /// Somebody wants programs for shapes before they occur.
     Wished(Vec<Signature>),
@@ -115,6 +114,8 @@ pub(crate) struct Director {
     background: usize,
     background_tickets: Vec<Ticket>,
     settle: Vec<Reply>,
+    /// Who waits for the first tiers of what was recalled.
+    recalled: Vec<Reply>,
     /// What was drawn up for a class at a shape to see whether its kernels are there, until the policy asks for it.
     draft: Option<(ClassId, Signature, Draft)>,
     lessons: Option<Lessons>,
@@ -146,6 +147,7 @@ impl Director {
             background: 0,
             background_tickets: Vec::new(),
             settle: Vec::new(),
+            recalled: Vec::new(),
             draft: None,
             lessons,
             told: Instant::now(),
@@ -213,7 +215,7 @@ impl Director {
                 }
                 Message::Recall(reply) => {
                     self.recall();
-                    self.settle.push(reply);
+                    self.recalled.push(reply);
                 }
                 Message::Answer {
                     class,
@@ -240,6 +242,13 @@ impl Director {
                 Message::Settle(reply) => self.settle.push(reply),
             }
             self.see_off();
+            if self.compiled.is_empty() && self.background == 0 {
+                // a session begins without its second tiers, which come when they are ready
+                let second = |w: &Wanted| w.asked.tier == Tier::Second;
+                if self.wanted.values().all(second) {
+                    self.recalled.clear();
+                }
+            }
             if self.wanted.is_empty()
                 && self.compiled.is_empty()
                 && self.background == 0
@@ -249,64 +258,6 @@ impl Director {
                     self.tell();
                 }
                 self.settle.clear();
-            }
-        }
-    }
-
-    /// Asks for the programs of shapes that earlier sessions saw and whose kernels are all there.
-    fn recall(&mut self) {
-        let core = self.core.clone();
-        let Some(lessons) = self.lessons.as_ref().filter(|_| self.policy.specialises()) else {
-            return;
-        };
-        let known = lessons.known(&core.loader.service);
-        let mut wished = 0;
-        // what the strategy asked for already, as `static` does, it need not be asked
-        let mut classes: Vec<ClassId> = self.policy.classes().into_iter().map(|c| c.0).collect();
-        for signature in known.iter().take(RECALLED) {
-            let class = self.policy.class_of(signature);
-            // a model that changed since may not take the shape any more
-            let Ok(binding) = core.plan.bind_symbols(signature.dims().to_vec()) else {
-                continue;
-            };
-            if classes.contains(&class) {
-                continue;
-            }
-            let draft = Draft::of(&core, &class, &binding);
-            if core.loader.service.has_all(&draft.requests) {
-                wished += 1;
-                let signature = signature.clone();
-                self.draft = Some((class.clone(), signature.clone(), draft));
-                self.event(
-                    What::Wished {
-                        class: class.clone(),
-                        signature,
-                    },
-                    None,
-                );
-                self.draft = None;
-            }
-            classes.push(class);
-        }
-        if !known.is_empty() {
-            let known = known.len();
-            core.log.push(EventKind::Recall { known, wished });
-        }
-    }
-
-    /// Adds what was learned to what is known about the model.
-    fn tell(&mut self) {
-        self.told = Instant::now();
-        let service = &self.core.loader.service;
-        let tiles = self
-            .lessons
-            .as_ref()
-            .map(|_| self.core.tiles.tell(service.cache()));
-        let shapes = self.lessons.as_mut().map(|l| l.tell(service).map(drop));
-        for told in [shapes, tiles].into_iter().flatten() {
-            if let Err(e) = told {
-                let reason = e.to_string();
-                self.core.log.push(EventKind::LearnFailed { reason });
             }
         }
     }
@@ -326,7 +277,7 @@ impl Director {
         };
         let cause = match &what {
             What::Observed { run, .. } => (Cause::Run, Some(*run)),
-            What::Wished { .. } => (Cause::Wish, None),
+            What::Wished { .. } | What::Recalled { .. } => (Cause::Wish, None),
             What::Loaded => (Cause::Load, None),
             _ => (Cause::Turn, None),
         };
@@ -342,6 +293,7 @@ impl Director {
                     shape,
                     priority,
                     blocking,
+                    at_hand,
                     gain,
                 } => {
                     let replies = if blocking {
@@ -354,6 +306,7 @@ impl Director {
                         priority,
                         cause,
                         expected: gain.map(Into::into),
+                        at_hand,
                     };
                     self.specialise(class, &shape, asked, replies);
                 }

@@ -159,8 +159,12 @@ pub enum EventKind {
         reason: &'static str,
     },
     /// The session began with what earlier ones saw: so many shapes are known, and so many programs were asked for since
-    /// all of their kernels were there.
-    Recall { known: usize, wished: usize },
+    /// all of their kernels were there; then so many second tiers, which come beside the path if they take no compiling.
+    Recall {
+        known: usize,
+        wished: usize,
+        second_tiers: usize,
+    },
     /// The shapes that occurred could not be written down for the next session.
     LearnFailed { reason: String },
     /// The model was planned anew for a class of one shape, which takes `steps` steps instead of `steps_before`.

@@ -202,6 +202,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
         Some(EventKind::Grow { .. }) => EventKind::Recall {
             known: 3,
             wished: 2,
+            second_tiers: 1,
         },
         Some(EventKind::Recall { .. }) => EventKind::LearnFailed {
             reason: "no room".into(),

@@ -4,7 +4,8 @@
 //! are added to a document in the cache, which belongs to the model (its plan, not its weights' bytes) and the
 //! architecture. A session that begins reads it: shapes whose kernels are all in the cache are specialised while the
 //! model loads, most frequent first, so that the first run is at its best, with no compiler installed. Shapes that would
-//! have to be compiled are left to the strategy.
+//! have to be compiled are left to the strategy. What came of a shape's second tier is remembered with it: one that served
+//! comes at once the next time, and one that was of no use is not planned again by the same version of the program.
 //!
 //! Like all of the cache, the document is never load-bearing: without it, or if it is damaged, nothing is known.
 
@@ -27,6 +28,19 @@ const KEPT: usize = 256;
 /// Shapes counted between two writes; a session of more forgets the rarest.
 const COUNTED: usize = 1024;
 
+/// The version of this program, as documents have it.
+pub(crate) const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+/// What came of planning a model anew for a shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Second {
+    /// A program of the second tier served it.
+    Serves,
+    /// This version of the program found that it would have the kernels of the first tier.
+    SameKernels(String),
+}
+
 /// What is known of a shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShapeCount {
@@ -36,6 +50,41 @@ pub struct ShapeCount {
     pub runs: u64,
     /// Seconds since 1970 of the last session that ran it.
     pub seen: u64,
+    /// What came of its second tier, if there was to be one. What cannot be read is not known.
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub second: Option<Second>,
+}
+
+impl ShapeCount {
+    /// A shape that nobody ran.
+    fn new(dims: Vec<i64>, seen: u64) -> ShapeCount {
+        ShapeCount {
+            dims,
+            runs: 0,
+            seen,
+            second: None,
+        }
+    }
+
+    pub(crate) fn signature(&self) -> Signature {
+        Signature::new(&self.dims)
+    }
+}
+
+/// A field that later versions may fill otherwise: what is not understood counts as not there.
+fn readable<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Second>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(field)?).ok())
+}
+
+/// What a session found out about a shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct News {
+    runs: u64,
+    second: Option<Second>,
 }
 
 /// What is known of a model, as its document has it.
@@ -63,7 +112,7 @@ pub fn learned_shapes(cache: &Cache) -> Vec<ModelShapes> {
 #[derive(Debug)]
 pub(crate) struct Lessons {
     model: [u8; 32],
-    counts: BTreeMap<Signature, u64>,
+    news: BTreeMap<Signature, News>,
 }
 
 impl Lessons {
@@ -75,30 +124,35 @@ impl Lessons {
         hasher.update(plan.to_string().as_bytes());
         Lessons {
             model: *hasher.finalize().as_bytes(),
-            counts: BTreeMap::new(),
+            news: BTreeMap::new(),
         }
     }
 
     /// Counts a run.
     pub(crate) fn saw(&mut self, signature: &Signature) {
-        if let Some(count) = self.counts.get_mut(signature) {
-            *count += 1;
-            return;
-        }
-        if self.counts.len() >= COUNTED
-            && let Some((rarest, _)) = self.counts.iter().min_by_key(|(_, n)| **n)
+        self.news_of(signature).runs += 1;
+    }
+
+    /// Remembers what came of a shape's second tier. If nobody ever runs the shape, nothing is remembered.
+    pub(crate) fn second(&mut self, signature: &Signature, second: Second) {
+        self.news_of(signature).second = Some(second);
+    }
+
+    fn news_of(&mut self, signature: &Signature) -> &mut News {
+        if self.news.len() >= COUNTED
+            && !self.news.contains_key(signature)
+            && let Some((rarest, _)) = self.news.iter().min_by_key(|(_, n)| n.runs)
         {
             let rarest = rarest.clone();
-            self.counts.remove(&rarest);
+            self.news.remove(&rarest);
         }
-        self.counts.insert(signature.clone(), 1);
+        self.news.entry(signature.clone()).or_default()
     }
 
     /// The shapes that earlier sessions ran, most runs first.
-    pub(crate) fn known(&self, service: &CompileService) -> Vec<Signature> {
+    pub(crate) fn known(&self, service: &CompileService) -> Vec<ShapeCount> {
         let document = service.cache().learned().read(&self.model);
-        let shapes = document.as_ref().and_then(shapes).unwrap_or_default();
-        shapes.iter().map(|s| Signature::new(&s.dims)).collect()
+        document.as_ref().and_then(shapes).unwrap_or_default()
     }
 
     /// Adds what was learned since the last time to the document; how many shapes that were.
@@ -108,20 +162,20 @@ impl Lessons {
     /// Why it could not be written. What was learned is kept for the next time. A cache that may not be written is no
     /// error: it was asked not to learn.
     pub(crate) fn tell(&mut self, service: &CompileService) -> Result<usize, LearnedError> {
-        if self.counts.is_empty() {
+        if self.news.is_empty() {
             return Ok(0);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |d| d.as_secs());
-        let counts = &self.counts;
+        let news = &self.news;
         let merged = service
             .cache()
             .learned()
-            .update(&self.model, |old| merge(old, counts, now));
+            .update(&self.model, |old| merge(old, news, now));
         match merged {
-            Ok(_) => Ok(std::mem::take(&mut self.counts).len()),
+            Ok(_) => Ok(std::mem::take(&mut self.news).len()),
             Err(LearnedError::Cache(CacheError::ReadOnly(_) | CacheError::Off(_))) => {
-                self.counts.clear();
+                self.news.clear();
                 Ok(0)
             }
             Err(e) => Err(e),
@@ -142,8 +196,8 @@ fn shapes(document: &Value) -> Option<Vec<ShapeCount>> {
     Some(list)
 }
 
-/// Adds counts to a document. What it does not know in it, it keeps; shapes have names, so that documents can be joined.
-fn merge(old: Option<Value>, counts: &BTreeMap<Signature, u64>, now: u64) -> Value {
+/// Adds news to a document. What it does not know in it, it keeps; shapes have names, so that documents can be joined.
+fn merge(old: Option<Value>, news: &BTreeMap<Signature, News>, now: u64) -> Value {
     let newer = |v: &Value| v.get("v").and_then(Value::as_u64) > Some(VERSION);
     let mut document = match old {
         Some(document) if newer(&document) => return document,
@@ -153,23 +207,26 @@ fn merge(old: Option<Value>, counts: &BTreeMap<Signature, u64>, now: u64) -> Val
     let known = shapes(&Value::Object(document.clone())).unwrap_or_default();
     let mut all: BTreeMap<Vec<i64>, ShapeCount> =
         known.into_iter().map(|s| (s.dims.clone(), s)).collect();
-    for (signature, runs) in counts {
+    for (signature, News { runs, second }) in news {
         let dims = signature.dims().to_vec();
-        let shape = all.entry(dims.clone()).or_insert(ShapeCount {
-            dims,
-            runs: 0,
-            seen: now,
-        });
-        shape.runs = shape.runs.saturating_add(*runs);
-        shape.seen = now;
+        if *runs > 0 {
+            let new = || ShapeCount::new(dims.clone(), now);
+            let shape = all.entry(dims.clone()).or_insert_with(new);
+            shape.runs = shape.runs.saturating_add(*runs);
+            shape.seen = now;
+        }
+        if let (Some(shape), Some(second)) = (all.get_mut(&dims), second) {
+            shape.second = Some(second.clone());
+        }
     }
     let mut list: Vec<ShapeCount> = all.into_values().collect();
     list.sort_by(|a, b| (b.runs, b.seen, &a.dims).cmp(&(a.runs, a.seen, &b.dims)));
     list.truncate(KEPT);
     let mut entries = serde_json::Map::new();
     for s in list {
-        let entry = serde_json::json!({ "dims": s.dims, "runs": s.runs, "seen": s.seen });
-        entries.insert(Signature::new(&s.dims).to_string(), entry);
+        let name = s.signature().to_string();
+        // plain numbers and texts always are values
+        entries.insert(name, serde_json::to_value(s).unwrap_or_default());
     }
     document.insert("v".into(), VERSION.into());
     document.insert("shapes".into(), entries.into());
@@ -181,9 +238,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn counts(list: &[(i64, u64)]) -> BTreeMap<Signature, u64> {
-        let of = |&(dim, runs): &(i64, u64)| (Signature::new(&[dim, 3]), runs);
+    fn counts(list: &[(i64, u64)]) -> BTreeMap<Signature, News> {
+        let of = |&(dim, runs): &(i64, u64)| {
+            let news = News { runs, second: None };
+            (Signature::new(&[dim, 3]), news)
+        };
         list.iter().map(of).collect()
+    }
+
+    /// News of a second tier, with so many runs.
+    fn second(dim: i64, runs: u64, second: Second) -> BTreeMap<Signature, News> {
+        let second = Some(second);
+        [(Signature::new(&[dim, 3]), News { runs, second })].into()
+    }
+
+    fn seconds(document: &Value) -> Vec<Option<Second>> {
+        let list = shapes(document).unwrap();
+        list.into_iter().map(|s| s.second).collect()
     }
 
     fn runs(document: &Value) -> Vec<(i64, u64)> {
@@ -209,6 +280,48 @@ mod tests {
         assert!(shapes(&newer).is_none());
         let nonsense = merge(Some(Value::from(3)), &counts(&[(5, 2)]), 10);
         assert_eq!(runs(&nonsense), [(5, 2)]);
+    }
+
+    #[test]
+    fn what_came_of_a_second_tier_is_kept_and_the_last_word_counts() {
+        let one = merge(None, &counts(&[(5, 2), (7, 1)]), 10);
+        assert!(one["shapes"]["5x3"].get("second").is_none());
+        let two = merge(Some(one), &second(5, 1, Second::Serves), 20);
+        assert_eq!(two["shapes"]["5x3"]["second"], "serves");
+        let two = merge(Some(two), &counts(&[(5, 1)]), 30);
+        assert_eq!(seconds(&two), [Some(Second::Serves), None]);
+        let same = Second::SameKernels("0.1.0".into());
+        // nobody ran it in that session, and nobody ever ran 9
+        let three = merge(Some(two), &second(5, 0, same.clone()), 40);
+        let three = merge(Some(three), &second(9, 0, Second::Serves), 40);
+        assert_eq!(seconds(&three), [Some(same), None]);
+        assert_eq!(three["shapes"]["5x3"]["second"]["same_kernels"], "0.1.0");
+        assert_eq!(three["shapes"]["5x3"]["seen"], 30);
+    }
+
+    #[test]
+    fn documents_without_it_or_with_nonsense_in_it_read() {
+        let entry = |second: Option<Value>| {
+            let mut entry = serde_json::json!({ "dims": [5, 3], "runs": 4, "seen": 1 });
+            if let (Some(second), Value::Object(fields)) = (second, &mut entry) {
+                fields.insert("second".into(), second);
+            }
+            serde_json::json!({ "v": 1, "shapes": { "5x3": entry } })
+        };
+        let good = entry(Some("serves".into()));
+        assert_eq!(seconds(&good), [Some(Second::Serves)]);
+        let damaged = [
+            Value::Null,
+            true.into(),
+            "maybe".into(),
+            serde_json::json!({ "same_kernels": 3 }),
+            serde_json::json!(["serves"]),
+        ];
+        for second in std::iter::once(None).chain(damaged.map(Some)) {
+            let document = entry(second);
+            assert_eq!(runs(&document), [(5, 4)], "{document}");
+            assert_eq!(seconds(&document), [None], "{document}");
+        }
     }
 
     proptest! {

@@ -78,7 +78,7 @@ pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
 pub use event::{CutReason, Event, EventKind, Expected, Stats, Timing};
 pub use feed::{Feed, Heard, Progress, Subscription, feed};
-pub use lessons::{ModelShapes, ShapeCount, learned_shapes};
+pub use lessons::{ModelShapes, Second, ShapeCount, learned_shapes};
 pub use load::Model;
 pub use patience::CancelToken;
 pub use prebuild::{Prebuild, Serves, Wanted};

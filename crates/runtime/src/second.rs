@@ -7,7 +7,8 @@
 //!
 //! All that is thinking, and happens on one low-priority thread of the session, which holds no session: neither runs nor
 //! the director wait for it, and a session that is dropped does not either. What comes out is a plan with a list of
-//! kernels to compile, or the reason why the class had better keep what it has.
+//! kernels to compile, or the reason why the class had better keep what it has. A second tier that is wanted only because
+//! earlier sessions had it is taken if all of its kernels are at hand, and left for later if not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -69,12 +70,30 @@ pub(crate) struct Keep {
     pub(crate) detail: String,
 }
 
+/// The reason of a class whose second tier would have the kernels of the first.
+pub(crate) const SAME_KERNELS: &str = "same-kernels";
+
 impl Keep {
     pub(crate) fn new(reason: &'static str, detail: impl Into<String>) -> Keep {
         Keep {
             reason,
             detail: detail.into(),
         }
+    }
+}
+
+/// Why nothing comes of planning anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// The class keeps what it has, for good.
+    Kept(Keep),
+    /// So many kernels would have to be compiled, which was not asked for.
+    Later(usize),
+}
+
+impl From<Keep> for Without {
+    fn from(keep: Keep) -> Without {
+        Without::Kept(keep)
     }
 }
 
@@ -105,31 +124,43 @@ pub(crate) fn plan_at(
     if Blueprint::of(before, class, &known, props, false).is_like(&blueprint) {
         let steps = plan.steps.len();
         let detail = format!("planned anew, its {steps} steps have the kernels that they had");
-        return Err(Keep::new("same-kernels", detail));
+        return Err(Keep::new(SAME_KERNELS, detail));
     }
     Ok((plan, binding, blueprint))
 }
 
-/// Whether kernels are in the cache or can be compiled; on a device that compiles nothing they can.
-fn can_have(source: &Source, specs: &[KernelSpec]) -> bool {
-    let props = source.device.props();
-    source.device.target().is_none_or(|arch| {
-        let can = |_, spec: &KernelSpec| source.service.can_make(&Request::new(spec, props, arch));
-        crew::map(specs, can).into_iter().all(|can| can)
-    })
+impl Job {
+    /// Whether a kernel can be had for the class: it is at hand or, if that is allowed, can be compiled.
+    fn can_have(&self, service: &CompileService, request: &Request) -> bool {
+        match self.at_hand {
+            true => service.has(request),
+            false => service.can_make(request),
+        }
+    }
+
+    /// Whether kernels can be had; on a device that compiles nothing they can.
+    fn can_have_all(&self, source: &Source, specs: &[KernelSpec]) -> bool {
+        let props = source.device.props();
+        source.device.target().is_none_or(|arch| {
+            let can = |_, spec: &KernelSpec| {
+                self.can_have(&source.service, &Request::new(spec, props, arch))
+            };
+            crew::map(specs, can).into_iter().all(|can| can)
+        })
+    }
 }
 
 /// The plan of one shape and its kernels, or why there is no use for them.
-fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replanned, Keep> {
+fn replan(source: &Source, job: &Job) -> Result<Replanned, Without> {
     let start = Instant::now();
-    let props = source.device.props();
-    let planned = plan_at(&source.graph, &source.plan, (class, shape), props)?;
+    let (props, class) = (source.device.props(), &job.class);
+    let planned = plan_at(&source.graph, &source.plan, (class, &job.shape), props)?;
     let (plan, binding, mut blueprint) = planned;
     if !source.tiles.is_empty() {
         let find = |kind: &StepKind| source.tiles.find(kind);
         let timed = tiles::apply(&mut blueprint, (&plan, &binding), props, false, find);
         // where nothing can be compiled, what the cost model chose may still be in the cache
-        if timed && !can_have(source, &Distinct::of(&blueprint).specs) {
+        if timed && !job.can_have_all(source, &Distinct::of(&blueprint).specs) {
             blueprint = Blueprint::of(&plan, class, &binding, props, false);
         }
     }
@@ -144,12 +175,17 @@ fn replan(source: &Source, class: &ClassId, shape: &Signature) -> Result<Replann
         Some(arch) => crew::map(&specs, |_, spec| Request::new(spec, props, arch)),
         None => Vec::new(),
     };
+    let service = &source.service;
+    let lacking = |can: &dyn Fn(&Request) -> bool| requests.iter().filter(|r| !can(r)).count();
     // a first tier that came out of a cache, with no compiler, is no reason to fail now
-    let lacking = requests.iter().filter(|r| !source.service.can_make(r));
-    let lacking = lacking.count();
-    if lacking > 0 {
-        let detail = format!("nothing may be compiled, and {lacking} kernels are not in the cache");
-        return Err(Keep::new("not-cached", detail));
+    let never = lacking(&|request| service.can_make(request));
+    if never > 0 {
+        let detail = format!("nothing may be compiled, and {never} kernels are not in the cache");
+        return Err(Keep::new("not-cached", detail).into());
+    }
+    let late = lacking(&|request| job.can_have(service, request));
+    if late > 0 {
+        return Err(Without::Later(late));
     }
     Ok(Replanned {
         plan: Arc::new(plan),
@@ -168,6 +204,8 @@ struct Job {
     class: ClassId,
     request: u64,
     shape: Signature,
+    /// Whether it is wanted only if nothing has to be compiled.
+    at_hand: bool,
 }
 
 /// The thread that plans; it ends with its owner, after the shape that it is at.
@@ -187,10 +225,10 @@ impl Planner {
         let work = move || {
             bespoke_jit::pool::give_way();
             for job in jobs {
-                let plan = || replan(&source, &job.class, &job.shape);
+                let plan = || replan(&source, &job);
                 let result = catch_unwind(AssertUnwindSafe(plan)).unwrap_or_else(|_| {
                     let detail = "the planner panicked; please report it with the model";
-                    Err(Keep::new("failed", detail))
+                    Err(Keep::new("failed", detail).into())
                 });
                 let told = director.send(Message::Replanned {
                     class: job.class,
@@ -208,12 +246,13 @@ impl Planner {
     }
 
     /// Asks for a plan. Its answer is a [`Message::Replanned`] with the number of the request.
-    pub(crate) fn ask(&self, class: ClassId, request: u64, shape: Signature) {
+    pub(crate) fn ask(&self, class: ClassId, request: u64, shape: Signature, at_hand: bool) {
         // the thread lives as long as this end of the channel
         let _ = self.0.send(Job {
             class,
             request,
             shape,
+            at_hand,
         });
     }
 }

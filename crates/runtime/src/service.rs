@@ -196,7 +196,8 @@ impl CompileService {
                 .all(|has| has)
     }
 
-    fn has(&self, request: &Request) -> bool {
+    /// Whether a kernel is in memory or on disk.
+    pub(crate) fn has(&self, request: &Request) -> bool {
         let shop = &self.shop;
         if shop.memory().contains_key(&request.key()) {
             return true;

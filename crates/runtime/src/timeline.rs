@@ -444,8 +444,12 @@ impl Process {
                 let begin = at.saturating_sub(*micros);
                 self.slice(track, &format!("graph {class}"), begin, *micros, &args);
             }
-            EventKind::Recall { known, wished } => {
-                let args = json!({"known": known, "wished": wished});
+            EventKind::Recall {
+                known,
+                wished,
+                second_tiers,
+            } => {
+                let args = json!({"known": known, "wished": wished, "second_tiers": second_tiers});
                 self.moment(at, "recall", &args);
             }
             EventKind::LearnFailed { reason } => {

@@ -257,7 +257,7 @@ fn what_one_session_saw_the_next_begins_with() {
 
     let second = session(&dir, SessionOptions::default());
     let recalled = second.events().into_iter().find_map(|e| match e.kind {
-        EventKind::Recall { known, wished } => Some((known, wished)),
+        EventKind::Recall { known, wished, .. } => Some((known, wished)),
         _ => None,
     });
     assert_eq!(recalled, Some((2, 2)));

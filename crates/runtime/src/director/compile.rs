@@ -12,8 +12,9 @@ use super::{Director, Message, Reply};
 use crate::error::Error;
 use crate::event::{Cause, EventKind, Expected};
 use crate::kernels::{Answer, Distinct, Draft, report};
+use crate::lessons::{PROGRAM, Second};
 use crate::program::Blueprint;
-use crate::second::{Keep, Planner, Replanned, Source};
+use crate::second::{Keep, Planner, Replanned, SAME_KERNELS, Source, Without};
 use crate::service::{Lacking, Request, Ticket};
 
 /// How a class's kernels were asked for.
@@ -24,6 +25,8 @@ pub(super) struct Asked {
     /// Why, and the run that caused it, if one did.
     pub(super) cause: (Cause, Option<u64>),
     pub(super) expected: Option<Expected>,
+    /// Whether it is wanted only if nothing has to be compiled.
+    pub(super) at_hand: bool,
 }
 
 /// What a program is to be made of.
@@ -122,7 +125,7 @@ impl Director {
         };
         self.wanted.insert(class.clone(), wanted);
         if asked.tier == Tier::Second {
-            return self.replan(class, shape);
+            return self.replan(class, shape, asked.at_hand);
         }
         let core = self.core.clone();
         let draft = match self.draft.take() {
@@ -140,7 +143,7 @@ impl Director {
     }
 
     /// Has the model planned anew for a class, unless it is clear that nothing can come of it.
-    fn replan(&mut self, class: ClassId, shape: &Signature) {
+    fn replan(&mut self, class: ClassId, shape: &Signature, at_hand: bool) {
         let core = &self.core;
         let source = match (&core.graph, &class) {
             // other plans have other sums
@@ -174,7 +177,7 @@ impl Director {
         }
         // it was there, or was started a moment ago
         if let Some(planner) = &self.planner {
-            planner.ask(class, request, shape.clone());
+            planner.ask(class, request, shape.clone(), at_hand);
         }
     }
 
@@ -183,13 +186,14 @@ impl Director {
         &mut self,
         class: &ClassId,
         request: u64,
-        result: Result<Replanned, Keep>,
+        result: Result<Replanned, Without>,
     ) {
         if self.wanted.get(class).map(|w| w.request) != Some(request) {
             return;
         }
         match result {
-            Err(keep) => self.keep(class, keep),
+            Err(Without::Kept(keep)) => self.keep(class, keep),
+            Err(Without::Later(kernels)) => self.postpone(class, kernels),
             Ok(mut replanned) => {
                 self.core.log.push(EventKind::Replan {
                     class: class.to_string(),
@@ -207,6 +211,9 @@ impl Director {
     /// A class keeps the program of its first tier.
     fn keep(&mut self, class: &ClassId, keep: Keep) {
         self.wanted.remove(class);
+        if keep.reason == SAME_KERNELS {
+            self.learn_second(class, Second::SameKernels(PROGRAM.into()));
+        }
         self.core.log.push(EventKind::Keep {
             class: class.to_string(),
             reason: keep.reason,
@@ -214,6 +221,16 @@ impl Director {
         });
         let class = class.clone();
         self.event(What::Kept { class }, None);
+    }
+
+    /// A class has no second tier for now, since kernels would have to be compiled for it.
+    fn postpone(&mut self, class: &ClassId, kernels: usize) {
+        if let Some(wanted) = self.wanted.get_mut(class) {
+            wanted.missing = kernels;
+        }
+        self.cancel(class, "not-cached");
+        let class = class.clone();
+        self.event(What::Postponed { class }, None);
     }
 
     /// Asks for the kernels of what a class is to have. What is there is taken at once, on all processors; only what is not
@@ -227,6 +244,7 @@ impl Director {
             priority,
             cause: (cause, run),
             expected,
+            at_hand: _,
         } = wanted.asked;
         self.core.log.push(EventKind::Enqueue {
             class: class.to_string(),

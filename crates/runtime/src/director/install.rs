@@ -14,6 +14,7 @@ use super::compile::{Build, Wanted};
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::kernels::Answer;
+use crate::lessons::Second;
 use crate::program::{Own, Program};
 use crate::second::Replanned;
 use crate::trial::Verdict;
@@ -156,6 +157,9 @@ impl Director {
         });
         if times.refined {
             return self.refinement_serves(class);
+        }
+        if times.tier == Tier::Second {
+            self.learn_second(class, Second::Serves);
         }
         let (class, tier) = (class.clone(), times.tier);
         self.event(What::Installed { class, tier }, None);

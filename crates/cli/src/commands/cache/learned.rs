@@ -4,7 +4,7 @@
 //! read as sessions read them, so that what is shown is what the next session knows.
 
 use bespoke::cache::Cache;
-use bespoke::runtime::{DeviceTiles, ModelShapes, learned_shapes, learned_tiles};
+use bespoke::runtime::{DeviceTiles, ModelShapes, Second, learned_shapes, learned_tiles};
 use serde::Serialize;
 
 use crate::console::{Console, micros};
@@ -42,7 +42,14 @@ pub(super) fn learned(cache: Option<&Cache>, console: &mut Console) -> Result<u8
                 true => "the only shape".to_owned(),
                 false => dims.join("x"),
             };
-            console.line(format_args!("  {dims}: {} runs", shape.runs))?;
+            let second = match &shape.second {
+                None => String::new(),
+                Some(Second::Serves) => ", with a second tier".to_owned(),
+                Some(Second::SameKernels(version)) => {
+                    format!(", no second tier, by version {version}")
+                }
+            };
+            console.line(format_args!("  {dims}: {} runs{second}", shape.runs))?;
         }
         match model.shapes.len().saturating_sub(SHOWN) {
             0 => {}
