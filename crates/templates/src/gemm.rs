@@ -154,7 +154,9 @@ impl Template for Gemm {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        tile::tiles(self.engine(props), args.map(|a| self.problem(a)), 0, props)
+        let plain = self.batch == 0;
+        let problem = args.map(|a| self.problem(a));
+        tile::tiles(self.engine(props), problem, plain, 0, props)
     }
 
     fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
