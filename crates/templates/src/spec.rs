@@ -293,11 +293,9 @@ impl KernelSpec {
         place: usize,
         props: &DeviceProps,
     ) -> KernelSpec {
-        let tile = template
-            .tiles(None, props)
-            .into_iter()
-            .take(place + 1)
-            .last();
+        let mut tiles = template.tiles(None, props);
+        tiles.truncate(place.saturating_add(1));
+        let tile = tiles.pop();
         Self::with_tile(template, tile)
     }
 
