@@ -58,6 +58,9 @@ families!(
     ints,
 );
 
+/// Samples of a template that run with every tile.
+const TILED: usize = 2;
+
 /// One way to run a sample.
 struct Variant<'s> {
     name: &'static str,
@@ -88,7 +91,7 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
     let mut sources: Vec<String> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
     let mut variants = Vec::new();
-    for sample in &samples {
+    for (number, sample) in samples.iter().enumerate() {
         let params = sample.template.params();
         let row = row(sample, &[]);
         let args = Args::new(&params, &row);
@@ -99,13 +102,32 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
             ..KernelSpec::tuned(sample.template.clone(), &args, props)
         };
         let exact = KernelSpec::exact(sample.template.clone(), &args, props);
+        // of some samples with every tile that may be chosen for them
+        let all = match number {
+            ..TILED => sample.template.tiles(Some(&args), props),
+            _ => Vec::new(),
+        };
+        let tiles = all.into_iter().map(|tile| {
+            let baked = exact.baked.clone();
+            let template = sample.template.clone();
+            let spec = KernelSpec {
+                template,
+                tile,
+                baked,
+            };
+            ("tile", spec, true)
+        });
+        let tiles: Vec<_> = tiles.collect();
         for (name, spec, fitted) in [
             ("generic", generic.clone(), false),
             ("generic, fitted grid", generic, true),
             ("generic, other tile", other, false),
             ("class", tuned, true),
             ("exact", exact, true),
-        ] {
+        ]
+        .into_iter()
+        .chain(tiles)
+        {
             let source = spec.source(props);
             let kernel = *known.entry(source.clone()).or_insert_with(|| {
                 sources.push(source);
