@@ -49,7 +49,9 @@ impl Machine {
             (class.between && id.fits(shape)).then(|| id.clone())
         };
         if let Some(class) = self.classes.iter().find_map(fitting) {
-            return self.passed(&class, seen, is_new);
+            let mut actions = self.lend(&class, shape);
+            actions.extend(self.passed(&class, seen, is_new));
+            return actions;
         }
         let common = |lender: &Signature| {
             let pairs = lender.dims().iter().zip(shape.dims());
@@ -64,13 +66,33 @@ impl Machine {
             return Vec::new();
         };
         let mut actions = self.make_room();
-        self.classes
-            .insert(class.clone(), crate::machine::Class::between(shape, seen));
+        self.classes.insert(
+            class.clone(),
+            crate::machine::Class::between(shape, seen, true),
+        );
         actions.push(Action::Borrow {
             class,
             shape: shape.clone(),
         });
         actions
+    }
+
+    /// What serves a class that was wanted before a shape of it came, until its own kernels are there.
+    fn lend(&mut self, class: &ClassId, shape: &Signature) -> Vec<Action> {
+        let lenders = |other: &crate::machine::Class| other.state.serves() && !other.between;
+        let there = self.classes.values().any(lenders);
+        let known = self.classes.get_mut(class);
+        let bare = |known: &&mut crate::machine::Class| {
+            !known.borrowed && !known.state.is_resident() && known.state != ClassState::Failed
+        };
+        let Some(known) = known.filter(|known| there && bare(known)) else {
+            return Vec::new();
+        };
+        known.borrowed = true;
+        vec![Action::Borrow {
+            class: class.clone(),
+            shape: shape.clone(),
+        }]
     }
 
     /// A shape came that a class between others fits.
@@ -100,7 +122,7 @@ impl Machine {
     }
 
     /// Lets the class between others that was used longest ago go, if there are too many.
-    fn make_room(&mut self) -> Vec<Action> {
+    pub(crate) fn make_room(&mut self) -> Vec<Action> {
         let all = self.classes.iter().filter(|(_, class)| class.between);
         let at_rest = all.clone().filter(|(_, class)| {
             matches!(

@@ -61,7 +61,7 @@ mod state;
 
 pub use class::{ClassId, ClassMap, Fit, Signature};
 pub use gain::Gain;
-pub use machine::Machine;
+pub use machine::{Growing, Machine};
 pub use preset::{
     Axes, Limits, PRESETS, PolicyError, PresetInfo, Queue, Trigger, from_axes, preset,
 };
@@ -354,6 +354,12 @@ pub trait Policy: Send {
     /// never asks for it may ignore this.
     fn set_refine(&mut self, runs: Option<u32>) {
         let _ = runs;
+    }
+
+    /// Says which extents of a shape grow from one run to the next: what comes next is known then. A strategy that has no use
+    /// for that may ignore it.
+    fn set_growing(&mut self, extents: &[Growing]) {
+        let _ = extents;
     }
 
     /// Whether it wants to hear what runs took ([`What::Ran`]).

@@ -1,10 +1,13 @@
 //! [`Machine`]: the state machine behind every preset.
 
+mod growing;
 mod recall;
 mod refine;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+
+pub use growing::Growing;
 
 use crate::gain::{Gain, Heat, Learned, Times};
 use crate::preset::{Axes, Queue, Trigger};
@@ -36,6 +39,8 @@ pub(crate) struct Class {
     recalled: bool,
     /// Whether it is a class of shapes between others, which no shape has for its own.
     pub(crate) between: bool,
+    /// Whether its program was put together of what is there, if it is such a class.
+    pub(crate) borrowed: bool,
     refine: refine::Progress,
     pub(crate) heat: Heat,
     times: Times,
@@ -54,17 +59,19 @@ impl Class {
             one_tier: false,
             recalled: false,
             between: false,
+            borrowed: false,
             refine: refine::Progress::default(),
             heat: Heat::default(),
             times: Times::default(),
         }
     }
 
-    /// A class between others that its first shape asks for.
-    pub(crate) fn between(shape: &Signature, seen: (u64, u64)) -> Class {
+    /// A class between others that its first shape asks for, borrowed or not.
+    pub(crate) fn between(shape: &Signature, seen: (u64, u64), borrowed: bool) -> Class {
         Class {
             sightings: 1,
             between: true,
+            borrowed,
             ..Class::new(shape, seen)
         }
     }
@@ -81,6 +88,8 @@ pub struct Machine {
     spent_us: u64,
     /// The class that is being refined.
     refining: Option<ClassId>,
+    /// Extents that grow.
+    growing: Vec<Growing>,
     learned: Learned,
 }
 
@@ -95,6 +104,7 @@ impl Machine {
             events: 0,
             spent_us: 0,
             refining: None,
+            growing: Vec::new(),
             learned: Learned::default(),
         }
     }
@@ -415,6 +425,10 @@ impl Policy for Machine {
         self.axes.refine = runs;
     }
 
+    fn set_growing(&mut self, extents: &[Growing]) {
+        self.growing = extents.to_vec();
+    }
+
     fn wants_times(&self) -> bool {
         self.axes.queue == Queue::MostGain
     }
@@ -447,6 +461,7 @@ impl Policy for Machine {
                 // what serves from the next run on comes before what takes compiling
                 let mut actions = self.borrow(class, signature, seen);
                 actions.extend(wanted);
+                actions.extend(self.foresee(class, signature, seen));
                 actions
             }
             What::Ran {

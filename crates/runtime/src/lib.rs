@@ -46,6 +46,7 @@ pub mod director;
 pub mod error;
 pub mod event;
 pub mod feed;
+mod growth;
 mod kernels;
 pub mod lane;
 mod ledger;

@@ -18,6 +18,7 @@ use bespoke_policy::{Limits, Signature};
 use crate::director::{Director, Message};
 use crate::error::Error;
 use crate::event::{EventKind, Log};
+use crate::growth::growing;
 use crate::kernels::{Loader, load_generic};
 use crate::lane::Lane;
 use crate::ledger::Ledger;
@@ -124,6 +125,7 @@ impl Session {
             Refinement::Auto | Refinement::Off => policy.set_refine(None),
             Refinement::After(runs) => policy.set_refine(Some(runs)),
         }
+        policy.set_growing(&growing(&plan));
         let (may_block, wants_times) = (policy.may_block(), policy.wants_times());
         if role.part != Part::Segment {
             log.push(EventKind::Started {

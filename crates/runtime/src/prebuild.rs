@@ -9,14 +9,15 @@
 //! What it cannot know is the card itself. Tiles are chosen by its figures (multiprocessors, shared memory, bandwidth):
 //! on a card with other figures than the ones assumed, a session may ask for another tile and find no such entry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bespoke_device::DeviceProps;
 use bespoke_ir::Graph;
 use bespoke_plan::Plan;
-use bespoke_policy::{Action, ClassId, Event, Limits, Signature, Tier, What};
+use bespoke_policy::{Action, ClassId, Event, Growing, Limits, Signature, Tier, What};
 
 use crate::error::Error;
+use crate::growth::growing;
 use crate::program::Blueprint;
 use crate::request::{PortInfo, in_order};
 use crate::second::plan_at;
@@ -110,7 +111,7 @@ impl Prebuild {
         for (number, shape) in shapes.iter().enumerate() {
             let signature = Signature::new(&plan.signature(&in_order(plan, shape)?)?);
             let serves = Serves::Shape(number);
-            for (class, tier, tuned_for) in asked_for(strategy, &signature)? {
+            for (class, tier, tuned_for) in asked_for(strategy, &signature, &growing(plan))? {
                 let binding = plan.bind_symbols(tuned_for.dims().to_vec())?;
                 match tier {
                     Tier::First => {
@@ -136,12 +137,14 @@ impl Prebuild {
 }
 
 /// What a strategy specialises for a shape, and the shapes that it tunes for: nothing, the class's first tier, or after
-/// that its second too.
+/// that its second too; and what these `growing` extents lead to.
 fn asked_for(
     strategy: &Strategy,
     signature: &Signature,
+    growing: &[Growing],
 ) -> Result<Vec<(ClassId, Tier, Signature)>, Error> {
     let mut policy = strategy.policy(Some(signature.clone()), Limits::default())?;
+    policy.set_growing(growing);
     let seen = policy.class_of(signature);
     let mut asked = Vec::new();
     let tiers = if policy.has_second_tier() { 2 } else { 1 };
@@ -157,7 +160,8 @@ fn asked_for(
         generic: true,
     });
     for what in std::iter::once(What::Loaded).chain(sightings) {
-        for action in tell(what) {
+        let mut said = VecDeque::from(tell(what));
+        while let Some(action) = said.pop_front() {
             let Action::Specialise {
                 class, tier, shape, ..
             } = action
@@ -166,15 +170,16 @@ fn asked_for(
             };
             asked.push((class.clone(), tier, shape));
             // as if it had been made at once
-            tell(What::CompileFinished {
+            let finished = What::CompileFinished {
                 class: class.clone(),
                 tier,
                 ok: true,
                 micros: 0,
-            });
-            tell(What::Installed { class, tier });
+            };
+            said.extend(tell(finished));
+            said.extend(tell(What::Installed { class, tier }));
         }
-        if asked.len() >= tiers {
+        if asked.iter().filter(|(class, ..)| *class == seen).count() >= tiers {
             break;
         }
     }

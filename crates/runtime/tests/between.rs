@@ -7,7 +7,7 @@ use std::time::Duration;
 use bespoke_cache::{CacheConfig, Mode};
 use bespoke_device::{Arch, Device};
 use bespoke_host::{HostDevice, HostOptions};
-use bespoke_ir::op::{Map, MatMul};
+use bespoke_ir::op::{Concat, Map, MatMul};
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{BinaryOp, Constant, DType, Expr, Graph, SymInt, TensorType, UnaryOp};
 use bespoke_runtime::{
@@ -17,6 +17,11 @@ use bespoke_runtime::{
 /// `exp(q · w)` and `cache + cache`, q: f32[N,16], cache: f32[N,P]: as a language model's step, in which most kernels do not
 /// know how long the cache is.
 fn model() -> Graph {
+    step(false)
+}
+
+/// The same, or with the cache and the product side by side instead of the sum: f32[N,P+16], which says that P grows.
+fn step(grows: bool) -> Graph {
     let mut g = Graph::new("step");
     let mut extent = |name: &str, input, axis| {
         let origin = SymbolOrigin::InputDim { input, axis };
@@ -36,8 +41,14 @@ fn model() -> Graph {
     let y = g.add1("product", MatMul::default(), &[q, w]);
     let exp = Map::new(Expr::unary(UnaryOp::Exp, f));
     let y = g.add1("exp", exp, &[y.expect("a product")]).expect("exp");
-    let add = Map::new(Expr::binary(BinaryOp::Add, f));
-    let z = g.add1("twice", add, &[cache, cache]).expect("a sum");
+    let z = match grows {
+        true => g.add1("longer", Concat { axis: 1 }, &[cache, y]),
+        false => {
+            let add = Map::new(Expr::binary(BinaryOp::Add, f));
+            g.add1("twice", add, &[cache, cache])
+        }
+    };
+    let z = z.expect("a second output");
     g.add_output(y);
     g.add_output(z);
     g
@@ -64,11 +75,20 @@ fn service() -> Arc<CompileService> {
 }
 
 fn session(device: Arc<dyn Device>, service: Arc<CompileService>, strategy: Strategy) -> Session {
+    of(model(), device, service, strategy)
+}
+
+fn of(
+    graph: Graph,
+    device: Arc<dyn Device>,
+    service: Arc<CompileService>,
+    strategy: Strategy,
+) -> Session {
     let options = SessionOptions {
         strategy,
         ..SessionOptions::default()
     };
-    Session::from_graph(model(), device, service, options).expect("a session")
+    Session::from_graph(graph, device, service, options).expect("a session")
 }
 
 fn run(session: &Session, n: i64, p: i64) -> (RunReport, Vec<Vec<f64>>) {
@@ -182,4 +202,39 @@ fn a_strategy_may_do_without() {
         settled(&session);
     }
     assert_eq!(borrowed(&session), []);
+}
+
+#[test]
+fn what_a_model_says_of_its_next_lengths_is_compiled_with_the_first() {
+    let session = of(step(true), host(None), service(), "lazy".into());
+    let none = of(step(true), host(None), service(), "none".into());
+    run(&session, 2, 32);
+    settled(&session);
+    let asked = |session: &Session| {
+        let of = |event: bespoke_runtime::Event| match event.kind {
+            EventKind::Enqueue { class, .. } if class != "generic" => Some(class),
+            _ => None,
+        };
+        session
+            .events()
+            .into_iter()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&session), ["2x32", "2x32..63"]);
+    for p in 33..56 {
+        let (report, got) = run(&session, 2, p);
+        assert_eq!((report.generic_kernels, report.tier), (0, 1), "{p}");
+        assert_eq!(got, run(&none, 2, p).1, "at a cache of {p}");
+    }
+    assert_eq!(asked(&session).len(), 2, "a new length compiles nothing");
+    assert_eq!(borrowed(&session), []);
+    // the next class is there before the first length of it
+    run(&session, 2, 57);
+    settled(&session);
+    assert_eq!(
+        asked(&session).last().map(String::as_str),
+        Some("2x64..127")
+    );
+    assert_eq!(run(&session, 2, 64).0.generic_kernels, 0);
 }
