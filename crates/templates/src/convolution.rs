@@ -3,20 +3,21 @@
 //! Both are matrix products of output pixels and filters (`kernels/convolution.cuh`). They differ in how outputs, taps
 //! and inputs belong together ([`Geometry::axis`]) and in the order of a weight's first two axes.
 
+mod samples;
+
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-use crate::arguments::{self, Arguments, tolerance};
 use crate::convolution_host;
-use crate::sample::{Rng, Sample};
 use crate::source::cuda_type;
 use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 use crate::tile::{self, Engine, Problem};
 use crate::view;
+
+pub(crate) use samples::cases;
 
 /// The options of a convolution of either kind.
 #[derive(Clone, Copy, Debug)]
@@ -460,122 +461,6 @@ macro_rules! convolution_template {
     };
 }
 pub(crate) use convolution_template;
-
-/// Random convolutions of every type, of the kind that `make` makes of spatial axes, type and epilogue.
-pub(crate) fn cases<T: Kind + 'static>(
-    rng: &mut Rng,
-    make: impl Fn(usize, DType, Expr) -> T,
-) -> Vec<(Arc<T>, Sample)> {
-    const TYPES: &[(DType, DType)] = &[
-        (DType::F32, DType::F32),
-        (DType::F32, DType::F32),
-        (DType::F16, DType::F16),
-        (DType::F16, DType::F32),
-        (DType::BF16, DType::BF16),
-        (DType::F64, DType::F64),
-        (DType::I8, DType::I32),
-    ];
-    TYPES
-        .iter()
-        .map(|&(dtype, sum)| {
-            let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
-            let epilogue = arguments::epilogue(rng, sum, spatial + 2);
-            let template = Arc::new(make(spatial, dtype, epilogue));
-            let sample = sample(rng, template.clone(), template.common());
-            (template, sample)
-        })
-        .collect()
-}
-
-/// Random arguments of a convolution of either kind: layouts, groups, paddings (negative ones too), strides, dilations.
-fn sample(rng: &mut Rng, template: Arc<dyn Template>, options: Convolution<'_>) -> Sample {
-    let rank = options.spatial + 2;
-    let mut s = Arguments::new(&*template);
-    let depthwise = rng.chance(4);
-    let wide = |rng: &mut Rng| {
-        if rng.chance(2) {
-            8 * rng.int(1, 3)
-        } else {
-            rng.int(1, 20)
-        }
-    };
-    let n = rng.int(1, 2);
-    let (g, c, k) = if depthwise {
-        (wide(rng), 1, 1)
-    } else if rng.chance(3) {
-        (rng.int(2, 3), rng.int(1, 9), rng.int(1, 9))
-    } else {
-        (1, wide(rng), wide(rng))
-    };
-    for (name, value) in [("n", n), ("g", g), ("c", c), ("k", k)] {
-        s.int(name, value);
-    }
-    let point = rng.chance(4);
-    let (mut ins, mut outs, mut kers) = (Vec::new(), Vec::new(), Vec::new());
-    for a in 0..options.spatial {
-        let input = rng.int(1, if options.spatial > 2 { 5 } else { 12 });
-        let (ker, stride, dil) = if point {
-            (1, 1, 1)
-        } else {
-            (rng.int(1, 4), rng.int(1, 3), rng.int(1, 2))
-        };
-        let (pad, end) = if point {
-            (0, 0)
-        } else {
-            (rng.int(-1, 2), rng.int(0, 2))
-        };
-        let reach = (ker - 1) * dil + 1;
-        let out = if options.transposed {
-            (input - 1) * stride + reach - pad - end + rng.int(0, stride - 1)
-        } else {
-            (input + pad + end - reach).div_euclid(stride) + 1
-        };
-        let out = out.max(0);
-        let values = [
-            ("in", input),
-            ("out", out),
-            ("ker", ker),
-            ("str", stride),
-            ("dil", dil),
-            ("pad", pad),
-        ];
-        for (name, value) in values {
-            s.int(&format!("{name}{a}"), value);
-        }
-        ins.push(input);
-        outs.push(out);
-        kers.push(ker);
-    }
-    let tensor = |first: [i64; 2], rest: &[i64]| {
-        first
-            .into_iter()
-            .chain(rest.iter().copied())
-            .collect::<Vec<_>>()
-    };
-    // channels last, as they mostly are
-    let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
-    let plain: Vec<usize> = (0..rank).collect();
-    let orders = [&last, &last, &plain];
-    let order = |rng: &mut Rng| orders[rng.int(0, 2) as usize].clone();
-    let x = order(rng);
-    s.tensor_in_order(rng, "x", &tensor([n, g * c], &ins), &[], &x);
-    let w = order(rng);
-    let first = if options.transposed {
-        [g * c, k]
-    } else {
-        [g * k, c]
-    };
-    s.tensor_in_order(rng, "w", &tensor(first, &kers), &[], &w);
-    let results = tensor([n, g * k], &outs);
-    for i in 0..options.extras() {
-        let e = order(rng);
-        s.tensor_in_order(rng, &format!("e{i}"), &results, &plain, &e);
-    }
-    let y = order(rng);
-    s.tensor_in_order(rng, "y", &results, &[], &y);
-    let tolerance = tolerance(options.dtype).max(tolerance(options.epilogue.dtype()));
-    s.finish(template, tolerance)
-}
 
 #[cfg(test)]
 pub(crate) mod tests {

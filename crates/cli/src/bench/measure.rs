@@ -10,26 +10,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bespoke::ErrorKind;
-use bespoke::device::Memory;
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import};
 use bespoke::runtime::Feed;
-use bespoke::runtime::{
-    Bindings, CompileCost, EventKind, RunOptions, RunReport, Session, Stats, Tensor,
-};
+use bespoke::runtime::{CompileCost, EventKind, RunReport, Session, Stats};
 use serde::Serialize;
 
-use super::host::{self, HostTime};
+use super::host::HostTime;
 use super::points::Points;
-use super::profile::{self, Profile};
+use super::profile::Profile;
 use super::statistics::Statistics;
 use super::warm::{Warming, warm_up};
 use super::warnings::{Disturbance, Evidence, Warning, find};
+use super::work::Work;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::options::SessionOptions;
-use crate::placed::on_device;
-use crate::session::{Workplace, tensor};
+use crate::session::Workplace;
 use crate::warnings;
 
 /// How much is measured.
@@ -531,97 +528,6 @@ fn enough(effort: &Effort, runs: usize, elapsed: Duration) -> bool {
     let limit = effort.max_duration.is_some_and(|most| elapsed >= most);
     let full = runs >= effort.iterations && elapsed >= effort.duration;
     full || limit && runs >= FEWEST
-}
-
-/// One point's run, to be repeated.
-enum Work<'a> {
-    Device {
-        session: &'a Session,
-        bindings: Bindings,
-        /// What the bindings point to.
-        memory: Vec<Arc<dyn Memory>>,
-    },
-    Host {
-        session: &'a Session,
-        inputs: Vec<(&'a str, Tensor)>,
-    },
-}
-
-impl<'a> Work<'a> {
-    fn new(
-        session: &'a Session,
-        names: &'a [String],
-        inputs: &[Arc<Constant>],
-        transfers: bool,
-    ) -> Result<Work<'a>, Failure> {
-        if transfers {
-            let tensors = inputs.iter().map(|c| tensor(c));
-            let named = names
-                .iter()
-                .zip(tensors)
-                .map(|(name, t)| Ok((name.as_str(), t?)));
-            let inputs = named.collect::<Result<_, Failure>>()?;
-            return Ok(Work::Host { session, inputs });
-        }
-        let (bindings, memory) = on_device(session, inputs)?;
-        Ok(Work::Device {
-            session,
-            bindings,
-            memory,
-        })
-    }
-
-    /// Profiles the steps; tensors that travel in a run lie on the device for this.
-    fn profile(&self, names: &'a [String], inputs: &[Arc<Constant>]) -> Result<Profile, Failure> {
-        match self {
-            Work::Device {
-                session, bindings, ..
-            } => profile::take(session, bindings),
-            Work::Host { session, .. } => {
-                Work::new(session, names, inputs, false)?.profile(names, inputs)
-            }
-        }
-    }
-
-    /// Bytes of device memory beside the session's.
-    fn bytes(&self) -> u64 {
-        match self {
-            Work::Device { memory, .. } => memory.iter().map(|m| m.len()).sum(),
-            Work::Host { .. } => 0,
-        }
-    }
-
-    /// Measures the host's part of a run; tensors that travel in a run lie on the device for this.
-    fn host_time(
-        &self,
-        names: &'a [String],
-        inputs: &[Arc<Constant>],
-        steady_ms: f64,
-    ) -> Result<HostTime, Failure> {
-        match self {
-            Work::Device {
-                session, bindings, ..
-            } => {
-                let (others, _memory) = on_device(session, inputs)?;
-                host::take(session, bindings, &others, steady_ms)
-            }
-            Work::Host { session, .. } => {
-                Work::new(session, names, inputs, false)?.host_time(names, inputs, steady_ms)
-            }
-        }
-    }
-
-    fn run(&mut self) -> Result<RunReport, Failure> {
-        match self {
-            Work::Device {
-                session, bindings, ..
-            } => Ok(session.run_into(bindings, &RunOptions::default())?),
-            Work::Host { session, inputs } => {
-                let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
-                Ok(session.run(&given)?.report)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -23,3 +23,4 @@ pub(crate) mod report;
 pub(crate) mod statistics;
 pub(crate) mod warm;
 pub(crate) mod warnings;
+mod work;

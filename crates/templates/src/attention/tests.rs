@@ -1,12 +1,17 @@
 //! The twin against the definition, tiles, and the text of definitions.
 
+use std::sync::Arc;
+
 use bespoke_device::Arch;
 use bespoke_reference::{Number, Tensor};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
+use super::samples::{cases, dense};
 use super::*;
 use crate::KernelSpec;
+use crate::arguments::Arguments;
 use crate::oracle::Oracle;
+use crate::sample::{Rng, Sample, SampleSlot};
 use crate::view::Strided;
 
 fn plain(size: i64) -> Attention {
