@@ -6,7 +6,7 @@
 //! wait for specialised kernels) stands apart from the steady state.
 //!
 //! - `points`: from the command line to points, checked before a device is opened;
-//! - `measure`: a round;
+//! - `measure`: a round; `work`: one run of it;
 //! - `profile`: the time of every step;
 //! - `host`: what a run takes of the host;
 //! - `statistics`: from samples to numbers;
