@@ -117,17 +117,7 @@ impl Session {
                 .program(u64::MAX, class, blueprint, &distinct, &answers)?;
             programs.push(made);
         }
-        let mut lane = core.lane(Patience::default())?;
-        let timed = self.time(&mut lane, &programs, &binding, &pointers, launches.max(1));
-        if timed.is_err() {
-            // whatever was queued must be over before the lane serves a run; its own error was reported already
-            let _ = lane.stream.synchronize();
-        }
-        for program in &programs {
-            lane.executables.retire(program);
-        }
-        core.give_back(lane);
-        let (passes, mark_ms) = timed?;
+        let (passes, mark_ms) = self.times_of(&programs, &binding, &pointers, launches)?;
 
         let of = |program: usize, step: usize| passes[program].iter().map(|p| p[step]).collect();
         let floors = floors(&core.plan, &binding, props);
@@ -148,8 +138,30 @@ impl Session {
         })
     }
 
-    /// Times every step in every pass of every program, by program and pass; and what a mark takes.
-    pub(crate) fn time(
+    /// Times every step of every program on a lane, in so many passes (at least one): the times by program and pass, and what
+    /// a mark takes.
+    pub(crate) fn times_of(
+        &self,
+        programs: &[Program],
+        binding: &Binding,
+        pointers: &Pointers,
+        passes: usize,
+    ) -> Result<(Vec<Passes>, f64), Error> {
+        let core = &*self.core;
+        let mut lane = core.lane(Patience::default())?;
+        let timed = self.time(&mut lane, programs, binding, pointers, passes.max(1));
+        if timed.is_err() {
+            // whatever was queued must be over before the lane serves a run; its own error was reported already
+            let _ = lane.stream.synchronize();
+        }
+        for program in programs {
+            lane.executables.retire(program);
+        }
+        core.give_back(lane);
+        timed
+    }
+
+    fn time(
         &self,
         lane: &mut Lane,
         programs: &[Program],

@@ -15,7 +15,6 @@ use bespoke_templates::{Args, Tile};
 
 use crate::error::Error;
 use crate::kernels::Distinct;
-use crate::patience::Patience;
 use crate::program::{Blueprint, Program, config, integers};
 use crate::request::Bindings;
 use crate::session::Session;
@@ -132,18 +131,7 @@ impl Session {
             programs.push(made);
         }
 
-        let mut lane = core.lane(Patience::default())?;
-        let timed = self.time(&mut lane, &programs, &binding, &pointers, launches.max(1));
-        if timed.is_err() {
-            // whatever was queued must be over before the lane serves a run; its own error was reported already
-            let _ = lane.stream.synchronize();
-        }
-        for program in &programs {
-            lane.executables.retire(program);
-        }
-        core.give_back(lane);
-        let (passes, _) = timed?;
-
+        let (passes, _) = self.times_of(&programs, &binding, &pointers, launches)?;
         let mut costs = Vec::new();
         for (number, kind) in kinds.into_iter().enumerate() {
             let names = kind.steps.iter().map(|&i| plan.steps[i].name.clone());
