@@ -2,7 +2,7 @@
  *
  * The driver loads this library into a process whose environment names it (CUDA_INJECTION64_PATH) and calls
  * InitializeInjection. CUPTI then hands over records of kernels, with times of the device's own clock. Each becomes a line of
- * the file KERNEL_TIMES: correlation, begin, end. Kernels of one replay share their correlation.
+ * the file KERNEL_TIMES: correlation, begin, end. Kernels of one replay share their correlation, or a few where it is long.
  * KERNEL is the newest record type of the header that this is compiled with; kernels.py finds it. */
 #include <cupti.h>
 #include <inttypes.h>

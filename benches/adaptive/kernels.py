@@ -78,7 +78,7 @@ class Probe:
         code, _ = ctx.run("graphs", f"{name} times of kernels", [
             ctx.bespoke, "run", ctx.file(name), "--shape-trace", trace, "--no-transfers", "--specialize", "eager", "--cache-dir",
             ctx.cache(name), *ctx.place(), "--quiet"], env=env, limit=90)
-        found = replayed(times)
+        found = replayed(times, len(requests))
         if code != 0 or len(found) != len(requests):
             reason = f"{len(found)} of {len(requests)} replays are in the records"
             ctx.emit(kind="fail", step="graphs", what=f"{name} times of kernels", reason=reason)
@@ -87,8 +87,9 @@ class Probe:
         return {label: tuple(map(statistics.median, zip(*found[i * RUNS:(i + 1) * RUNS]))) for i, label in enumerate(labels)}
 
 
-def replayed(file):
-    """Of each replay, in their order, the sum of its kernels' times and the time in which none was at work, in ms."""
+def replayed(file, count):
+    """Of each of `count` replays, in their order, the sum of its kernels' times and the time in which none was at work, in ms. Where
+    the records do not make so many replays, as many as there are groups of kernels."""
     groups = {}
     try:
         lines = file.read_text().splitlines()
@@ -100,9 +101,20 @@ def replayed(file):
             correlation, begin, end = map(int, fields)
             groups.setdefault(correlation, []).append((begin, end))
     # kernels that were launched alone are those of the set-up
-    most = max(map(len, groups.values()), default=0)
-    replays = sorted(group for group in map(sorted, groups.values()) if len(group) == most > 1)
-    return [(sum(end - begin for begin, end in group) / 1e6, idle(group) / 1e6) for group in replays]
+    parts = sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    if len(parts) % count:
+        most = max(map(len, parts))
+        parts = [part for part in parts if len(part) == most]
+    return [(sum(end - begin for begin, end in group) / 1e6, idle(group) / 1e6) for group in joined(parts, count)]
+
+
+def joined(parts, count):
+    """CUPTI gives the kernels of a long replay several correlations: if the parts, sorted by time, are a whole multiple of the
+    replays, neighbours are one replay."""
+    each, rest = divmod(len(parts), count)
+    if rest or not each:
+        return parts
+    return [sorted(interval for part in parts[i:i + each] for interval in part) for i in range(0, len(parts), each)]
 
 
 def idle(intervals):

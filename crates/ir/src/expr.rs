@@ -9,7 +9,7 @@
 //! only `Cast` changes it. Narrow floats (`f16`, `bf16`) are *storage* types: arithmetic on them may be carried out in
 //! `f32` and rounded once, when the result is stored, or by an explicit `Cast`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::dtype::DType;
@@ -432,7 +432,7 @@ impl fmt::Display for Expr {
 pub struct ExprBuilder {
     inputs: Vec<DType>,
     code: Vec<(Instr, DType)>,
-    known: HashMap<Instr, Reg>,
+    known: BTreeMap<Instr, Reg>,
 }
 
 impl ExprBuilder {
@@ -441,7 +441,7 @@ impl ExprBuilder {
         ExprBuilder {
             inputs: inputs.to_vec(),
             code: Vec::new(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
         }
     }
 

@@ -291,6 +291,15 @@ impl Graph {
         users
     }
 
+    /// Whether a node or a graph output reads a value.
+    pub fn is_read(&self, id: ValueId) -> bool {
+        let by_node = match self.producer(id) {
+            Some(p) => self.dag.edges(p.0).any(|e| *e.weight() == id),
+            None => self.dag.node_weights().any(|n| n.inputs.contains(&id)),
+        };
+        by_node || self.outputs.contains(&id)
+    }
+
     /// How many operands and graph outputs read each value, indexed by [`ValueId::index`].
     pub fn use_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.values.len()];
@@ -395,15 +404,20 @@ impl Graph {
             .collect();
         let bound = self.dag.node_indices().next_back();
         let mut seen = vec![false; bound.map_or(0, |n| n.index() + 1)];
+        let mut kept = 0;
         while let Some(n) = live.pop() {
             if std::mem::replace(&mut seen[n.index()], true) {
                 continue;
             }
+            kept += 1;
             live.extend(self.dag.neighbors_directed(n, Direction::Incoming));
         }
-        let before = self.dag.node_count();
-        self.dag.retain_nodes(|_, n| seen[n.index()]);
-        before - self.dag.node_count()
+        let dead = self.dag.node_count() - kept;
+        // passes ask after each of them, and mostly there is nothing to remove
+        if dead > 0 {
+            self.dag.retain_nodes(|_, n| seen[n.index()]);
+        }
+        dead
     }
 }
 
@@ -429,7 +443,10 @@ mod tests {
             .unwrap();
         g.add_output(b);
         assert_eq!(g.use_counts()[a.index()], 2);
+        assert!([x, a, b].iter().all(|&v| g.is_read(v)));
+        assert_eq!(g.remove_dead(), 0);
         g.replace_uses(a, x);
+        assert!(!g.is_read(a));
         assert_eq!(g.users(x).len(), 1 + 1);
         assert_eq!(g.remove_dead(), 1);
         assert_eq!(g.node_count(), 1);

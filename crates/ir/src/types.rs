@@ -41,7 +41,7 @@ impl TensorType {
 
     /// Number of elements.
     pub fn elements(&self) -> SymInt {
-        SymInt::product(self.dims.iter().cloned())
+        SymInt::product(&self.dims)
     }
 
     /// The extents, if all are known constants.

@@ -16,22 +16,23 @@ const SMALL: usize = 4096;
 
 /// See the module.
 pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
-    let mut changes = constants(graph);
+    let order = live_nodes(graph);
+    // the order stays: constants have no edges
+    let mut changes = constants(graph, &order);
     // few nodes share their operands, so that operators are compared as they are, without a text of each
     let mut known: HashMap<(&str, Vec<ValueId>), Vec<NodeId>> = HashMap::new();
-    for id in live_nodes(graph) {
+    for id in order {
         if skip(graph, id) {
             continue;
         }
         let node = graph.node(id);
         let key = (node.op.name(), node.inputs().to_vec());
         let same = known.entry(key).or_default();
+        let ty = |&v| graph.ty(v);
         let twin = same.iter().copied().find(|&t| {
             let twin = graph.node(t);
-            let types = |outputs: &[ValueId]| -> Vec<_> {
-                outputs.iter().map(|&v| graph.ty(v).clone()).collect()
-            };
-            twin.op == node.op && types(twin.outputs()) == types(node.outputs())
+            let types = twin.outputs().iter().map(ty);
+            twin.op == node.op && types.eq(node.outputs().iter().map(ty))
         });
         let Some(twin) = twin else {
             same.push(id);
@@ -54,17 +55,17 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
 }
 
 /// What makes two constants the same.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Content<'g> {
     Bytes(&'g [u8]),
     Place(usize, usize),
 }
 
 /// Makes equal constants one; returns how many went.
-fn constants(graph: &mut Graph) -> usize {
-    let mut first: HashMap<(DType, &[i64], Content<'_>), ValueId> = HashMap::new();
+fn constants(graph: &mut Graph, order: &[NodeId]) -> usize {
+    // ordered, as most contents differ in their first bytes, while a hash takes all of them
+    let mut first: BTreeMap<(DType, &[i64], Content<'_>), ValueId> = BTreeMap::new();
     let mut twin: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    let order = live_nodes(graph);
     let mut seen = vec![false; graph.value_bound()];
     for &v in order.iter().flat_map(|&id| graph.node(id).inputs()) {
         let Some(c) = graph.constant(v) else { continue };
@@ -85,7 +86,7 @@ fn constants(graph: &mut Graph) -> usize {
     if twin.is_empty() {
         return 0;
     }
-    for id in order {
+    for &id in order {
         let inputs = graph.node(id).inputs();
         if inputs.iter().any(|v| twin.contains_key(v)) {
             let inputs: Vec<ValueId> = inputs.iter().map(|v| *twin.get(v).unwrap_or(v)).collect();

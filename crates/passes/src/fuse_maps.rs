@@ -33,8 +33,9 @@ const CHEAP: usize = 2;
 /// See the module.
 pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
-    let known = load_time_values(graph);
-    for id in live_nodes(graph) {
+    let order = live_nodes(graph);
+    let known = load_time_values(graph, &order);
+    for id in order {
         let mut at = id;
         while !skip(graph, at) {
             match join_operand(graph, at, &known)? {
@@ -44,8 +45,9 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
             changes += 1;
         }
     }
-    let known = load_time_values(graph);
-    for id in live_nodes(graph) {
+    let order = live_nodes(graph);
+    let known = load_time_values(graph, &order);
+    for id in order {
         if !skip(graph, id) && repeat(graph, id, &known)? {
             changes += 1;
         }

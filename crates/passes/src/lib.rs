@@ -171,20 +171,27 @@ pub fn canonicalize(graph: &mut Graph) -> Result<Report, PassError> {
         })
         .collect();
     let (mut rounds, mut settled) = (0, false);
+    // how often the graph changed, and for each pass when it found nothing to change
+    let (mut version, mut idle) = (0, vec![None; passes.len()]);
     graph.remove_dead();
     while rounds < MAX_ROUNDS && !settled {
         rounds += 1;
         settled = true;
-        for ((name, pass), report) in all().zip(&mut passes) {
+        for (((name, pass), report), idle) in all().zip(&mut passes).zip(&mut idle) {
             let late = LAST.iter().any(|l| l.0 == name);
-            if late && !settled {
+            if (late && !settled) || *idle == Some(version) {
                 continue;
             }
             let start = Instant::now();
             let changes = pass(graph)?;
             report.time += start.elapsed();
             report.changes += changes;
-            settled &= changes == 0;
+            if changes == 0 {
+                *idle = Some(version);
+            } else {
+                version += 1;
+                settled = false;
+            }
             if cfg!(debug_assertions) {
                 verify(graph).map_err(|source| PassError::Malformed { pass: name, source })?;
             }

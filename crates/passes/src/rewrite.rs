@@ -49,13 +49,24 @@ pub(crate) fn swap(
     inputs: &[ValueId],
 ) -> Result<Option<NodeId>, PassError> {
     let op = op.into();
-    let old = graph.node(node).outputs().to_vec();
+    let old = graph.node(node).outputs();
     let fits = infer(graph, &op, inputs).is_some_and(|types| {
-        types.len() == old.len() && types.iter().zip(&old).all(|(t, &v)| t == graph.ty(v))
+        types.len() == old.len() && types.iter().zip(old).all(|(t, &v)| t == graph.ty(v))
     });
     if !fits {
         return Ok(None);
     }
+    replace(graph, node, op, inputs)
+}
+
+/// Replaces a node by another operator, whose results have the same types. Names stay.
+fn replace(
+    graph: &mut Graph,
+    node: NodeId,
+    op: Op,
+    inputs: &[ValueId],
+) -> Result<Option<NodeId>, PassError> {
+    let old = graph.node(node).outputs().to_vec();
     let name = graph.node(node).name.clone();
     let guards = graph.guards.len();
     let new = graph.add(name, op, inputs)?;
@@ -81,7 +92,7 @@ pub(crate) fn swap_map(
     let plain = Op::from(Map::new(expr.clone()));
     let result = graph.ty(graph.node(node).outputs()[0]);
     if infer(graph, &plain, &inputs).is_some_and(|t| t[0] == *result) {
-        return swap(graph, node, plain, &inputs);
+        return replace(graph, node, plain, &inputs);
     }
     let dims = result.dims.clone();
     swap(graph, node, Map::over(expr, dims), &inputs)
@@ -163,8 +174,7 @@ pub(crate) fn alias(graph: &mut Graph, old: ValueId, new: ValueId) -> bool {
 
 /// Whether nobody reads any result of a node.
 pub(crate) fn is_dead(graph: &Graph, node: NodeId) -> bool {
-    let unread = |v: &ValueId| !graph.outputs().contains(v) && graph.users(*v).is_empty();
-    graph.node(node).outputs().iter().all(unread)
+    !graph.node(node).outputs().iter().any(|&v| graph.is_read(v))
 }
 
 /// Takes the operands of a node that nobody reads, and of all nodes that nobody reads then.
@@ -221,7 +231,8 @@ pub(crate) fn splat(constant: &Constant) -> Option<Scalar> {
     let size = constant.dtype().size()?;
     let data = constant.data();
     let first = data.get(..size)?;
-    if !constant.dtype().is_computable() || data.chunks_exact(size).any(|c| c != first) {
+    // all elements are the first if each is the one before it
+    if !constant.dtype().is_computable() || data[size..] != data[..data.len() - size] {
         return None;
     }
     let one = Tensor::from_bytes(constant.dtype(), &[], first).ok()?;
@@ -238,8 +249,8 @@ pub(crate) fn number_scalar(dtype: bespoke_ir::DType, number: Number) -> Scalar 
 }
 
 /// Values known as soon as the model is loaded: constants and what is computed from them alone. The planner computes
-/// those once, at load. Indexed by [`ValueId::index`].
-pub(crate) fn load_time_values(graph: &Graph) -> Vec<bool> {
+/// those once, at load. `order` is that of [`live_nodes`]; the result is indexed by [`ValueId::index`].
+pub(crate) fn load_time_values(graph: &Graph, order: &[NodeId]) -> Vec<bool> {
     let mut known: Vec<bool> = (0..graph.value_bound())
         .map(|i| {
             graph
@@ -247,7 +258,7 @@ pub(crate) fn load_time_values(graph: &Graph) -> Vec<bool> {
                 .is_some_and(|v| graph.constant(v).is_some())
         })
         .collect();
-    for id in graph.topological_order() {
+    for &id in order {
         let node = graph.node(id);
         let constant = !node.inputs().is_empty()
             && node.inputs().iter().all(|v| known[v.index()])

@@ -17,9 +17,10 @@ use crate::rewrite::{
 
 /// See the module.
 pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
-    let known = load_time_values(graph);
+    let order = live_nodes(graph);
+    let known = load_time_values(graph, &order);
     let mut changes = 0;
-    for id in live_nodes(graph) {
+    for id in order {
         for operand in 0..2 {
             if !skip(graph, id) && move_factor(graph, id, operand, &known)? {
                 changes += 1;

@@ -5,6 +5,7 @@
 //! sessions saw, as far as they take no compiling.
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -158,7 +159,15 @@ impl Session {
             base: None,
         };
         let weighing = Instant::now();
-        let weights = Weights::load(&loading, &setup_program).map_err(out_of_memory)?;
+        // telling models apart takes a text of the whole plan, for which there is time while bytes go to the device
+        let (weights, lessons) = std::thread::scope(|scope| {
+            let lessons = || Lessons::new(&plan, device.target());
+            let lessons = options.learn.then(|| scope.spawn(lessons));
+            let weights = Weights::load(&loading, &setup_program);
+            let lessons = lessons.map(|l| l.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            (weights, lessons)
+        });
+        let weights = weights.map_err(out_of_memory)?;
         // the graph below waits for the device anyway; waiting here tells whose time it is
         first.stream.synchronize()?;
         let weights_us = weighing.elapsed().as_micros() as u64;
@@ -204,9 +213,6 @@ impl Session {
         ));
         let specialises = policy.specialises();
         let (sender, receiver) = mpsc::channel();
-        let lessons = options
-            .learn
-            .then(|| Lessons::new(&core.plan, core.loader.device.target()));
         let mut director = Director::new(
             core.clone(),
             policy,

@@ -7,6 +7,7 @@
 //! every extent a constant, and what belongs to that: its binding and its weights. Programs of one shape have an extent block
 //! of their own on each lane.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -230,8 +231,10 @@ fn alike<K: Eq + Hash + Send, T: Clone + Send>(
 
 /// Which of a template's generic tiles a step gets, by the arguments that are the same at every shape.
 fn generic_tile(plan: &Plan, step: &Step) -> usize {
+    // most templates have one tile and ask for nothing
+    let params = LazyCell::new(|| step.template.params());
     step.template.generic_tile(&|name| {
-        let at = step.template.params().iter().position(|p| p.name == name)?;
+        let at = params.iter().position(|p| p.name == name)?;
         match step.args.get(at)? {
             Arg::Int(e) => plan.exprs[e.0 as usize].as_const(),
             Arg::Read(_) | Arg::Write(_) => None,

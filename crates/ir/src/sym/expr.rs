@@ -395,6 +395,10 @@ impl SymInt {
         match (self.as_const(), other.as_const()) {
             (Some(1), _) => return other.clone(),
             (_, Some(1)) => return self.clone(),
+            (Some(a), Some(b)) => {
+                let product = a.checked_mul(b).map(SymInt::constant);
+                return product.unwrap_or(SymInt::fault(Fault::Overflow));
+            }
             _ => {}
         }
         let ((a_constant, a_terms), (b_constant, b_terms)) = match (self.parts(), other.parts()) {

@@ -6,7 +6,7 @@
 
 use super::division::{floor_i128, gcd};
 use super::expr::{Atom, Extremum, Term};
-use super::{SymInt, SymbolId, SymbolOrigin, SymbolTable};
+use super::{SymInt, Symbol, SymbolId, SymbolOrigin, SymbolTable};
 
 /// No lower bound.
 const NEGATIVE: i128 = i128::MIN;
@@ -201,6 +201,12 @@ impl SymInt {
 
     /// Whether the two values are equal, if that holds or fails for all values of the symbols.
     pub fn known_eq(&self, other: &SymInt, table: &SymbolTable) -> Option<bool> {
+        if self == other {
+            return self.error().is_none().then_some(true);
+        }
+        if self.is_const() && other.is_const() {
+            return Some(false);
+        }
         let difference = (self - other).simplify(table);
         if let Some(value) = difference.as_const() {
             return Some(value == 0);
@@ -388,6 +394,14 @@ fn symbol_interval(id: SymbolId, table: &SymbolTable) -> Interval {
         max => floor_i128(i128::from(max), divisor) * divisor,
     };
     Interval { low, high }
+}
+
+/// Whether an atom is a symbol that may have more than one value, whatever other symbols are: it is as simple as can be.
+pub(super) fn is_open_symbol(atom: &Atom, table: &SymbolTable) -> bool {
+    let Atom::Symbol(id) = atom else { return false };
+    let bounded = |symbol: &Symbol| matches!(symbol.origin, SymbolOrigin::DeviceValue { .. });
+    let Interval { low, high } = symbol_interval(*id, table);
+    low < high && !table.get(*id).is_some_and(bounded)
 }
 
 /// A number that divides every value of the term; 0 if it is always 0.

@@ -2,7 +2,7 @@
 
 use super::division::gcd;
 use super::expr::{Atom, Builder, Extremum, Term, extremum};
-use super::range::{atom_divisor, term_divisor};
+use super::range::{atom_divisor, is_open_symbol, term_divisor};
 use super::{SymInt, SymbolTable};
 
 /// Each pass may enable the next; expressions settle after one or two.
@@ -45,6 +45,10 @@ fn pass(value: &SymInt, table: &SymbolTable) -> SymInt {
     };
     if let Some(constant) = single(value, table) {
         return constant;
+    }
+    let mut factors = terms.iter().flat_map(|term| &term.factors);
+    if factors.all(|factor| is_open_symbol(factor, table)) {
+        return value.clone();
     }
     let mut sum = Builder::default();
     sum.add_constant(i128::from(constant));

@@ -428,6 +428,7 @@ fn the_table_decides_what_the_form_cannot() {
     symbols.add(symbol("one", 1, 1, 1));
     let bound = SymInt::symbol(SymbolId(0)) * SymInt::symbol(SymbolId(1));
     symbols.add(Symbol::new("count", SymbolOrigin::DeviceValue { bound }));
+    symbols.add(symbol("eight", 1, 15, 8));
     for (text, expected) in [
         ("max(N, 0)", "N"),
         ("min(N, S + 64)", "N"),
@@ -440,6 +441,8 @@ fn the_table_decides_what_the_form_cannot() {
         ("floor(N/65)", "0"),
         ("N mod (S + 64)", "N"),
         ("N*one", "N"),
+        ("N*eight", "8*N"),
+        ("S*H + N", "S*H + N"),
         ("min(count, N*S)", "count"),
         ("max(count, 0) + floor(S/2) - floor(S/2)", "count"),
     ] {
@@ -462,6 +465,9 @@ fn the_table_decides_what_the_form_cannot() {
     let (h, n) = (SymInt::symbol(SymbolId(2)), SymInt::symbol(SymbolId(0)));
     assert_eq!((&h + 1).known_eq(&(&n * 32), &symbols), Some(false));
     assert_eq!(h.known_eq(&n, &symbols), None);
+    assert_eq!((&h * &n).known_eq(&(&n * &h), &symbols), Some(true));
+    let fault = SymInt::constant(1).floor_div(&SymInt::constant(0));
+    assert_eq!(fault.known_eq(&fault, &symbols), None);
     assert_eq!((&h * 3 + 8).divisibility(&symbols), 8);
     assert_eq!((&h - &h).divisibility(&symbols), 0);
     assert_eq!((&h - 1).range(&symbols), (31, i64::MAX));
