@@ -274,6 +274,9 @@ impl Convolution<'_> {
             // windows take registers
             tiles.sort_by_key(|t| t.get("BLOCKS") > 1);
         }
+        if args.is_none() {
+            tiles.truncate(1);
+        }
         tiles
     }
 

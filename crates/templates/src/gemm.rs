@@ -156,7 +156,11 @@ impl Template for Gemm {
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
         let plain = self.batch == 0;
         let problem = args.map(|a| self.problem(a));
-        tile::tiles(self.engine(props), problem, plain, 0, props)
+        let mut tiles = tile::tiles(self.engine(props), problem, plain, 0, props);
+        if args.is_none() {
+            tiles.truncate(1);
+        }
+        tiles
     }
 
     fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {

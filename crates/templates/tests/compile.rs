@@ -76,6 +76,7 @@ fn check(name: &str, samples: Samples, hot: bool) {
             let template = Arc::clone(&sample.template);
             for spec in [
                 KernelSpec::generic(template.clone(), &props),
+                // the same again, unless there is a second generic tile
                 KernelSpec::generic_at(template.clone(), 1, &props),
                 KernelSpec::exact(template, &args, &props),
             ] {
