@@ -10,7 +10,7 @@
 //! ([`Action::Borrow`]). If [`PASSERS_BY`] shapes came that fit it, the class is compiled as any other one; from then on a new
 //! shape of it is a passer-by, for which nothing is compiled until it is seen again.
 
-use crate::machine::Machine;
+use crate::machine::{Class, Machine};
 use crate::{Action, ClassId, ClassState, Fit, Signature, Tier};
 
 /// New shapes of a class between others after which it is compiled: enough that they are a sequence and no accident.
@@ -45,9 +45,8 @@ impl Machine {
         if !self.axes.between || known.is_none_or(|known| known.state.is_resident()) {
             return Vec::new();
         }
-        let fitting = |(id, class): (&ClassId, &crate::machine::Class)| {
-            (class.between && id.fits(shape)).then(|| id.clone())
-        };
+        let fitting =
+            |(id, class): (&ClassId, &Class)| (class.between && id.fits(shape)).then(|| id.clone());
         if let Some(class) = self.classes.iter().find_map(fitting) {
             let mut actions = self.lend(&class, shape);
             actions.extend(self.passed(&class, seen, is_new));
@@ -66,10 +65,8 @@ impl Machine {
             return Vec::new();
         };
         let mut actions = self.make_room();
-        self.classes.insert(
-            class.clone(),
-            crate::machine::Class::between(shape, seen, true),
-        );
+        self.classes
+            .insert(class.clone(), Class::between(shape, seen, true));
         actions.push(Action::Borrow {
             class,
             shape: shape.clone(),
@@ -79,10 +76,10 @@ impl Machine {
 
     /// What serves a class that was wanted before a shape of it came, until its own kernels are there.
     fn lend(&mut self, class: &ClassId, shape: &Signature) -> Vec<Action> {
-        let lenders = |other: &crate::machine::Class| other.state.serves() && !other.between;
+        let lenders = |other: &Class| other.state.serves() && !other.between;
         let there = self.classes.values().any(lenders);
         let known = self.classes.get_mut(class);
-        let bare = |known: &&mut crate::machine::Class| {
+        let bare = |known: &&mut Class| {
             !known.borrowed && !known.state.is_resident() && known.state != ClassState::Failed
         };
         let Some(known) = known.filter(|known| there && bare(known)) else {

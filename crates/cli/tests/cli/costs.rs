@@ -288,3 +288,33 @@ fn compile_times_are_stretched_or_replayed() {
     let short = number(replayed, "compile_micros");
     assert!((short * 6.0 - long).abs() <= 12.0, "{short} {long}");
 }
+
+#[test]
+fn tiles_of_products_are_timed_beside_what_their_model_expects() {
+    let world = World::without_gpu();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/small/bert");
+    let ended = costs(
+        &world,
+        model,
+        &["--dims", "batch=1,seq=8", "--tiles", "3", "--json"],
+    );
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let document = ended.json();
+    let tiles = document["points"][0]["tiles"].as_array().expect("tiles");
+    assert!(!tiles.is_empty(), "{document}");
+    for kind in tiles.chunk_by(|a, b| a["kind"] == b["kind"]) {
+        assert!((1..=3).contains(&kind.len()), "{kind:?}");
+        for row in kind {
+            assert!(
+                number(row, "expected_ms") > 0.0 && number(row, "ms") > 0.0,
+                "{row}"
+            );
+        }
+        // the tile in use comes first
+        let kernels = document["kernels"].as_array().expect("kernels");
+        let tile = kind[0]["tile"].as_str().expect("a tile");
+        let used = |kernel: &Value| kernel["spec"].as_str().is_some_and(|s| s.contains(tile));
+        assert!(kernels.iter().any(used), "{tile}");
+    }
+    costs(&world, model, &["--dims", "batch=1,seq=8", "--tiles", "0"]).refuses(2, &["--tiles"]);
+}

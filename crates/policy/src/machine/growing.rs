@@ -44,7 +44,7 @@ impl Machine {
         };
         let sightings = self.classes.get(own).map_or(0, |known| known.sightings);
         let grows = |at: usize| self.growing.iter().any(|g| g.extent == at);
-        if !self.axes.between || sightings < u64::from(least) {
+        if !self.axes.between || self.growing.is_empty() || sightings < u64::from(least) {
             return Vec::new();
         }
         // now and a while later, as far as the model goes
@@ -60,7 +60,7 @@ impl Machine {
                 false => Fit::Exact(dim),
             };
             let fits = dims.iter().enumerate().map(fit).collect();
-            (!self.growing.is_empty()).then_some((dims, ClassId::Fits(fits)))
+            Some((dims, ClassId::Fits(fits)))
         };
         let mut actions = Vec::new();
         let ahead = [reached(&|length| length.max(1)), reached(&later)];
