@@ -66,35 +66,80 @@ constexpr Known chunks(Known order, long long row, long long step, long long row
     chunks(ORDER(v, ROWS, STEPS), ROWS##_DIVISOR(v), STEPS##_DIVISOR(v), rows##_DIVISOR, k_DIVISOR, Chunk<T>::N, \
            KNOWN && BATCHES_DIVISIBLE(v, Chunk<T>::N))
 
+// Where a tile lies: the first row and column of this block's part of it.
+struct Place {
+    int row, column;
+    __device__ __forceinline__ Place(int tile, int tiles_m, int tiles_n) {
+        constexpr int HEIGHT = 8;
+        const int band = tile / (HEIGHT * tiles_n), first = band * HEIGHT;
+        const int height = tiles_m - first < HEIGHT ? tiles_m - first : HEIGHT;
+        tile -= band * HEIGHT * tiles_n;
+        row = (first + tile % height) * BM;
+        column = tile / height * BN;
+    }
+};
+
+#define ALIGNED(v) (BATCHES_DIVISIBLE(v, (16 / (int)sizeof(*v))) && ROW_DIVISOR(v) % (16 / (int)sizeof(*v)) == 0)
+
 KERNEL {
     ARGUMENTS
     SHARED(memory)
-    const bool aligned_a = IS_ALIGNED(Chunk<A_TYPE>::N, a) && BATCHES_ALIGNED(a, Chunk<A_TYPE>::N);
-    const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
     const int tiles_m = ceil_div(m, BM), tiles_n = ceil_div(n, BN);
     const Steps steps(ceil_div(k, BK));
     // a tile has hundreds of results, so that 32 bits count them
     const int tiles = tiles_m * tiles_n, all = (int)(BATCHES * tiles);
     const bool by_column = COLUMN_STRIDE(y) != 1 && ROW_STRIDE(y) == 1;
     constexpr Known BY_COLUMN = order_of_results(ROW_DIVISOR(y), COLUMN_DIVISOR(y));
+#if TMA
+    // What the epilogue reads along the results' rows is brought to the level-2 cache while the tile is multiplied.
+#define AHEAD(e) \
+    if constexpr (COLUMN_DIVISOR(e) == 1 && ROW_DIVISOR(e) != 0 && ALIGNED(e)) \
+        bring<BM>(e + BATCH_OFFSET(e) + at.row * ROW_STRIDE(e) + at.column, ROW_STRIDE(e), m - at.row, minimum(BN, n - at.column));
+    constexpr bool A_BY_ROW = ORDER(a, ROW, COLUMN) == YES;
+    static_assert(CHUNKS(a, A_TYPE, ROW, COLUMN, m) == YES && ORDER(b, COLUMN, ROW) == YES && CHUNKS(b, B_TYPE, COLUMN, ROW, n) == YES &&
+                      n_DIVISOR % 32 == 0,
+                  "the maps are known to be there");
+    Ring ring(memory);
+    if (threadIdx.x >= COMPUTING) {
+        give_registers();
+        if (threadIdx.x < COMPUTING + 32) {
+            acquire_map(a_map);
+            acquire_map(b_map);
+            FOR_EACH_TILE(tile, all) {
+                const Place at(tile, tiles_m, tiles_n);
+                EXTRAS(AHEAD)
+                for (int step = 0; step < steps.end; ++step) ring.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
+            }
+        }
+        return;
+    }
+    take_registers();
+#else
+    const bool aligned_a = IS_ALIGNED(Chunk<A_TYPE>::N, a) && BATCHES_ALIGNED(a, Chunk<A_TYPE>::N);
+    const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
+#endif
 
     FOR_EACH_TILE(tile, all) {
-        int batch = tile / tiles, rest = tile - batch * tiles;
+        int batch = tile / tiles;
+        const Place at(tile - batch * tiles, tiles_m, tiles_n);
         DECODE_BATCH(batch)
-        const int band = rest / (8 * tiles_n);
-        const int first = band * 8, height = tiles_m - first < 8 ? tiles_m - first : 8;
-        rest -= band * 8 * tiles_n;
-        const int row = (first + rest % height) * BM, column = rest / height * BN;
+        const int row = at.row, column = at.column;
 
         Y_TYPE* const y_base = y + BATCH_OFFSET(y);
 
         auto put = [&](int r, int c, auto& v) {
             constexpr int N = sizeof(v) / sizeof(v[0]);
-            if (r >= m || c >= n) return;
+            const bool inside = r < m && c < n;
+#if TMA
+            // without a jump, what all runs of a thread read is asked for together
+            r = inside ? r : 0;
+            c = inside ? c : 0;
+#else
+            if (!inside) return;
+#endif
             const int count = n - c;
             // a run of eight begins at a multiple of eight
             constexpr bool WHOLE = KNOWN && N % 8 == 0 && n_DIVISOR % N == 0;
-#define ALIGNED(v) (BATCHES_DIVISIBLE(v, (16 / (int)sizeof(*v))) && ROW_DIVISOR(v) % (16 / (int)sizeof(*v)) == 0)
 #define EXTRA(e) \
     READ_TYPE(e) v_##e[N]; \
     read_run<COLUMN_DIVISOR(e), WHOLE && ALIGNED(e)>(v_##e, e + BATCH_OFFSET(e) + r * ROW_STRIDE(e) + c * COLUMN_STRIDE(e), \
@@ -103,10 +148,15 @@ KERNEL {
             RESULT_TYPE result[N];
 #pragma unroll
             for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v[j], j);
-            write_run<COLUMN_DIVISOR(y), WHOLE && ALIGNED(y)>(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result,
+            if (inside) write_run<COLUMN_DIVISOR(y), WHOLE && ALIGNED(y)>(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result,
                                                               COLUMN_STRIDE(y), count);
         };
 
+#if TMA
+        float acc[STRIPS][STRIP_COLUMNS / 2] = {};
+        ring.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
+        finish(acc, row, column, put);
+#else
         Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m)> from_a(
             a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));
         Matrix<BN, B_TYPE, ORDER(b, COLUMN, ROW), CHUNKS(b, B_TYPE, COLUMN, ROW, n)> from_b(
@@ -121,6 +171,7 @@ KERNEL {
         ACC acc[TM][TN] = {};
         accumulate<A_TYPE, B_TYPE>(acc, memory, steps, from_a, from_b, row, column, group_m, group_n);
         finish(acc, row, column, group_m, group_n, put);
+#endif
 #endif
     }
 }

@@ -63,6 +63,11 @@ template <typename T> __device__ __forceinline__ T zero() {
 #ifndef SPLIT
 #define SPLIT 1
 #endif
+#ifndef TMA
+#define TMA 0
+#endif
+// Threads that multiply; behind them are four warps for the copy engine, if there is one.
+constexpr int COMPUTING = THREADS - TMA * 128;
 struct Steps {
     int first, end;
     __device__ __forceinline__ explicit Steps(int all) {
@@ -108,7 +113,8 @@ template <typename T, int N> constexpr bool in_chunks(long long divisor) {
 }
 
 // `count` elements at stride `stride`, widened; the rest is left alone. DIVISOR is what is known of the stride, WHOLE that
-// count ≥ N and that the address is a multiple of 16 bytes.
+// count ≥ N and that the address is a multiple of 16 bytes. Nobody writes there while the kernel runs, which the compiler is told
+// so that it may read ahead of writes.
 template <long long DIVISOR = -1, bool WHOLE = false, typename R, typename T, int N>
 __device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride, int count) {
     if constexpr (DIVISOR == 0 || DIVISOR == -1)
@@ -123,7 +129,7 @@ __device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride
 #pragma unroll
             for (int q = 0; q < N / Chunk<T>::N; ++q) {
                 Chunk<T> c;
-                c.bits = ((const uint4*)p)[q];
+                c.bits = __ldg((const uint4*)p + q);
 #pragma unroll
                 for (int j = 0; j < Chunk<T>::N; ++j) v[q * Chunk<T>::N + j] = (R)load(&c.v[j]);
             }

@@ -9,7 +9,7 @@
 
 static_assert(BK == 64 && BN % 64 == 0 && BM % 64 == 0, "lines and panels are 128 bytes wide");
 
-constexpr int GROUP_ROWS = BM / (THREADS / 128), STRIPS = GROUP_ROWS / 64, STRIP_COLUMNS = BN;
+constexpr int GROUP_ROWS = BM / (COMPUTING / 128), STRIPS = GROUP_ROWS / 64, STRIP_COLUMNS = BN;
 
 __device__ __forceinline__ int strip_row(int warp, int i) { return warp / 4 * GROUP_ROWS + i * 64 + warp % 4 * 16; }
 __device__ __forceinline__ int strip_column(int) { return 0; }
@@ -73,6 +73,7 @@ __device__ __forceinline__ void products(float (&acc)[STRIPS][STRIP_COLUMNS / 2]
     }
 }
 
+#if !TMA
 template <typename T, typename LA, typename LB>
 __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 2], uint4* memory, Steps steps, LA& from_a,
                                            LB& from_b, int row, int column) {
@@ -96,5 +97,6 @@ __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     pipeline.drain();
 }
+#endif
 
 #endif

@@ -94,7 +94,7 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         kernel_text!(
-            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh", "gemm.cu"
+            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_tma.cuh", "tile_strips.cuh", "gemm.cu"
         )
     }
 
@@ -146,7 +146,9 @@ impl Template for Gemm {
 
     fn wants(&self, name: &str, _: &Args<'_>) -> Want {
         match name {
-            "m" | "n" | "k" => Want::Divisor(8),
+            "m" | "k" => Want::Divisor(8),
+            // boxes of the copy engine have 32 columns
+            "n" => Want::Divisor(32),
             _ if name.contains('_') => tile::wants(name, self.a),
             // extents of the batch
             _ => Want::Nothing,
