@@ -15,7 +15,8 @@ use sys::{
     CUDA_KERNEL_NODE_PARAMS, CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent,
     CUfunction, CUfunction_attribute, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphNode,
     CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationProp,
-    CUmemGenericAllocationHandle, CUmodule, CUresult, CUstream,
+    CUmemGenericAllocationHandle, CUmodule, CUresult, CUstream, CUtensorMap, CUtensorMapDataType,
+    CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle,
 };
 
 /// What a driver function returns: 0 for success.
@@ -173,6 +174,12 @@ api! {
         // from driver 545 on
         cuGraphAddDependencies_v2 ["cuGraphAddDependencies_v2"] (
             graph: CUgraph, from: *const CUgraphNode, to: *const CUgraphNode, data: *const CUgraphEdgeData, count: usize);
+        // only cards from Hopper on have tensor maps
+        cuTensorMapEncodeTiled ["cuTensorMapEncodeTiled"] (
+            map: *mut CUtensorMap, element: CUtensorMapDataType, rank: c_uint, address: *mut c_void,
+            extents: *const u64, strides: *const u64, tile: *const c_uint, element_strides: *const c_uint,
+            interleave: CUtensorMapInterleave, swizzle: CUtensorMapSwizzle, promotion: CUtensorMapL2promotion,
+            outside: CUtensorMapFloatOOBfill);
     }
 }
 
@@ -185,3 +192,17 @@ const _: unsafe fn(
     *const CUgraphEdgeData,
     usize,
 ) -> CUresult = sys::cuGraphAddDependencies_v2;
+const _: unsafe fn(
+    *mut CUtensorMap,
+    CUtensorMapDataType,
+    c_uint,
+    *mut c_void,
+    *const u64,
+    *const u64,
+    *const c_uint,
+    *const c_uint,
+    CUtensorMapInterleave,
+    CUtensorMapSwizzle,
+    CUtensorMapL2promotion,
+    CUtensorMapFloatOOBfill,
+) -> CUresult = sys::cuTensorMapEncodeTiled;

@@ -266,6 +266,32 @@ unsafe extern "C" fn add_edges(
     })
 }
 
+unsafe extern "C" fn encode_map(
+    map: *mut sys::CUtensorMap,
+    _: sys::CUtensorMapDataType,
+    _: c_uint,
+    address: *mut c_void,
+    extents: *const u64,
+    strides: *const u64,
+    tile: *const c_uint,
+    _: *const c_uint,
+    _: sys::CUtensorMapInterleave,
+    _: sys::CUtensorMapSwizzle,
+    _: sys::CUtensorMapL2promotion,
+    _: sys::CUtensorMapFloatOOBfill,
+) -> Code {
+    play("cuTensorMapEncodeTiled", || {
+        // SAFETY: the caller's lists for two axes.
+        let words = unsafe {
+            let tile = [*tile, *tile.add(1)].map(u64::from);
+            let [wide, high] = tile;
+            [address as u64, *extents, *extents.add(1), *strides, wide, high]
+        };
+        // SAFETY: the caller's pointer to one map.
+        unsafe { (*map).opaque[..6].copy_from_slice(&words) };
+    })
+}
+
 unsafe extern "C" fn no_device(count: *mut c_int) -> Code {
     // SAFETY: the caller's pointer to one integer.
     play("cuDeviceGetCount", || unsafe { *count = 0 })
@@ -275,10 +301,11 @@ unsafe extern "C" fn no_device(count: *mut c_int) -> Code {
 pub(crate) fn driver() -> &'static Api {
     let mut api = table();
     api.cuGraphAddDependencies_v2 = Some(add_edges);
+    api.cuTensorMapEncodeTiled = Some(encode_map);
     Box::leak(Box::new(api))
 }
 
-/// One from before 12.3.
+/// One that lacks whatever may be missing.
 pub(crate) fn driver_without_edge_kinds() -> &'static Api {
     Box::leak(Box::new(table()))
 }

@@ -17,8 +17,8 @@
 //! # Map of the crate
 //!
 //! `library` finds the driver, `api` is its function table, `error` the meaning of its codes, `context` what every call
-//! goes through; `memory`, `staging`, `stream`, `kernel` and `graph` are the parts of a device; [`probe()`] looks without
-//! touching. Tests run on a stand-in for the function table (`fake`); what needs a GPU is in the GPU test suite.
+//! goes through; `memory`, `staging`, `stream`, `kernel` and `graph` are the parts of a device, `tensor_map` tells
+//! its copy engine of operands; [`probe()`] looks without touching. Tests run on a stand-in for the function table (`fake`); what needs a GPU is in the GPU test suite.
 #![allow(unsafe_code)]
 
 mod api;
@@ -33,12 +33,13 @@ mod memory;
 mod probe;
 mod staging;
 mod stream;
+mod tensor_map;
 
 use std::sync::Arc;
 
 use bespoke_device::{
-    Arch, Arena, Device, DeviceError, DeviceProps, Edge, Graph, Image, Kernel, Launch,
-    LaunchConfig, Memory, NoDependentLaunch, Result, Stream,
+    Arch, Arena, Device, DeviceError, DeviceProps, Edge, EncodedMap, Graph, Image, Kernel, Launch,
+    LaunchConfig, Memory, NoDependentLaunch, Result, Stream, TensorMap,
 };
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 
@@ -164,6 +165,10 @@ impl Device for CudaDevice {
 
     fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch> {
         graph::dependent_launch(self.context.api(), self.props.arch).map(|_| ())
+    }
+
+    fn tensor_map(&self, map: &TensorMap) -> Option<EncodedMap> {
+        tensor_map::encode(self.context.api(), self.props.arch, map)
     }
 
     fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32> {

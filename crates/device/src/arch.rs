@@ -56,6 +56,11 @@ impl Arch {
         self.number >= 90
     }
 
+    /// Copies of boxes of a tensor by tensor maps (TMA).
+    pub fn has_tensor_maps(self) -> bool {
+        self.number >= 90
+    }
+
     /// Programmatic dependent launch (`griddepcontrol`).
     pub fn has_dependent_launch(self) -> bool {
         self.number >= 90

@@ -6,7 +6,7 @@
 //! - [`Device`] makes memory, streams, kernels and graphs.
 //! - [`Image`] is a kernel on its way to a device: a cubin for `cuda`, a [`Twin`] for `host`, with one [`Signature`].
 //! - A [`Launch`] has exactly one kernel argument: the address of its *slots*, a row of `i64` in device memory that holds
-//!   every pointer, extent, stride and offset of the step (the *extent block*). Nothing that varies with the shape or
+//!   every pointer, extent, stride and offset of the step (the *extent block*), and [tensor maps](mod@map). Nothing that varies with the shape or
 //!   with the caller's pointers is part of a launch, so a recorded [`Graph`] outlives both.
 //! - A [`Graph`] is launches with [`Edge`]s: what no path of edges orders may run at the same time. A *programmatic* edge
 //!   lets the later kernel start while the earlier one ends; the kernel itself waits before it touches memory.
@@ -16,6 +16,7 @@
 
 pub mod arch;
 pub mod edge;
+pub mod map;
 pub mod occupancy;
 pub mod props;
 pub mod twin;
@@ -28,6 +29,7 @@ use bytes::Bytes;
 
 pub use arch::{Arch, ArchError};
 pub use edge::{Edge, NoDependentLaunch, chain, check_edges};
+pub use map::{EncodedMap, MAP_ALIGNMENT, MAP_SLOTS, MapOf, TensorMap};
 pub use occupancy::{BlockNeeds, Limiter, Occupancy, occupancy};
 pub use props::DeviceProps;
 pub use twin::{Operand, Twin, TwinCall, TwinError};
@@ -112,6 +114,8 @@ pub enum SlotKind {
     Write,
     /// An integer: one slot.
     Int,
+    /// A tensor map of an operand whose slots are in the same row: [`MAP_SLOTS`] slots. Maps come before all others.
+    Map(MapOf),
 }
 
 impl SlotKind {
@@ -120,6 +124,7 @@ impl SlotKind {
         match self {
             SlotKind::Read | SlotKind::Write => 2,
             SlotKind::Int => 1,
+            SlotKind::Map(_) => MAP_SLOTS,
         }
     }
 }
@@ -280,6 +285,12 @@ pub trait Device: Debug + Send + Sync {
     fn graph(&self, launches: &[Launch], edges: &[Edge]) -> Result<Box<dyn Graph>>;
     /// Whether programmatic edges are more than plain ones here, and why not.
     fn dependent_launch(&self) -> std::result::Result<(), NoDependentLaunch>;
+    /// The tensor map of a matrix ([`mod@map`]); `None` where the card has none or the driver makes none of it. Asks the
+    /// device nothing, and is called while a run waits.
+    fn tensor_map(&self, map: &TensorMap) -> Option<EncodedMap> {
+        let _ = map;
+        None
+    }
     /// Blocks of `kernel` that one multiprocessor runs at once.
     fn occupancy(&self, kernel: &Arc<dyn Kernel>, config: LaunchConfig) -> Result<u32>;
     /// Free and total memory in bytes.

@@ -101,10 +101,12 @@ impl HostKernel {
         let mut wants = Vec::new();
         let mut rest = slots.iter().copied();
         for kind in &self.signature.0 {
-            let first = rest.next().unwrap_or(0);
-            if *kind == SlotKind::Int {
+            if !matches!(kind, SlotKind::Read | SlotKind::Write) {
+                // twins find operands by themselves and have no use for maps
+                rest.by_ref().take(kind.slots()).for_each(drop);
                 continue;
             }
+            let first = rest.next().unwrap_or(0);
             let what = What::Operand(wants.len());
             let length = rest.next().unwrap_or(0);
             let bytes = u64::try_from(length)

@@ -1,5 +1,6 @@
 //! Binding a shape: from the extents of a run's inputs to every number that the run needs.
 
+use bespoke_device::{EncodedMap, MAP_SLOTS, TensorMap};
 use bespoke_ir::sym::{SymError, SymbolOrigin};
 
 use crate::{Arg, ExprId, MemoryLayout, Place, Plan, Step, memory};
@@ -197,18 +198,22 @@ impl Plan {
         BindError::Arithmetic(format!("{}: {error}", expr.unwrap_or_default()))
     }
 
-    /// The slots of a list of steps, with `address` giving the first byte of each buffer.
+    /// The slots of a list of steps from its first on, with `address` giving the first byte of each buffer and `map` the
+    /// tensor maps. Slots between the rows of two steps are 0.
     pub fn slots(
         &self,
         steps: &[Step],
         binding: &Binding,
         address: impl Fn(usize, &Place, u64) -> u64,
+        map: impl Fn(&TensorMap) -> Option<EncodedMap>,
         out: &mut Vec<i64>,
     ) {
         out.clear();
         for step in steps {
+            out.resize(step.first_slot, 0);
             for arg in &step.args {
                 match arg {
+                    Arg::Map(_) => out.extend([0; MAP_SLOTS]),
                     Arg::Int(e) => out.push(binding.get(*e)),
                     Arg::Read(b) | Arg::Write(b) => {
                         let i = b.0 as usize;
@@ -218,6 +223,7 @@ impl Plan {
                     }
                 }
             }
+            step.write_maps(&mut out[step.first_slot..], &map);
         }
     }
 }

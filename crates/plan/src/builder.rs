@@ -10,7 +10,9 @@ use bespoke_templates::Template;
 
 use crate::access::Access;
 use crate::lower::PlanError;
-use crate::{Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, order};
+use crate::{
+    Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, first_slot, order,
+};
 
 /// When a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,9 +155,11 @@ impl Builder {
         is_copy: bool,
     ) -> Result<(), PlanError> {
         let mut list = Vec::new();
-        let mut slots = 0;
         for param in template.params() {
-            slots += param.kind.slots();
+            if let SlotKind::Map(of) = param.kind {
+                list.push(Arg::Map(of));
+                continue;
+            }
             let missing = || PlanError::Internal {
                 node: name.to_owned(),
                 reason: format!(
@@ -182,13 +186,13 @@ impl Builder {
             Phase::Setup => &mut self.setup,
             Phase::Run => &mut self.steps,
         };
-        let first_slot = steps.last().map_or(0, |s| s.first_slot + s.slots);
+        let end = steps.last().map_or(0, |s| s.first_slot + s.slots);
         steps.push(Step {
             name: name.to_owned(),
             template,
+            first_slot: first_slot(end, &list),
+            slots: list.iter().map(Arg::slots).sum(),
             args: list,
-            first_slot,
-            slots,
             is_copy,
         });
         Ok(())

@@ -30,7 +30,7 @@ pub mod verify;
 
 use std::sync::Arc;
 
-use bespoke_device::Edge;
+use bespoke_device::{Edge, EncodedMap, MAP_ALIGNMENT, MAP_SLOTS, MapOf, TensorMap};
 use bespoke_ir::sym::SymProgram;
 use bespoke_ir::{Constant, DType, Graph, Guard, SymInt, SymbolTable, TensorType};
 use bespoke_templates::Template;
@@ -38,7 +38,7 @@ use bespoke_templates::Template;
 pub use bind::{BindError, Binding};
 pub use lower::PlanError;
 pub use memory::{MemoryLayout, Placement};
-pub use ports::PortSlots;
+pub use ports::{PortMap, PortPlaces, PortSlots};
 
 /// Names a buffer of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +90,19 @@ pub enum Arg {
     Write(BufferId),
     /// An integer.
     Int(ExprId),
+    /// A tensor map of a buffer that is read.
+    Map(MapOf),
+}
+
+impl Arg {
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        match self {
+            Arg::Read(_) | Arg::Write(_) => 2,
+            Arg::Int(_) => 1,
+            Arg::Map(_) => MAP_SLOTS,
+        }
+    }
 }
 
 /// One kernel, in every variant.
@@ -101,12 +114,47 @@ pub struct Step {
     pub template: Arc<dyn Template>,
     /// Its arguments, in the order of the template's parameters.
     pub args: Vec<Arg>,
-    /// Position of its first slot in the extent block.
+    /// Position of its first slot in the extent block: where the last step's end, or with tensor maps the next multiple of
+    /// [`MAP_ALIGNMENT`].
     pub first_slot: usize,
     /// Number of slots.
     pub slots: usize,
     /// Whether it only moves data because no view could say what the consumer needs.
     pub is_copy: bool,
+}
+
+impl Step {
+    /// The tensor maps of its operands, each with its first slot counted from the step's first.
+    pub fn maps(&self) -> impl Iterator<Item = (usize, &MapOf)> {
+        // they come first
+        let maps = self.args.iter().map_while(|arg| match arg {
+            Arg::Map(of) => Some(of),
+            _ => None,
+        });
+        maps.enumerate().map(|(i, of)| (i * MAP_SLOTS, of))
+    }
+
+    /// Fills in the tensor maps of its row, whose other slots are there.
+    pub fn write_maps(
+        &self,
+        row: &mut [i64],
+        encode: impl Fn(&TensorMap) -> Option<EncodedMap>,
+    ) {
+        for (at, of) in self.maps() {
+            let encoded = of.encoded(row, &encode);
+            if let Some(slots) = row.get_mut(at..at + MAP_SLOTS) {
+                slots.copy_from_slice(&encoded);
+            }
+        }
+    }
+}
+
+/// Where the row of a step may begin, if the rows before it end at `end`.
+pub(crate) fn first_slot(end: usize, args: &[Arg]) -> usize {
+    match args.first() {
+        Some(Arg::Map(_)) => end.next_multiple_of(MAP_ALIGNMENT),
+        _ => end,
+    }
 }
 
 /// An input or output of the model.

@@ -113,7 +113,7 @@ fn needs(plan: &Plan) -> Vec<Vec<usize>> {
         let (mut reads_input, mut writes_output) = (false, false);
         for arg in &step.args {
             match arg {
-                Arg::Int(_) => {}
+                Arg::Int(_) | Arg::Map(_) => {}
                 Arg::Read(b) => {
                     before.extend(seen[b.0 as usize].writer);
                     reads_input |= is_input(plan, *b);
@@ -136,7 +136,7 @@ fn needs(plan: &Plan) -> Vec<Vec<usize>> {
         }
         for arg in &step.args {
             match arg {
-                Arg::Int(_) => {}
+                Arg::Int(_) | Arg::Map(_) => {}
                 Arg::Read(b) => seen[b.0 as usize].readers.push(i),
                 Arg::Write(b) => {
                     seen[b.0 as usize] = Seen {
@@ -386,7 +386,7 @@ fn temporaries_of(plan: &Plan) -> Vec<Vec<BufferId>> {
             .iter()
             .filter_map(|arg| match arg {
                 Arg::Read(b) | Arg::Write(b) => Some(*b),
-                Arg::Int(_) => None,
+                Arg::Int(_) | Arg::Map(_) => None,
             })
             .filter(|b| matches!(plan.buffers[b.0 as usize].place, Place::Arena { .. }))
             .collect();

@@ -53,6 +53,8 @@ impl Plan {
             match arg {
                 Arg::Read(b) => reads.push(self.buffer_text(*b)),
                 Arg::Write(b) => writes.push(self.buffer_text(*b)),
+                // what it is of is among the operands
+                Arg::Map(_) => {}
                 Arg::Int(e) => {
                     if param.kind == SlotKind::Int && !param.wide {
                         let value = &self.exprs[e.0 as usize];

@@ -2,7 +2,8 @@
 //!
 //! It checks that
 //!
-//! - slots of steps follow one another without gaps, and each step has the arguments of its template;
+//! - slots of steps follow one another without gaps but for those before tensor maps, which are aligned, and each step has
+//!   the arguments of its template, maps first and each of an operand that the step reads;
 //! - every buffer that a step reads was written by an earlier step of its list, uploaded, or is an input; setup steps
 //!   touch only constants and persistent buffers;
 //! - no step writes an input, a constant or (outside the setup) a persistent buffer, nor a buffer that it reads;
@@ -18,7 +19,7 @@ use bespoke_device::check_edges;
 
 use crate::closure::Closure;
 use crate::order::{is_input, is_output};
-use crate::{Arg, BufferId, Place, Plan, Step};
+use crate::{Arg, BufferId, Place, Plan, Step, first_slot};
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,10 +125,12 @@ fn check_step(
             reason,
         })
     };
-    if step.first_slot != *slot {
-        return fail(format!("its first slot is {}, not {slot}", step.first_slot));
+    let first = first_slot(*slot, &step.args);
+    if step.first_slot != first {
+        return fail(format!("its first slot is {}, not {first}", step.first_slot));
     }
-    *slot += step.slots;
+    *slot = first + step.slots;
+    check_maps(step).or_else(fail)?;
     let params = step.template.params();
     if params.len() != step.args.len() {
         return fail(format!(
@@ -162,6 +165,29 @@ fn check_step(
             return fail(format!("it reads and writes `{}`", name(plan, b)));
         }
         written[b.0 as usize] = true;
+    }
+    Ok(())
+}
+
+/// Maps come first, and their slots are those of a tensor that is read and of integers.
+fn check_maps(step: &Step) -> Result<(), String> {
+    let mut slots = Vec::with_capacity(step.slots);
+    for arg in &step.args {
+        slots.push(Some(arg));
+        slots.resize(slots.len() + arg.slots() - 1, None);
+    }
+    let is = |at: usize, right: fn(&Arg) -> bool| slots.get(at).copied().flatten().is_some_and(right);
+    let integer = |at: usize| is(at, |arg| matches!(arg, Arg::Int(_)));
+    let all = step.args.iter().filter(|arg| matches!(arg, Arg::Map(_)));
+    if all.count() != step.maps().count() {
+        return Err("a tensor map does not come first".into());
+    }
+    for (at, of) in step.maps() {
+        let tensor = is(of.tensor, |arg| matches!(arg, Arg::Read(_)));
+        let integers = [of.offset, of.rows, of.row_stride, of.steps, of.step_stride];
+        if !tensor || !integers.into_iter().all(integer) {
+            return Err(format!("the tensor map in its slot {at} is of no operand"));
+        }
     }
     Ok(())
 }

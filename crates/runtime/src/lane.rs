@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream};
+use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream, TensorMap};
 use bespoke_plan::{Binding, BufferId, Place, Plan};
 
 use crate::block::Held;
@@ -477,7 +477,7 @@ impl Lane {
             };
         }
         let to = (block.ptr(), &mut written);
-        let changed = self.write_block(to, plan, binding, pointers, weights);
+        let changed = self.write_block(to, plan, binding, pointers, weights, device);
         match program.has_block() {
             false => self.written = written,
             true => {
@@ -495,17 +495,18 @@ impl Lane {
         binding: &Binding,
         pointers: &Pointers,
         weights: &Weights,
+        device: &dyn Device,
     ) -> Result<bool, Error> {
         let arena = self.arena.ptr();
-        let changed =
-            written
-                .held
-                .update(plan, binding, pointers, |i, place, offset| match place {
-                    Place::Input(n) => pointers.inputs[*n].0,
-                    Place::Output(n) => pointers.outputs[*n].0,
-                    Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
-                    Place::Arena { .. } => arena.offset(offset).0,
-                });
+        let address = |i: usize, place: &Place, offset: u64| match place {
+            Place::Input(n) => pointers.inputs[*n].0,
+            Place::Output(n) => pointers.outputs[*n].0,
+            Place::Constant(_) | Place::Persistent => weights.ptr(BufferId(i as u32)).0,
+            Place::Arena { .. } => arena.offset(offset).0,
+        };
+        let map = |map: &TensorMap| device.tensor_map(map);
+        let held = &mut written.held;
+        let changed = held.update(plan, binding, pointers, address, map);
         for piece in 0..changed {
             let (at, bytes) = written.held.bytes(piece);
             if let Err(e) = self.stream.write(block.offset(at), bytes) {

@@ -12,7 +12,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, SlotKind};
+use bespoke_device::{
+    DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, MAP_SLOTS, SlotKind,
+};
 use bespoke_ir::SymInt;
 use bespoke_plan::{Arg, Binding, Plan, Step};
 use bespoke_policy::{ClassId, Fit, Tier};
@@ -192,7 +194,8 @@ impl Blueprint {
             // where the class leaves no argument open, the launch is that of one shape
             let fixed = |arg: &Arg| match arg {
                 Arg::Int(_) => matches!(fit(arg), Some(Baked::Exact(_))),
-                Arg::Read(_) | Arg::Write(_) => true,
+                // what a map is of is fixed with its integers
+                Arg::Read(_) | Arg::Write(_) | Arg::Map(_) => true,
             };
             let one = exact || (known.is_some() && step.args.iter().all(fixed));
             let config = config(&spec, one.then_some(&args), props);
@@ -237,7 +240,7 @@ fn generic_tile(plan: &Plan, step: &Step) -> usize {
         let at = params.iter().position(|p| p.name == name)?;
         match step.args.get(at)? {
             Arg::Int(e) => plan.exprs[e.0 as usize].as_const(),
-            Arg::Read(_) | Arg::Write(_) => None,
+            Arg::Read(_) | Arg::Write(_) | Arg::Map(_) => None,
         }
     })
 }
@@ -272,19 +275,21 @@ fn knowledge(plan: &Plan, fits: &[Fit]) -> Vec<Option<Baked>> {
     crew::map(&plan.exprs, |_, e| of(e))
 }
 
-/// The slots of a step without addresses: enough for tiles and geometry.
+/// The slots of a step without addresses and tensor maps: enough for tiles and geometry.
 pub(crate) fn integers(params: &[Param], step: &Step, binding: &Binding) -> Vec<i64> {
     let mut slots = Vec::with_capacity(step.slots);
     for (param, arg) in params.iter().zip(&step.args) {
         match arg {
             Arg::Int(e) => slots.push(binding.get(*e)),
             Arg::Read(_) | Arg::Write(_) => slots.extend([0, 0]),
+            Arg::Map(_) => slots.extend([0; MAP_SLOTS]),
         }
         debug_assert!(matches!(
             (arg, &param.kind),
             (Arg::Int(_), SlotKind::Int)
                 | (Arg::Read(_), SlotKind::Read)
                 | (Arg::Write(_), SlotKind::Write)
+                | (Arg::Map(_), SlotKind::Map(_))
         ));
     }
     slots

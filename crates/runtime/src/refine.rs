@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bespoke_device::{Device, Kernel, Launch, LaunchConfig, Memory, Stream};
+use bespoke_device::{Device, Kernel, Launch, LaunchConfig, MAP_SLOTS, Memory, Stream};
 use bespoke_ir::DType;
 use bespoke_plan::{Arg, Binding, BufferId, Place as Home, Plan, Step};
 use bespoke_templates::{Args, KernelSpec, candidates};
@@ -126,6 +126,7 @@ pub(crate) fn by_cost(places: &mut [Place]) {
 
 /// Scratch memory to time steps of a program in.
 pub(crate) struct Rig<'a> {
+    device: &'a dyn Device,
     pub(crate) stream: &'a dyn Stream,
     pub(crate) plan: &'a Plan,
     pub(crate) binding: &'a Binding,
@@ -185,10 +186,11 @@ pub(crate) fn scratch(
 impl<'a> Rig<'a> {
     pub(crate) fn new(
         memory: Arc<dyn Memory>,
-        stream: &'a dyn Stream,
+        (device, stream): (&'a dyn Device, &'a dyn Stream),
         (plan, binding, weights): (&'a Plan, &'a Binding, &'a Weights),
     ) -> Rig<'a> {
         Rig {
+            device,
             stream,
             plan,
             binding,
@@ -209,6 +211,10 @@ impl<'a> Rig<'a> {
                     slots.push(self.binding.get(*e));
                     continue;
                 }
+                Arg::Map(_) => {
+                    slots.extend([0; MAP_SLOTS]);
+                    continue;
+                }
                 Arg::Read(buffer) | Arg::Write(buffer) => *buffer,
             };
             let bytes = self.binding.sizes[buffer.0 as usize];
@@ -223,6 +229,7 @@ impl<'a> Rig<'a> {
                 self.fill(at, bytes, self.plan.buffers[buffer.0 as usize].dtype)?;
             }
         }
+        step.write_maps(&mut slots, |map| self.device.tensor_map(map));
         self.stream.write(base, bytemuck::cast_slice(&slots))?;
         Ok(())
     }

@@ -15,7 +15,7 @@ mod digests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bespoke_device::{Device, DevicePtr, Memory, Stream};
+use bespoke_device::{Device, DevicePtr, MAP_SLOTS, Memory, Stream};
 use bespoke_plan::{Arg, BufferId, ExprId, Place, Plan, Step};
 
 use self::digests::{Constant, Digests};
@@ -207,14 +207,20 @@ impl Weights {
     fn set_up(&self, loading: &Loading<'_>, setup: &Program, due: &[bool]) -> Result<(), Error> {
         let plan = loading.plan;
         let mut slots = Vec::with_capacity(plan.setup_slot_count());
-        for arg in plan.setup.iter().flat_map(|s| &s.args) {
-            match arg {
-                Arg::Int(e) => slots.push(value(plan, *e)),
-                Arg::Read(b) | Arg::Write(b) => {
-                    slots.push(self.ptr(*b).0 as i64);
-                    slots.push(value(plan, plan.buffers[b.0 as usize].bytes));
+        for step in &plan.setup {
+            slots.resize(step.first_slot, 0);
+            for arg in &step.args {
+                match arg {
+                    Arg::Int(e) => slots.push(value(plan, *e)),
+                    Arg::Map(_) => slots.extend([0; MAP_SLOTS]),
+                    Arg::Read(b) | Arg::Write(b) => {
+                        slots.push(self.ptr(*b).0 as i64);
+                        slots.push(value(plan, plan.buffers[b.0 as usize].bytes));
+                    }
                 }
             }
+            let row = &mut slots[step.first_slot..];
+            step.write_maps(row, |map| loading.device.tensor_map(map));
         }
         let bytes = slots.len() as u64 * 8;
         let block = loading.device.alloc("the setup's arguments", bytes)?;
@@ -287,7 +293,7 @@ fn due(
     let writes = |step: &Step| -> Vec<BufferId> {
         let of = |arg: &Arg| match arg {
             Arg::Write(b) => Some(*b),
-            Arg::Read(_) | Arg::Int(_) => None,
+            Arg::Read(_) | Arg::Int(_) | Arg::Map(_) => None,
         };
         step.args.iter().filter_map(of).collect()
     };
@@ -332,7 +338,7 @@ fn buffers(steps: &[Step]) -> BTreeSet<BufferId> {
 fn args(step: &Step) -> impl Iterator<Item = BufferId> + '_ {
     step.args.iter().filter_map(|arg| match arg {
         Arg::Read(b) | Arg::Write(b) => Some(*b),
-        Arg::Int(_) => None,
+        Arg::Int(_) | Arg::Map(_) => None,
     })
 }
 
@@ -424,7 +430,7 @@ fn names(plan: &Plan, digests: &HashMap<usize, Name>) -> HashMap<BufferId, Name>
                 Arg::Read(b) => {
                     hasher.update(&names.get(b).copied().unwrap_or_default());
                 }
-                Arg::Write(_) => {}
+                Arg::Write(_) | Arg::Map(_) => {}
             }
         }
         let inputs = hasher.finalize();

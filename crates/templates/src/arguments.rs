@@ -137,6 +137,7 @@ impl Arguments {
                     SlotKind::Int => SampleSlot::Int(0),
                     SlotKind::Read => SampleSlot::Read(Vec::new()),
                     SlotKind::Write => SampleSlot::Write(Vec::new()),
+                    SlotKind::Map(_) => SampleSlot::Map,
                 })
             })
             .collect();

@@ -3,7 +3,8 @@
 //! `y[…, m, n] = epilogue(Σₖ a[…, m, k] · b[…, k, n], e…[…, m, n])` over `batch` leading axes. Serves MatMul, Gemm and
 //! the integer products; transposed operands, broadcast batches and slices are strides. 16-bit floats go through tensor
 //! cores, everything else through plain arithmetic; sums are `f32` for floats up to 32 bits, `f64`, `i32` for integers up
-//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0.
+//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. Where there is no batch and both operands are of
+//! one 16-bit type, tensor maps of them come first among the arguments.
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
 //! `STAGES` of operands in flight, otherwise `TM`×`TN` results a thread.
@@ -27,9 +28,27 @@ use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
 use crate::sample::{Rng, Sample};
 use crate::source::kernel_text;
-use crate::spec::{Args, Cost, Param, Template, Tile, Want};
+use crate::spec::{Args, Cost, Mapped, Param, Template, Tile, Want, with_maps};
 use crate::tile::{self, Engine, Problem};
 use crate::view::{self, Strided};
+
+/// The maps of a product's operands: rows of `b` are the columns of the result.
+const MAPS: [Mapped<'_>; 2] = [
+    Mapped {
+        name: "a_map",
+        tensor: "a",
+        offset: "a_o",
+        rows: ["m", "a_s0"],
+        steps: ["k", "a_s1"],
+    },
+    Mapped {
+        name: "b_map",
+        tensor: "b",
+        offset: "b_o",
+        rows: ["n", "b_s1"],
+        steps: ["k", "b_s0"],
+    },
+];
 
 /// A family of matrix products; see the module.
 #[derive(Clone, Debug)]
@@ -57,6 +76,11 @@ impl Gemm {
             k: args.int("k"),
             epilogue: self.epilogue.operations() as u64,
         }
+    }
+
+    /// Whether kernels may copy operands by tensor maps: of one matrix each, of floats of 16 bits.
+    fn has_maps(&self) -> bool {
+        self.batch == 0 && self.a == self.b && matches!(self.a, DType::F16 | DType::BF16)
     }
 
     fn extras(&self) -> usize {
@@ -89,7 +113,10 @@ impl Template for Gemm {
             params.extend(view::read(&format!("e{i}"), *ty, rank));
         }
         params.extend(view::write("y", self.epilogue.dtype(), rank));
-        params
+        match self.has_maps() {
+            true => with_maps(&MAPS, params),
+            false => params,
+        }
     }
 
     fn body(&self) -> &'static str {
@@ -350,7 +377,8 @@ mod tests {
     use super::*;
     use crate::oracle::{self, Oracle};
     use crate::sample::Rng;
-    use bespoke_device::Arch;
+    use crate::spec::signature;
+    use bespoke_device::{Arch, MAP_SLOTS, SlotKind};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     fn check(sample: &Sample, gemm: &Gemm) {
@@ -426,6 +454,54 @@ mod tests {
         }
         #define EPILOGUE(value, j) epilogue((float)(value), v_e0[j])
         ");
+    }
+
+    #[test]
+    fn maps_are_of_what_the_operands_are() {
+        let mut seen = 0;
+        for seed in 0..20 {
+            for (gemm, sample) in cases(&mut Rng::new(seed)) {
+                let params = gemm.params();
+                let named = params.iter().take(2).map(|p| p.name.as_str());
+                if gemm.batch > 0 || gemm.a.size() != Some(2) {
+                    assert!(!params.iter().any(|p| matches!(p.kind, SlotKind::Map(_))));
+                    continue;
+                }
+                assert_eq!(named.collect::<Vec<_>>(), ["a_map", "b_map"]);
+                let mut row = sample.row_at(&[1 << 20, 1 << 30]);
+                let oracle = Oracle::new(&sample);
+                let args = oracle.args();
+                let (rows, steps) = ([args.int("m"), args.int("n")], args.int("k"));
+                let of = |name: &str, [row, step]: [usize; 2]| {
+                    let view = Strided::of(&args, name, 2);
+                    (view.offset, view.strides[row], view.strides[step])
+                };
+                let views = [of("a", [0, 1]), of("b", [1, 0])];
+                for (i, at) in [1 << 20, 1 << 30].into_iter().enumerate() {
+                    let SlotKind::Map(map) = &params[i].kind else {
+                        panic!("{} is a map", params[i].name)
+                    };
+                    assert_eq!(map.element, gemm.a);
+                    let (offset, row_stride, step_stride) = views[i];
+                    let slots = [
+                        (map.tensor, at),
+                        (map.offset, offset),
+                        (map.rows, rows[i]),
+                        (map.row_stride, row_stride),
+                        (map.steps, steps),
+                        (map.step_stride, step_stride),
+                    ];
+                    assert_eq!(slots.map(|s| row[s.0]), slots.map(|s| s.1));
+                    if let Some(map) = map.map(&row) {
+                        seen += 1;
+                        assert_eq!(map.address.0 as i64, at + 2 * offset);
+                    }
+                }
+                signature(&params).write_maps(&mut row, |_| Some([5; MAP_SLOTS]));
+                assert!(row[..2 * MAP_SLOTS].iter().all(|s| [0, 5].contains(s)));
+            }
+        }
+        assert!(seen > 0, "some operands have a map");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use bespoke_device::{Operand, TwinError};
+use bespoke_device::{MAP_SLOTS, Operand, TwinError};
 use bespoke_ir::DType;
 
 use crate::spec::{Args, Template};
@@ -91,6 +91,8 @@ pub enum SampleSlot {
     Read(Vec<u8>),
     /// The content of a tensor before it is written; its length is what matters to most templates.
     Write(Vec<u8>),
+    /// A tensor map, made of the other arguments where there is a device.
+    Map,
 }
 
 /// A template and the arguments of one run, in the order of its parameters.
@@ -106,15 +108,26 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The row of slots, with addresses 0: enough for tiles, geometry and twins.
+    /// The row of slots, with addresses 0 and no maps: enough for tiles, geometry and twins.
     pub fn row(&self) -> Vec<i64> {
-        self.slots
-            .iter()
-            .flat_map(|s| match s {
-                SampleSlot::Int(v) => vec![*v],
-                SampleSlot::Read(b) | SampleSlot::Write(b) => vec![0, b.len() as i64],
-            })
-            .collect()
+        self.row_at(&[])
+    }
+
+    /// The row of slots given the address of each tensor, 0 where the list ends. Maps are left to the device that the row
+    /// is for.
+    pub fn row_at(&self, addresses: &[i64]) -> Vec<i64> {
+        let mut addresses = addresses.iter().copied();
+        let mut row = Vec::new();
+        for slot in &self.slots {
+            match slot {
+                SampleSlot::Int(value) => row.push(*value),
+                SampleSlot::Read(bytes) | SampleSlot::Write(bytes) => {
+                    row.extend([addresses.next().unwrap_or(0), bytes.len() as i64]);
+                }
+                SampleSlot::Map => row.extend([0; MAP_SLOTS]),
+            }
+        }
+        row
     }
 
     /// Runs the twin; returns the tensors that it wrote.

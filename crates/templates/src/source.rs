@@ -120,13 +120,17 @@ const EARLY_BLOCKS: u32 = 128;
 ///
 /// Where kernels can be launched while the ones before them end, it then lets the next one start and waits for the ones
 /// before. The slots are written before a run, so they may be read first; nothing else may. That no read moves before
-/// the wait is seen to by the addresses, which come out of it. In a launch that overlaps nothing both do nothing.
+/// the wait is seen to by the addresses, which come out of it. In a launch that overlaps nothing both do nothing. A tensor
+/// map is among the slots itself, and its address is all that is declared of it.
 fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
     let mut out = String::from("#define ARGUMENTS");
     let waits = props.arch.has_dependent_launch();
     let (mut waited, mut slot) = (Vec::new(), 0);
     for p in spec.template.params() {
         let line = match p.dtype {
+            _ if matches!(p.kind, SlotKind::Map(_)) => {
+                format!("const void* const {} = slots + {slot};", p.name)
+            }
             Some(_) if waits => {
                 let address = format!("{}_address", p.name);
                 waited.push(format!(
@@ -239,5 +243,32 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_tensor_map_is_an_address_among_the_slots() {
+        use bespoke_ir::expr::Expr;
+        let gemm = crate::gemm::Gemm {
+            batch: 0,
+            a: DType::F16,
+            b: DType::F16,
+            epilogue: Expr::identity(DType::F32),
+        };
+        let props = DeviceProps::preset(Arch::sm(90));
+        let text = KernelSpec::generic(std::sync::Arc::new(gemm), &props).source(&props);
+        let start = text.find("#define ARGUMENTS").unwrap();
+        let lines: Vec<&str> = text[start..].lines().take(5).map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "#define ARGUMENTS \\",
+                "const void* const a_map = slots + 0; \\",
+                "const void* const b_map = slots + 16; \\",
+                "const int m = (int)slots[32]; \\",
+                "const int n = (int)slots[33]; \\",
+            ]
+        );
+        // nothing is known of a map
+        assert!(!text.contains("a_map_DIVISOR"));
     }
 }

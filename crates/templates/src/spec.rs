@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bespoke_device::{
-    DeviceProps, Image, LaunchConfig, Operand, Signature, SlotKind, Twin, TwinCall, TwinError,
+    DeviceProps, Image, LaunchConfig, MAP_SLOTS, MapOf, Operand, Signature, SlotKind, Twin,
+    TwinCall, TwinError,
 };
 use bespoke_ir::DType;
 
@@ -14,7 +15,7 @@ use bespoke_ir::DType;
 pub struct Param {
     /// Name in the CUDA source; a valid identifier made by the template.
     pub name: String,
-    /// Tensor or integer.
+    /// Tensor, integer or tensor map.
     pub kind: SlotKind,
     /// Element type of a tensor.
     pub dtype: Option<DType>,
@@ -62,6 +63,54 @@ impl Param {
             wide: true,
         }
     }
+}
+
+/// An operand that a kernel wants a tensor map of, by the names of its parameters; see [`MapOf`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapped<'a> {
+    /// The map's own name.
+    pub(crate) name: &'a str,
+    /// The tensor.
+    pub(crate) tensor: &'a str,
+    /// Its offset.
+    pub(crate) offset: &'a str,
+    /// Number of rows, and from one to the next.
+    pub(crate) rows: [&'a str; 2],
+    /// Number of steps, and from one to the next.
+    pub(crate) steps: [&'a str; 2],
+}
+
+/// Parameters with tensor maps before them. A map whose tensor or integers the list lacks is a bug of the template: debug
+/// builds assert, release builds leave it out.
+pub(crate) fn with_maps(maps: &[Mapped<'_>], params: Vec<Param>) -> Vec<Param> {
+    let before = maps.len() * MAP_SLOTS;
+    let find = |name: &str| {
+        let at = params.iter().position(|p| p.name == name)?;
+        let slots = params[..at].iter().map(|p| p.kind.slots()).sum::<usize>();
+        Some((before + slots, params[at].dtype))
+    };
+    let map = |m: &Mapped<'_>| {
+        let (tensor, element) = find(m.tensor)?;
+        Some(Param {
+            name: m.name.to_owned(),
+            kind: SlotKind::Map(MapOf {
+                tensor,
+                element: element?,
+                offset: find(m.offset)?.0,
+                rows: find(m.rows[0])?.0,
+                row_stride: find(m.rows[1])?.0,
+                steps: find(m.steps[0])?.0,
+                step_stride: find(m.steps[1])?.0,
+            }),
+            dtype: None,
+            wide: false,
+        })
+    };
+    let made: Option<Vec<Param>> = maps.iter().map(map).collect();
+    debug_assert!(made.is_some(), "a map of no operand: {maps:?}");
+    let mut all = made.unwrap_or_default();
+    all.extend(params);
+    all
 }
 
 /// The signature of a list of parameters.

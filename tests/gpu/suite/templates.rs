@@ -93,7 +93,7 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
     let mut variants = Vec::new();
     for (number, sample) in samples.iter().enumerate() {
         let params = sample.template.params();
-        let row = row(sample, &[]);
+        let row = sample.row();
         let args = Args::new(&params, &row);
         let generic = KernelSpec::generic(sample.template.clone(), props);
         let other = KernelSpec::generic_at(sample.template.clone(), 1, props);
@@ -239,7 +239,7 @@ fn run(
     let mut tensors = Vec::new();
     for slot in &sample.slots {
         let (bytes, guard) = match slot {
-            SampleSlot::Int(_) => continue,
+            SampleSlot::Int(_) | SampleSlot::Map => continue,
             SampleSlot::Read(bytes) => (bytes, GUARD_OF_OPERANDS),
             SampleSlot::Write(bytes) => (bytes, GUARD_OF_RESULTS),
         };
@@ -257,17 +257,17 @@ fn run(
         });
     }
     let addresses: Vec<i64> = tensors.iter().map(|t| t.at().0 as i64).collect();
-    let row = row(sample, &addresses);
+    let mut row = sample.row_at(&addresses);
     let params = sample.template.params();
     let args = Args::new(&params, &row);
     let config =
         sample
             .template
             .geometry(&variant.spec.tile, variant.fitted.then_some(&args), props);
-    let kernel = rig
-        .device
-        .load(&variant.spec.image(Some(cubin)))
-        .map_err(words)?;
+    let image = variant.spec.image(Some(cubin));
+    let maps = &image.signature;
+    maps.write_maps(&mut row, |map| rig.device.tensor_map(map));
+    let kernel = rig.device.load(&image).map_err(words)?;
     let block = rig.block(stream, &row)?;
     stream
         .launch(&Launch {
@@ -294,21 +294,6 @@ fn run(
         results.push(result.to_vec());
     }
     Ok(results)
-}
-
-/// The slots of a sample, given the address of each tensor; 0 where there is none.
-fn row(sample: &Sample, addresses: &[i64]) -> Vec<i64> {
-    let mut addresses = addresses.iter().copied();
-    let mut row = Vec::new();
-    for slot in &sample.slots {
-        match slot {
-            SampleSlot::Int(value) => row.push(*value),
-            SampleSlot::Read(bytes) | SampleSlot::Write(bytes) => {
-                row.extend([addresses.next().unwrap_or(0), bytes.len() as i64]);
-            }
-        }
-    }
-    row
 }
 
 /// Floats of a tensor, widened; `None` for types that must agree bit by bit.

@@ -188,7 +188,7 @@ impl Director {
         let weights = refining.program.weights(&core.weights);
         let rig = Rig::new(
             memory,
-            &*self.stream,
+            (&*core.loader.device, &*self.stream),
             (&refining.plan, &refining.binding, weights),
         );
         let surveyed = rig.survey(&mut refining.places, &refining.program);
@@ -342,7 +342,8 @@ impl Director {
         } else {
             let weights = refining.program.weights(&core.weights);
             let at = (&*refining.plan, &*refining.binding, weights);
-            let rig = Rig::new(memory, &*self.stream, at);
+            let on = (&*core.loader.device, &*self.stream);
+            let rig = Rig::new(memory, on, at);
             self.compare(&rig, place, &kernels, share)?
         };
         refining.device_us += took;
