@@ -3,7 +3,6 @@
 //! Encoding is arithmetic on the host: it needs no context and asks the card nothing. A refusal is no error, since a kernel
 //! that wants a map of what cannot have one is not run.
 
-use bespoke_device::map::BOX;
 use bespoke_device::{Arch, EncodedMap, TensorMap};
 use bespoke_ir::DType;
 use cudarc::driver::sys;
@@ -14,6 +13,9 @@ use sys::{
 };
 
 use crate::api::Api;
+
+/// The most axes that a map has.
+const RANK: usize = 5;
 
 /// The map of a matrix as [`bespoke_device::map`] describes it; `None` on cards and drivers that have none, for other
 /// elements than `f16` and `bf16`, and where the driver refuses.
@@ -26,23 +28,27 @@ pub(crate) fn encode(api: &Api, arch: Arch, map: &TensorMap) -> Option<EncodedMa
         DType::BF16 => Element::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         _ => return None,
     };
-    let [inner, outer] = map.extents;
-    let extents = [u64::try_from(inner).ok()?, u64::try_from(outer).ok()?];
-    let strides = [u64::try_from(map.stride).ok()?];
-    let (tile, element_strides) = ([BOX; 2], [1; 2]);
+    let axes = map.axes();
+    let mut extents = [0; RANK];
+    let (mut strides, mut tile) = ([0; RANK], [1; RANK]);
+    for (i, &(extent, stride, part)) in axes.iter().enumerate() {
+        extents[i] = u64::try_from(extent).ok()?;
+        strides[i] = u64::try_from(stride).ok()?;
+        tile[i] = part;
+    }
     // the binding's type has the alignment that the driver asks for
     let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
-    // SAFETY: writes one map; every array has the length that the rank of 2 asks for. The address is encoded, not read.
+    // SAFETY: writes one map; every array has room for the largest rank, the strides from the second axis on. The address is encoded, not read.
     let code = unsafe {
         encode(
             &mut encoded,
             element,
-            2,
+            axes.len() as u32,
             map.address.0 as *mut _,
             extents.as_ptr(),
-            strides.as_ptr(),
+            strides[1..].as_ptr(),
             tile.as_ptr(),
-            element_strides.as_ptr(),
+            [1; RANK].as_ptr(),
             Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
             Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
             Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
@@ -55,6 +61,7 @@ pub(crate) fn encode(api: &Api, arch: Arch, map: &TensorMap) -> Option<EncodedMa
 #[cfg(test)]
 mod tests {
     use bespoke_device::DevicePtr;
+    use bespoke_device::map::Lines;
 
     use super::*;
     use crate::fake;
@@ -66,6 +73,7 @@ mod tests {
             element: DType::F16,
             extents: [72, 3],
             stride: 160,
+            lines: Lines::Plain,
         };
         let hopper = Arch::of_card(9, 0);
         let api = fake::driver();
@@ -81,6 +89,9 @@ mod tests {
         assert_eq!(fake::notes(), ["cuTensorMapEncodeTiled"]);
         fake::fail("cuTensorMapEncodeTiled", 0, 1);
         assert_eq!(encode(api, hopper, &map), None, "refused");
-        assert_eq!(encode(fake::driver_without_edge_kinds(), hopper, &map), None);
+        assert_eq!(
+            encode(fake::driver_without_edge_kinds(), hopper, &map),
+            None
+        );
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! Every map is made alike, so that it depends on the operand alone and serves every variant of a kernel:
 //!
-//! - two axes: the inner one, along which elements lie side by side, and the outer one;
-//! - a box is [`BOX`]×[`BOX`] elements of 16 bits: 64 lines of 128 bytes, 8 KiB;
+//! - two axes: the inner one, along which elements lie side by side, and the outer one, from line to line;
+//! - a box is some lines of [`BOX`] elements of 16 bits, 128 bytes: 64 lines in their order, or 32 in one of their own
+//!   ([`Lines`]);
 //! - lines are swizzled over 128 bytes and not interleaved;
 //! - elements outside the extents are read as zero;
 //! - element strides are 1, and the level-2 cache fetches 256 bytes.
@@ -25,18 +26,31 @@ use crate::{DevicePtr, Signature, SlotKind};
 pub const MAP_SLOTS: usize = 16;
 /// A row with maps begins at a multiple of so many slots: 64 bytes.
 pub const MAP_ALIGNMENT: usize = 8;
-/// Elements of a box along each axis.
+/// Elements of a line of a box, and lines of a box that has them in their order.
 pub const BOX: u32 = 64;
+/// Lines of a box that has them [spread](Lines::Spread).
+pub const SPREAD: i64 = 32;
 
 /// Addresses and outer strides are multiples of so many bytes.
 const GRAIN: i64 = 16;
-/// Outer strides are less than this, in bytes.
+/// Strides of all axes are less than this, in bytes.
 const STRIDE_LIMIT: i64 = 1 << 40;
 /// The largest extent.
 const MOST: i64 = 1 << 32;
 
 /// A tensor map as the driver encodes it.
 pub type EncodedMap = [i64; MAP_SLOTS];
+
+/// In which order the lines of a box come to shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lines {
+    /// As they are, [`BOX`] at a time.
+    Plain,
+    /// [`SPREAD`] at a time: line 8j + 2q + e of a box is line 8q + 2j + e of these, with j and q below 4 and e below 2. Where
+    /// lines are columns of a matrix product, the tensor cores leave lane q of four with eight sums side by side (PTX ISA,
+    /// "Register fragments for wgmma", accumulator of m64nNk16).
+    Spread,
+}
 
 /// A matrix that a map can be made of; see the module. The fields are within the driver's limits if [`MapOf::map`] made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +61,30 @@ pub struct TensorMap {
     pub element: DType,
     /// Extents of the inner and the outer axis in elements, each from 1 to 2³².
     pub extents: [i64; 2],
-    /// From one line to the next in bytes: a multiple of 16, more than 0 and less than 2⁴⁰.
+    /// From one line to the next in bytes: a multiple of 16, more than 0 and less than 2³⁵.
     pub stride: i64,
+    /// The order of lines; spread ones are a multiple of [`SPREAD`].
+    pub lines: Lines,
+}
+
+impl TensorMap {
+    /// The axes as the copy engine walks over them, the inner one first: extent, stride in bytes (of the first the size of an
+    /// element), and what a box has of it.
+    pub fn axes(&self) -> Vec<(i64, i64, u32)> {
+        let [inner, outer] = self.extents;
+        let s = self.stride;
+        match self.lines {
+            Lines::Plain => vec![(inner, 2, BOX), (outer, s, BOX)],
+            // e, q, j and the box, by how far they lead in the operand
+            Lines::Spread => vec![
+                (inner, 2, BOX),
+                (2, s, 2),
+                (4, 8 * s, 4),
+                (4, 2 * s, 4),
+                (outer / SPREAD, 32 * s, 1),
+            ],
+        }
+    }
 }
 
 /// Which operand a map is of: an operand of a matrix product, with *rows* and *steps* along the reduction. All but the
@@ -69,6 +105,8 @@ pub struct MapOf {
     pub steps: usize,
     /// From one step to the next.
     pub step_stride: usize,
+    /// The order of rows. Spread ones must be the lines, and a multiple of [`SPREAD`].
+    pub lines: Lines,
 }
 
 impl MapOf {
@@ -91,9 +129,12 @@ impl MapOf {
         };
         let address = slot(self.tensor).filter(|at| *at != 0)?;
         let address = address.checked_add(slot(self.offset)?.checked_mul(size)?)?;
-        let legal = |bytes: &i64| bytes % GRAIN == 0 && (1..STRIDE_LIMIT).contains(bytes);
+        let legal = |bytes: &i64| bytes % GRAIN == 0 && (1..STRIDE_LIMIT / SPREAD).contains(bytes);
         let in_range = extents.iter().all(|e| (1..=MOST).contains(e));
         if inner != 1 || address % GRAIN != 0 || !in_range {
+            return None;
+        }
+        if self.lines == Lines::Spread && (!by_row || rows % SPREAD != 0) {
             return None;
         }
         let stride = match outer.checked_mul(size).filter(legal) {
@@ -106,6 +147,7 @@ impl MapOf {
             element: self.element,
             extents,
             stride,
+            lines: self.lines,
         })
     }
 
@@ -122,11 +164,7 @@ impl MapOf {
 
 impl Signature {
     /// Fills in the maps of a row whose other slots are there.
-    pub fn write_maps(
-        &self,
-        row: &mut [i64],
-        encode: impl Fn(&TensorMap) -> Option<EncodedMap>,
-    ) {
+    pub fn write_maps(&self, row: &mut [i64], encode: impl Fn(&TensorMap) -> Option<EncodedMap>) {
         let mut at = 0;
         for kind in &self.0 {
             let end = at + kind.slots();
@@ -153,6 +191,7 @@ mod tests {
         row_stride: 3,
         steps: 4,
         step_stride: 5,
+        lines: Lines::Plain,
     };
 
     fn map(row: [i64; 6]) -> Option<([i64; 2], i64)> {
@@ -210,6 +249,32 @@ mod tests {
         assert_eq!(map([256, 0, 1, 0, 13, 1]), Some(([13, 1], 32)));
         assert_eq!(map([256, 0, 1, 80, 13, 1]), Some(([13, 1], 160)));
         assert_eq!(map([256, 0, 13, 1, 1, 7]), Some(([13, 1], 32)));
+    }
+
+    #[test]
+    fn spread_lines_are_those_of_the_box_in_another_order() {
+        let spread = MapOf {
+            lines: Lines::Spread,
+            ..OF
+        };
+        let map = spread.map(&[256, 0, 64, 80, 72, 1]).unwrap();
+        let axes = map.axes();
+        // walks over a box as the copy engine does, and says which line it finds
+        let mut found = Vec::new();
+        for j in 0..axes[3].2 {
+            for q in 0..axes[2].2 {
+                for e in 0..axes[1].2 {
+                    let at = |n: u32, axis: usize| i64::from(n) * axes[axis].1;
+                    found.push((at(e, 1) + at(q, 2) + at(j, 3)) / map.stride);
+                }
+            }
+        }
+        let lines = |l: i64| 8 * (l / 2 % 4) + 2 * (l / 8) + l % 2;
+        assert_eq!(found, (0..32).map(lines).collect::<Vec<_>>());
+        assert_eq!(axes.iter().map(|a| a.0).skip(1).product::<i64>(), 64);
+        assert_eq!((axes[4].1, axes[4].2), (32 * map.stride, 1));
+        assert_eq!(spread.map(&[256, 0, 40, 80, 72, 1]), None, "40 lines");
+        assert_eq!(spread.map(&[256, 0, 64, 1, 72, 80]), None, "lines of rows");
     }
 
     #[test]

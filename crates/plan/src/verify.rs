@@ -127,7 +127,10 @@ fn check_step(
     };
     let first = first_slot(*slot, &step.args);
     if step.first_slot != first {
-        return fail(format!("its first slot is {}, not {first}", step.first_slot));
+        return fail(format!(
+            "its first slot is {}, not {first}",
+            step.first_slot
+        ));
     }
     *slot = first + step.slots;
     check_maps(step).or_else(fail)?;
@@ -176,7 +179,8 @@ fn check_maps(step: &Step) -> Result<(), String> {
         slots.push(Some(arg));
         slots.resize(slots.len() + arg.slots() - 1, None);
     }
-    let is = |at: usize, right: fn(&Arg) -> bool| slots.get(at).copied().flatten().is_some_and(right);
+    let is =
+        |at: usize, right: fn(&Arg) -> bool| slots.get(at).copied().flatten().is_some_and(right);
     let integer = |at: usize| is(at, |arg| matches!(arg, Arg::Int(_)));
     let all = step.args.iter().filter(|arg| matches!(arg, Arg::Map(_)));
     if all.count() != step.maps().count() {

@@ -242,17 +242,19 @@ mod tests {
         let mut inputs = vec![1 << 8, 2 << 8, 3 << 8];
         rig.run(3, &inputs, 9 << 8);
         let slots = |rig: &Rig, at: usize| rig.block[at * 8..][..MAP_SLOTS * 8].to_vec();
-        let (a, b) = (rig.plan.steps[1].first_slot, MAP_SLOTS);
-        let before = [slots(&rig, a), slots(&rig, a + b)];
+        let [first, second] = [0, 1].map(|i| rig.plan.steps[i].first_slot);
+        let before = [slots(&rig, first), slots(&rig, second)];
         assert!(before.iter().all(|map| map.iter().any(|b| *b != 0)));
-        inputs[2] = 7 << 8;
+        inputs[0] = 7 << 8;
         assert_eq!(rig.run(3, &inputs, 9 << 8), 1);
-        assert_eq!(slots(&rig, a), before[0], "of the temporary");
-        assert_ne!(slots(&rig, a + b), before[1]);
-        assert!(rig.written < rig.plan.steps[1].slots * 8);
-        inputs[2] += 2;
+        assert_ne!(slots(&rig, first), before[0]);
+        assert_eq!(slots(&rig, second), before[1], "of the temporary");
+        assert!(rig.written < rig.plan.steps[0].slots * 8);
+        inputs[0] += 2;
         rig.run(3, &inputs, 9 << 8);
-        assert_eq!(slots(&rig, a + b), [0; MAP_SLOTS * 8], "there is none");
+        assert_eq!(slots(&rig, first), [0; MAP_SLOTS * 8], "there is none");
+        // lines of the other factors do not run along the reduction
+        assert_eq!(slots(&rig, first + MAP_SLOTS), [0; MAP_SLOTS * 8]);
     }
 
     #[test]

@@ -78,10 +78,10 @@ impl Session {
             let slots = integers(&params, step, &binding);
             let args = Args::new(&params, &slots);
             let known = index.entry(StepKind::of(spec, &args)).or_insert_with(|| {
-                let tiles = step.template.tiles(Some(&args), props);
+                let tiles = spec.tiles(&args, props);
                 let same = |t: &Tile| !core.bit_stable || step.template.same_sums(t, &spec.tile);
                 // the tile in use comes first, also where it is another one than the model's first
-                let others = tiles.into_iter().filter(|t| *t != spec.tile && same(t));
+                let others = tiles.filter(|t| *t != spec.tile && same(t));
                 let all = std::iter::once(spec.tile.clone()).chain(others);
                 let expected = |tile: Tile| {
                     let seconds = step.template.expected_seconds(&tile, &args, props)?;

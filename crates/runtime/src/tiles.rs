@@ -296,10 +296,8 @@ pub(crate) fn apply(
         if wanted == spec.tile.to_string() {
             continue;
         }
-        let mut legal = template.tiles(Some(&args), props).into_iter();
-        let Some(tile) = legal.find(|t| t.to_string() == wanted) else {
-            continue;
-        };
+        let legal = spec.tiles(&args, props).find(|t| t.to_string() == wanted);
+        let Some(tile) = legal else { continue };
         if bit_stable && !template.same_sums(&tile, &spec.tile) {
             continue;
         }

@@ -39,11 +39,7 @@ pub fn candidates(
         let seconds = template.expected_seconds(&tile, args, props)?;
         Some(Candidate { tile, seconds })
     };
-    let all: Option<Vec<Candidate>> = template
-        .tiles(Some(args), props)
-        .into_iter()
-        .map(expected)
-        .collect();
+    let all: Option<Vec<Candidate>> = spec.tiles(args, props).map(expected).collect();
     let all = all.unwrap_or_default();
     let best = all.iter().map(|c| c.seconds).fold(f64::INFINITY, f64::min);
     all.into_iter()

@@ -269,7 +269,13 @@ impl Convolution<'_> {
         let problem = args
             .filter(|a| !Self::is_depthwise(a))
             .map(|a| self.problem(a));
-        let mut tiles = tile::tiles(self.engine(props), problem, false, table, props);
+        let mut tiles = tile::tiles(
+            self.engine(props),
+            problem,
+            tile::Operands::Any,
+            table,
+            props,
+        );
         if problem.is_none() {
             // windows take registers
             tiles.sort_by_key(|t| t.get("BLOCKS") > 1);

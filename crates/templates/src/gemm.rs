@@ -7,32 +7,35 @@
 //! one 16-bit type, tensor maps of them come first among the arguments.
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
-//! `STAGES` of operands in flight, otherwise `TM`×`TN` results a thread.
+//! `STAGES` of operands in flight, otherwise `TM`×`TN` results a thread. `WGMMA` is Hopper's engine, `TMA` the same with
+//! operands that the copy engine brings: `a` of any order, lines of `b` along the reduction, `n` a multiple of 32.
 
 mod host;
 mod integers;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
-use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
+use bespoke_device::map::Lines;
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, SlotKind, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
 pub(crate) use self::host::widen_run;
 
 use self::host::Twin;
-use crate::arguments::{Arguments, epilogue, tolerance};
+use crate::arguments::{Arguments, elements, epilogue, tolerance};
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
-use crate::sample::{Rng, Sample};
+use crate::sample::{Rng, Sample, SampleSlot};
 use crate::source::kernel_text;
-use crate::spec::{Args, Cost, Mapped, Param, Template, Tile, Want, with_maps};
-use crate::tile::{self, Engine, Problem};
+use crate::spec::{Args, Baked, Cost, Mapped, Param, Template, Tile, Want, with_maps};
+use crate::tile::{self, Engine, Operands, Problem};
 use crate::view::{self, Strided};
 
-/// The maps of a product's operands: rows of `b` are the columns of the result.
+/// The maps of a product's operands: rows of `b` are the columns of the result, spread as `kernels/tile_tma.cuh` wants them.
 const MAPS: [Mapped<'_>; 2] = [
     Mapped {
         name: "a_map",
@@ -40,6 +43,7 @@ const MAPS: [Mapped<'_>; 2] = [
         offset: "a_o",
         rows: ["m", "a_s0"],
         steps: ["k", "a_s1"],
+        lines: Lines::Plain,
     },
     Mapped {
         name: "b_map",
@@ -47,6 +51,7 @@ const MAPS: [Mapped<'_>; 2] = [
         offset: "b_o",
         rows: ["n", "b_s1"],
         steps: ["k", "b_s0"],
+        lines: Lines::Spread,
     },
 ];
 
@@ -81,6 +86,24 @@ impl Gemm {
     /// Whether kernels may copy operands by tensor maps: of one matrix each, of floats of 16 bits.
     fn has_maps(&self) -> bool {
         self.batch == 0 && self.a == self.b && matches!(self.a, DType::F16 | DType::BF16)
+    }
+
+    /// Whether there is a map of each operand of such a product, wherever they begin.
+    fn maps_of(&self, args: &Args<'_>) -> bool {
+        if !self.has_maps() {
+            return false;
+        }
+        let params = self.params();
+        let mut row = args.slots().to_vec();
+        let maps = params.iter().filter_map(|p| match &p.kind {
+            SlotKind::Map(of) => Some(of),
+            _ => None,
+        });
+        maps.into_iter().all(|of| {
+            // the runtime serves only addresses that are multiples of 16 bytes with such kernels
+            row[of.tensor] = 1 << 20;
+            of.map(&row).is_some()
+        })
     }
 
     fn extras(&self) -> usize {
@@ -183,13 +206,34 @@ impl Template for Gemm {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let plain = self.batch == 0;
         let problem = args.map(|a| self.problem(a));
-        let mut tiles = tile::tiles(self.engine(props), problem, plain, 0, props);
+        let operands = match args {
+            Some(args) if self.maps_of(args) => Operands::Mapped,
+            _ if self.batch == 0 => Operands::Matrices,
+            _ => Operands::Any,
+        };
+        let mut tiles = tile::tiles(self.engine(props), problem, operands, 0, props);
         if args.is_none() {
             tiles.truncate(1);
         }
         tiles
+    }
+
+    fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
+        if tile.get("TMA") == 0 {
+            return true;
+        }
+        // what `kernels/gemm.cu` asserts
+        let divides = |name: &str, by: i64| match baked.get(name) {
+            Some(Baked::Exact(v) | Baked::Multiple(v)) => v % by == 0,
+            None => false,
+        };
+        let one = |name: &str| baked.get(name) == Some(&Baked::Exact(1));
+        let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
+        let by_row = one("a_s1") && line("a_s0");
+        let by_step = one("a_s0") && line("a_s1");
+        let a = divides("a_o", 8) && (by_row || by_step);
+        a && divides("b_o", 8) && one("b_s0") && line("b_s1") && divides("n", 32)
     }
 
     fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
@@ -320,7 +364,7 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::I64, DType::I64, DType::I64),
         (DType::U32, DType::U32, DType::U32),
     ];
-    let mut all = Vec::new();
+    let mut all = vec![mapped(rng, DType::F16), mapped(rng, DType::BF16)];
     for &(a, b, sum) in TYPES {
         let batch = rng.int(0, 2) as usize;
         let size = |rng: &mut Rng| match rng.int(0, 9) {
@@ -372,13 +416,50 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
     all
 }
 
+/// A product of matrices that the copy engine can walk over.
+fn mapped(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
+    let (m, n, k) = (rng.int(1, 300), 32 * rng.int(1, 12), rng.int(1, 300));
+    let gemm = Arc::new(Gemm {
+        batch: 0,
+        a: dtype,
+        b: dtype,
+        epilogue: epilogue(rng, dtype, 2),
+    });
+    let mut s = Arguments::new(&*gemm);
+    for (name, value) in [("m", m), ("n", n), ("k", k)] {
+        s.int(name, value);
+    }
+    let by_row = rng.chance(2);
+    for (name, rows, by_row) in [("a", m, by_row), ("b", n, true)] {
+        let (lines, length) = if by_row { (rows, k) } else { (k, rows) };
+        let (offset, line) = (8 * rng.int(0, 2), (length + 7) / 8 * 8 + 8 * rng.int(0, 1));
+        s.int(&format!("{name}_o"), offset);
+        // rows of `b` are its second axis
+        let strides = if by_row == (name == "a") {
+            [line, 1]
+        } else {
+            [1, line]
+        };
+        for (axis, stride) in strides.into_iter().enumerate() {
+            s.int(&format!("{name}_s{axis}"), stride);
+        }
+        let count = (offset + lines * line) as usize;
+        s.set(name, SampleSlot::Read(elements(rng, dtype, count)));
+    }
+    for i in 0..gemm.extras() {
+        s.tensor(rng, &format!("e{i}"), &[m, n], &[0, 1]);
+    }
+    s.tensor(rng, "y", &[m, n], &[]);
+    (gemm.clone(), s.finish(gemm, tolerance(dtype)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::oracle::{self, Oracle};
     use crate::sample::Rng;
-    use crate::spec::signature;
-    use bespoke_device::{Arch, MAP_SLOTS, SlotKind};
+    use crate::spec::{KernelSpec, signature};
+    use bespoke_device::{Arch, MAP_SLOTS};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     fn check(sample: &Sample, gemm: &Gemm) {
@@ -502,6 +583,35 @@ mod tests {
             }
         }
         assert!(seen > 0, "some operands have a map");
+    }
+
+    #[test]
+    fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
+        let props = DeviceProps::preset(Arch::of_card(9, 0));
+        let copies = |spec: &KernelSpec, args: &Args<'_>| {
+            spec.tiles(args, &props)
+                .filter(|t| t.get("TMA") == 1)
+                .count()
+        };
+        for seed in 0..20 {
+            for (i, (gemm, sample)) in cases(&mut Rng::new(seed)).into_iter().enumerate() {
+                let params = gemm.params();
+                let row = sample.row();
+                let args = Args::new(&params, &row);
+                let exact = KernelSpec::exact(gemm.clone(), &args, &props);
+                assert!(i >= 2 || copies(&exact, &args) > 0, "{exact}");
+                let open = KernelSpec::tuned(gemm.clone(), &args, &props);
+                assert_eq!(copies(&open, &args), 0, "nothing is known of {open}");
+                for name in ["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"] {
+                    let mut spec = exact.clone();
+                    spec.baked.remove(name);
+                    assert_eq!(copies(&spec, &args), 0, "{name} is open in {spec}");
+                }
+                let arch = DeviceProps::preset(Arch::sm(89));
+                let none = exact.tiles(&args, &arch).all(|t| t.get("TMA") == 0);
+                assert!(none, "sm_89 has no copy engine");
+            }
+        }
     }
 
     #[test]

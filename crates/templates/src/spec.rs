@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use bespoke_device::map::Lines;
 use bespoke_device::{
     DeviceProps, Image, LaunchConfig, MAP_SLOTS, MapOf, Operand, Signature, SlotKind, Twin,
     TwinCall, TwinError,
@@ -78,6 +79,8 @@ pub(crate) struct Mapped<'a> {
     pub(crate) rows: [&'a str; 2],
     /// Number of steps, and from one to the next.
     pub(crate) steps: [&'a str; 2],
+    /// The order of rows.
+    pub(crate) lines: Lines,
 }
 
 /// Parameters with tensor maps before them. A map whose tensor or integers the list lacks is a bug of the template: debug
@@ -101,6 +104,7 @@ pub(crate) fn with_maps(maps: &[Mapped<'_>], params: Vec<Param>) -> Vec<Param> {
                 row_stride: find(m.rows[1])?.0,
                 steps: find(m.steps[0])?.0,
                 step_stride: find(m.steps[1])?.0,
+                lines: m.lines,
             }),
             dtype: None,
             wide: false,
@@ -130,6 +134,11 @@ impl<'a> Args<'a> {
     pub fn new(params: &'a [Param], slots: &'a [i64]) -> Args<'a> {
         debug_assert_eq!(signature(params).slots(), slots.len());
         Args { params, slots }
+    }
+
+    /// All slots, in the order of the parameters.
+    pub fn slots(&self) -> &'a [i64] {
+        self.slots
     }
 
     /// The integer of this name. A name that the template does not declare is a bug of the template: debug builds
@@ -289,6 +298,14 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
     /// tiles of generic kernels, of which each serves every shape.
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile>;
 
+    /// Whether a kernel with this tile may take for granted what it needs to, given what is baked in; the runtime sees to it
+    /// that tensors begin at multiples of 16 bytes. Every tile does, unless a template says otherwise; those of generic kernels
+    /// always do.
+    fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
+        let _ = (tile, baked);
+        true
+    }
+
     /// Which of the generic tiles suits a step best, as its place among them, given what an argument is at every shape, if that
     /// is one number. The first, unless a template knows better.
     fn generic_tile(&self, known: &dyn Fn(&str) -> Option<i64>) -> usize {
@@ -357,7 +374,7 @@ impl KernelSpec {
         baked: impl Fn(&str, i64) -> Option<Baked>,
         props: &DeviceProps,
     ) -> KernelSpec {
-        KernelSpec {
+        let mut spec = KernelSpec {
             baked: args
                 .iter_ints()
                 .filter_map(|(n, v)| {
@@ -365,8 +382,22 @@ impl KernelSpec {
                     Some((n.to_owned(), wanted))
                 })
                 .collect(),
-            ..Self::tuned(template.clone(), args, props)
-        }
+            ..Self::with_tile(template, None)
+        };
+        let best = spec.tiles(args, props).next();
+        spec.tile = best.unwrap_or_default();
+        spec
+    }
+
+    /// The tiles that this kernel may have with what is baked in, the one with the least expected time at these arguments
+    /// first.
+    pub fn tiles(
+        &self,
+        args: &Args<'_>,
+        props: &DeviceProps,
+    ) -> impl Iterator<Item = Tile> + use<'_> {
+        let all = self.template.tiles(Some(args), props).into_iter();
+        all.filter(|tile| self.template.suits(tile, &self.baked))
     }
 
     /// The kernel for exactly these arguments.
@@ -376,8 +407,10 @@ impl KernelSpec {
 
     /// The kernel that is right for every shape, with the tile that is best at these arguments.
     pub fn tuned(template: Arc<dyn Template>, args: &Args<'_>, props: &DeviceProps) -> KernelSpec {
-        let best = template.tiles(Some(args), props).into_iter().next();
-        Self::with_tile(template, best)
+        let mut spec = Self::with_tile(template, None);
+        let best = spec.tiles(args, props).next();
+        spec.tile = best.unwrap_or_default();
+        spec
     }
 
     /// Nothing baked in.

@@ -109,6 +109,19 @@ const WGMMA_TILES: &[[i64; 6]] = &[
 /// The same with hardly a register left for anything but sums: it does not spill where operands are plain matrices and blocks
 /// do not share a reduction.
 const LARGE_TILES: &[[i64; 6]] = &[[192, 192, 3, 4, 1, 1]];
+/// `wgmma` with operands that the copy engine brings: BM, BN, warpgroups that multiply, stages. Columns in whole boxes of it.
+const TMA_TILES: &[[i64; 4]] = &[
+    [128, 256, 2, 4],
+    [192, 192, 3, 4],
+    [128, 192, 2, 5],
+    [256, 128, 2, 4],
+    [128, 128, 2, 6],
+    [64, 256, 1, 5],
+    [128, 64, 2, 8],
+    [64, 128, 1, 8],
+    [64, 64, 1, 8],
+];
+
 /// Threads of a tile that leaves registers for more.
 const MODERATE: i64 = 256;
 
@@ -161,6 +174,14 @@ fn wgmma_tile(&[bm, bn, groups, stages, in_flight, blocks]: &[i64; 6]) -> Tile {
     ])
 }
 
+fn tma_tile(&[bm, bn, groups, stages]: &[i64; 4]) -> Tile {
+    let mut tile = wgmma_tile(&[bm, bn, groups, stages, 1, 1]);
+    // the warps that ask
+    tile.0.insert("THREADS", (groups + 1) * 128);
+    tile.0.insert("TMA", 1);
+    tile
+}
+
 fn simt_tile(&[bm, bn, bk, tm, tn]: &[i64; 5]) -> Tile {
     Tile::new(&[
         ("BM", bm),
@@ -172,24 +193,37 @@ fn simt_tile(&[bm, bn, bk, tm, tn]: &[i64; 5]) -> Tile {
     ])
 }
 
+/// How operands lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operands {
+    /// In batches, or spread as a convolution's are.
+    Any,
+    /// As matrices, without batches.
+    Matrices,
+    /// As matrices that the copy engine can walk over.
+    Mapped,
+}
+
 /// Legal tiles, the one with the least expected time first; without a problem, those that serve any, the best first.
-/// `plain` operands are matrices in memory, without batches.
 pub(crate) fn tiles(
     engine: Engine,
     problem: Option<Problem>,
-    plain: bool,
+    operands: Operands,
     extra_shared: i64,
     props: &DeviceProps,
 ) -> Vec<Tile> {
     let all: Vec<Tile> = match engine {
         Engine::TensorCores => {
             // a generic kernel has to keep more in registers
-            let large = LARGE_TILES.iter().filter(|_| plain && problem.is_some());
-            let wgmma = WGMMA_TILES.iter().chain(large);
-            let wgmma = wgmma.filter(|_| props.arch.has_wgmma());
+            let plain = operands != Operands::Any && problem.is_some();
+            let large = LARGE_TILES.iter().filter(|_| plain);
+            let wgmma = WGMMA_TILES.iter().chain(large).map(wgmma_tile);
+            let mapped = operands == Operands::Mapped && problem.is_some();
+            let tma = TMA_TILES.iter().filter(|_| mapped).map(tma_tile);
             let mma = MMA_TILES.iter().map(|row| mma_tile(row, props));
             wgmma
-                .map(wgmma_tile)
+                .chain(tma)
+                .filter(|_| props.arch.has_wgmma())
                 .chain(mma)
                 .filter(|t| props.arch.has_cp_async() || t.get("BM") * t.get("BN") <= 128 * 128)
                 .collect()
@@ -207,7 +241,9 @@ pub(crate) fn tiles(
         .collect();
     if let Some(p) = problem {
         if engine == Engine::TensorCores && props.arch.has_clusters() {
-            let moderate = legal.iter().filter(|t| t.get("THREADS") <= MODERATE);
+            // blocks of a cluster exchange sums by the way that results take out of the other engines
+            let moderate = |t: &&Tile| t.get("THREADS") <= MODERATE && t.get("TMA") == 0;
+            let moderate = legal.iter().filter(moderate);
             let split = moderate.flat_map(|t| splits(t, p, props));
             legal.extend(split.collect::<Vec<_>>());
         }
@@ -244,6 +280,10 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
     match engine {
         Engine::TensorCores => {
             let pipeline = tile.get("STAGES") * (bm + bn) * bk * 2;
+            if tile.get("TMA") == 1 {
+                // with two barriers a stage
+                return pipeline + tile.get("STAGES") * 16 + 1024;
+            }
             // on the way out each warp lays sixteen rows of its sums into shared memory
             let warps = tile.get("THREADS") / 32;
             let columns = bn / tile.get("WARPS_N").max(1);
@@ -291,6 +331,8 @@ const L2_RATE: f64 = 42e9;
 /// peak: 128 bytes a cycle, in which they do 4,096, less a good fifth. With `MEETING_OF_GROUPS` fitted to one H100, where it says
 /// what steps of seven tiles take within 8 %.
 const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
+/// The same where the copy engine brings them.
+const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
 const MEETING_OF_GROUPS: f64 = 0.019e-6;
@@ -322,6 +364,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
         tile.get("BK") as f64,
     );
     let warps = tile.get("THREADS") as f64 / 32.0;
+    let tma = tile.get("TMA") == 1;
     let split = tile.get("SPLIT").max(1) as f64;
     let all = blocks(tile, p) as f64 * split;
     let together = (resident(engine, tile, props) as f64)
@@ -362,8 +405,13 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     let traffic = if tile.get("WGMMA") == 1 {
         // each instruction reads 64 rows and all columns again; both operands are written once
         let bytes = (bm / 64.0 * (64.0 + bn) + bm + bn) * bk * element;
-        let shared = bytes / (props.f16_rate / multiprocessors * SHARED_SHARE);
-        let meeting = if together > 1.0 {
+        let share = if tma {
+            SHARED_SHARE_OF_COPIES
+        } else {
+            SHARED_SHARE
+        };
+        let shared = bytes / (props.f16_rate / multiprocessors * share);
+        let meeting = if together > 1.0 || tma {
             0.0
         } else {
             (warps / 4.0).powi(2) * MEETING_OF_GROUPS
@@ -390,11 +438,16 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     } else {
         LATENCY + products + results
     };
-    // a multiprocessor begins a block as soon as another ends
+    // a multiprocessor begins a block as soon as another ends, or stays at work and is asked for operands meanwhile
     let rounds = (all / multiprocessors).ceil() / together;
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n) * element / props.bandwidth;
-    (rounds * (block + exchange + 1.0e-6)).max(memory)
+    let rounds = if tma {
+        rounds * (products + results) + LATENCY + 1.0e-6
+    } else {
+        rounds * (block + exchange + 1.0e-6)
+    };
+    rounds.max(memory)
 }
 
 /// What a matrix kernel gains from knowing a stride, an offset or the length of a line of elements of this type: whether
@@ -415,6 +468,8 @@ pub(crate) fn geometry(
     props: &DeviceProps,
 ) -> LaunchConfig {
     let count = match problem {
+        // these go from tile to tile
+        Some(p) if tile.get("TMA") == 1 => blocks(tile, p).min(i64::from(props.multiprocessors)),
         Some(p) => blocks(tile, p),
         None => i64::from(props.multiprocessors) * resident(engine, tile, props),
     };
@@ -496,7 +551,7 @@ mod tests {
             k,
             epilogue: 0,
         };
-        let t = &tiles(engine, Some(p), true, 0, &props)[0];
+        let t = &tiles(engine, Some(p), Operands::Mapped, 0, &props)[0];
         format!("{}x{}", t.get("BM"), t.get("BN"))
     }
 
@@ -536,7 +591,7 @@ mod tests {
                     k: 100,
                     epilogue: 1,
                 };
-                let all = tiles(engine, Some(p), true, 0, &props);
+                let all = tiles(engine, Some(p), Operands::Mapped, 0, &props);
                 assert!(!all.is_empty());
                 for t in &all {
                     let threads = t.get("THREADS");
@@ -551,7 +606,7 @@ mod tests {
                         assert_eq!(t.get("BK") / t.get("WARPS_K") % 16, 0, "{t}");
                     }
                 }
-                assert!(!tiles(engine, None, true, 0, &props).is_empty());
+                assert!(!tiles(engine, None, Operands::Mapped, 0, &props).is_empty());
             }
         }
     }

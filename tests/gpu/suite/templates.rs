@@ -59,7 +59,7 @@ families!(
 );
 
 /// Samples of a template that run with every tile.
-const TILED: usize = 2;
+const TILED: usize = 4;
 
 /// One way to run a sample.
 struct Variant<'s> {
@@ -104,7 +104,7 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
         let exact = KernelSpec::exact(sample.template.clone(), &args, props);
         // of some samples with every tile that may be chosen for them
         let all = match number {
-            ..TILED => sample.template.tiles(Some(&args), props),
+            ..TILED => exact.tiles(&args, props).collect(),
             _ => Vec::new(),
         };
         let tiles = all.into_iter().map(|tile| {
