@@ -285,10 +285,18 @@ unsafe extern "C" fn encode_map(
         let words = unsafe {
             let tile = [*tile, *tile.add(1)].map(u64::from);
             let [wide, high] = tile;
-            [address as u64, *extents, *extents.add(1), *strides, wide, high]
+            [
+                address as u64,
+                *extents,
+                *extents.add(1),
+                *strides,
+                wide,
+                high,
+            ]
         };
         // SAFETY: the caller's pointer to one map.
-        unsafe { (*map).opaque[..6].copy_from_slice(&words) };
+        let map = unsafe { &mut *map };
+        map.opaque[..6].copy_from_slice(&words);
     })
 }
 

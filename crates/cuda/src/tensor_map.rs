@@ -81,6 +81,9 @@ mod tests {
         assert_eq!(fake::notes(), ["cuTensorMapEncodeTiled"]);
         fake::fail("cuTensorMapEncodeTiled", 0, 1);
         assert_eq!(encode(api, hopper, &map), None, "refused");
-        assert_eq!(encode(fake::driver_without_edge_kinds(), hopper, &map), None);
+        assert_eq!(
+            encode(fake::driver_without_edge_kinds(), hopper, &map),
+            None
+        );
     }
 }

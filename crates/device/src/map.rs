@@ -122,11 +122,7 @@ impl MapOf {
 
 impl Signature {
     /// Fills in the maps of a row whose other slots are there.
-    pub fn write_maps(
-        &self,
-        row: &mut [i64],
-        encode: impl Fn(&TensorMap) -> Option<EncodedMap>,
-    ) {
+    pub fn write_maps(&self, row: &mut [i64], encode: impl Fn(&TensorMap) -> Option<EncodedMap>) {
         let mut at = 0;
         for kind in &self.0 {
             let end = at + kind.slots();

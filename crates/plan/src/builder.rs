@@ -10,9 +10,7 @@ use bespoke_templates::Template;
 
 use crate::access::Access;
 use crate::lower::PlanError;
-use crate::{
-    Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, first_slot, order,
-};
+use crate::{Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, first_slot, order};
 
 /// When a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -135,11 +135,7 @@ impl Step {
     }
 
     /// Fills in the tensor maps of its row, whose other slots are there.
-    pub fn write_maps(
-        &self,
-        row: &mut [i64],
-        encode: impl Fn(&TensorMap) -> Option<EncodedMap>,
-    ) {
+    pub fn write_maps(&self, row: &mut [i64], encode: impl Fn(&TensorMap) -> Option<EncodedMap>) {
         for (at, of) in self.maps() {
             let encoded = of.encoded(row, &encode);
             if let Some(slots) = row.get_mut(at..at + MAP_SLOTS) {

@@ -144,7 +144,8 @@ impl Bench {
             let program = times[2].take(|| plan.program.run(symbols, &mut values));
             program.map_err(|(_, e)| e)?;
             times[3].take(|| memory::layout(&plan, &binding.sizes));
-            times[4].take(|| plan.slots(&plan.steps, &binding, |_, _, at| at, |_| None, &mut slots));
+            times[4]
+                .take(|| plan.slots(&plan.steps, &binding, |_, _, at| at, |_| None, &mut slots));
         }
         say(&format!(
             "bind: {} steps, {} buffers, {} expressions, {} guards, {} slots, {} shapes",

@@ -12,9 +12,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use bespoke_device::{
-    DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, MAP_SLOTS, SlotKind,
-};
+use bespoke_device::{DeviceProps, DevicePtr, Kernel, Launch, LaunchConfig, MAP_SLOTS, SlotKind};
 use bespoke_ir::SymInt;
 use bespoke_plan::{Arg, Binding, Plan, Step};
 use bespoke_policy::{ClassId, Fit, Tier};
