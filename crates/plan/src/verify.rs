@@ -250,3 +250,89 @@ pub fn verify_memory(plan: &Plan, binding: &crate::Binding) -> Result<(), Verify
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bespoke_device::MAP_SLOTS;
+    use bespoke_ir::op::MatMul;
+    use bespoke_ir::{DType, Graph, TensorType};
+
+    use super::*;
+
+    /// `x[3,8] · y[8,8] · z[8,8]` in halves.
+    fn products() -> Plan {
+        let mut g = Graph::new("products");
+        let mut at = g.add_input("x", TensorType::new(DType::F16, vec![3.into(), 8.into()]));
+        for name in ["y", "z"] {
+            let ty = TensorType::new(DType::F16, vec![8.into(), 8.into()]);
+            let factor = g.add_input(name, ty);
+            let product = format!("·{name}");
+            at = g.add1(product, MatMul::default(), &[at, factor]).unwrap();
+        }
+        g.add_output(at);
+        crate::plan(&g).unwrap()
+    }
+
+    #[test]
+    fn rows_with_tensor_maps_are_aligned() {
+        let plan = products();
+        let [first, second] = &plan.steps[..] else {
+            panic!("{plan}")
+        };
+        let gap = first.slots..second.first_slot;
+        assert!(!gap.is_empty() && second.first_slot % 8 == 0, "{gap:?}");
+        let binding = plan.bind_symbols(vec![]).unwrap();
+        let mut slots = vec![7; 3];
+        let address = |buffer: usize, _: &Place, _: u64| (buffer as u64 + 1) << 8;
+        plan.slots(
+            &plan.steps,
+            &binding,
+            address,
+            |map| Some([map.address.0 as i64; MAP_SLOTS]),
+            &mut slots,
+        );
+        assert_eq!(slots.len(), plan.slot_count());
+        assert!(slots[gap].iter().all(|slot| *slot == 0));
+        for step in &plan.steps {
+            let row = &slots[step.first_slot..][..step.slots];
+            let of = |map: usize| row[[35, 40][map]];
+            assert_eq!(row[..MAP_SLOTS], [of(0); MAP_SLOTS]);
+            assert_eq!(row[MAP_SLOTS..][..MAP_SLOTS], [of(1); MAP_SLOTS]);
+        }
+    }
+
+    #[test]
+    fn broken_tensor_maps_are_found() {
+        type Damage = fn(&mut Step);
+        let damages: [(Damage, &str); 4] = [
+            (|s| s.first_slot -= 1, "its first slot is 55, not 56"),
+            (
+                |s| s.args.rotate_left(1),
+                "a tensor map does not come first",
+            ),
+            (
+                |s| {
+                    if let Some(Arg::Map(of)) = s.args.get_mut(1) {
+                        of.tensor = 32;
+                    }
+                },
+                "the tensor map in its slot 16 is of no operand",
+            ),
+            (
+                |s| {
+                    if let Some(Arg::Map(of)) = s.args.first_mut() {
+                        of.steps = 500;
+                    }
+                },
+                "the tensor map in its slot 0 is of no operand",
+            ),
+        ];
+        for (damage, words) in damages {
+            let mut plan = products();
+            verify(&plan).unwrap();
+            damage(&mut plan.steps[1]);
+            let error = verify(&plan).unwrap_err();
+            assert_eq!((error.step.as_str(), error.reason.as_str()), ("·z", words));
+        }
+    }
+}
