@@ -3,8 +3,14 @@
 // The threads of a group follow each other, so that they read neighbouring elements of a row; or, with APART, threads that
 // follow each other belong to different groups, for rows that lie side by side. Loops over rows are the same for every
 // thread of a block, so that groups may meet at barriers; what is past the last row repeats it and stores nothing.
+//
+// Where rows are few and long, SPLIT blocks of a cluster share one: all of their threads are its group.
 
-constexpr int GROUPS = THREADS / GROUP;
+#ifndef SPLIT
+#define SPLIT 1
+#endif
+constexpr int GROUPS = THREADS / GROUP, TOGETHER = GROUP * SPLIT;
+static_assert(SPLIT == 1 || GROUPS == 1, "blocks that share a row have no other");
 
 // the last of the axes that make up `rest`
 __device__ __forceinline__ int take(long long& rest, int extent) {
@@ -27,8 +33,32 @@ struct MaxOf {
     template <typename T> __device__ __forceinline__ static T join(T a, T b) { return maximum(a, b); }
 };
 
+__device__ __forceinline__ void meet_cluster() {
+#if SPLIT > 1
+    asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
+// What the blocks of a cluster hold together. WHICH tells apart the calls for one row, of which none may write while another
+// block still reads; behind the last one they meet again.
+template <typename Op, int WHICH, typename T> __device__ __forceinline__ T over_cluster(T x) {
+#if SPLIT > 1
+    __shared__ T mine;
+    if (threadIdx.x == 0) mine = x;
+    meet_cluster();
+#pragma unroll
+    for (int i = 0; i < SPLIT; ++i) {
+        const T* there;
+        asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(&mine), "r"(i));
+        const T other = *(const volatile T*)there;
+        x = i == 0 ? other : Op::join(x, other);
+    }
+#endif
+    return x;
+}
+
 // What the threads of a group hold together, for every one of them. The order of the operations is fixed.
-template <typename Op, typename T> __device__ __forceinline__ T across(T x) {
+template <typename Op, int WHICH = 0, typename T> __device__ __forceinline__ T across(T x) {
     if (APART) {
         __shared__ T all[THREADS];
         __syncthreads();
@@ -52,14 +82,14 @@ template <typename Op, typename T> __device__ __forceinline__ T across(T x) {
         #pragma unroll 8
         for (int i = 1; i < WARPS; ++i) x = Op::join(x, parts[first + i]);
     }
-    return x;
+    return over_cluster<Op, WHICH>(x);
 }
 
-// For each row of this block: `lane` of GROUP, `row`, and whether the row is `live`.
+// For each row of this block: `lane` of TOGETHER, `row`, and whether the row is `live`.
 #define FOR_EACH_ROW \
     const int group = APART ? threadIdx.x % GROUPS : threadIdx.x / GROUP; \
-    const int lane = APART ? threadIdx.x / GROUPS : threadIdx.x % GROUP; \
-    for (long long first = (long long)blockIdx.x * GROUPS; first < ROWS; first += (long long)gridDim.x * GROUPS)
+    const int lane = (APART ? threadIdx.x / GROUPS : threadIdx.x % GROUP) + blockIdx.x % SPLIT * GROUP; \
+    for (long long first = (long long)(blockIdx.x / SPLIT) * GROUPS; first < ROWS; first += (long long)(gridDim.x / SPLIT) * GROUPS)
 #define THIS_ROW \
     const bool live = first + group < ROWS; \
     const long long row = live ? first + group : ROWS - 1; \

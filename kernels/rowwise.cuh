@@ -9,12 +9,12 @@
     const A count = (A)COLUMNS; \
     FOR_EACH_ROW { \
         THIS_ROW \
-        if (items <= GROUP * ITEMS) { \
+        if (items <= TOGETHER * ITEMS) { \
             A cache[ITEMS][V]; \
             A first_sum = Row::start(); \
             _Pragma("unroll") \
             for (int j = 0; j < ITEMS; ++j) { \
-                const long long item = lane + j * GROUP; \
+                const long long item = lane + j * TOGETHER; \
                 if (item < items) { \
                     INNER FETCH_X \
                     _Pragma("unroll") \
@@ -28,7 +28,7 @@
             A second_sum = 0; \
             _Pragma("unroll") \
             for (int j = 0; j < ITEMS; ++j) { \
-                if (lane + j * GROUP < items) { \
+                if (lane + j * TOGETHER < items) { \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) { \
                         cache[j][v] = Row::map(cache[j][v], one); \
@@ -36,11 +36,11 @@
                     } \
                 } \
             } \
-            const A two = Row::scale(across<SumOf>(second_sum), count); \
+            const A two = Row::scale(across<SumOf, 1>(second_sum), count); \
             if (live) { \
                 _Pragma("unroll") \
                 for (int j = 0; j < ITEMS; ++j) { \
-                    const long long item = lane + j * GROUP; \
+                    const long long item = lane + j * TOGETHER; \
                     if (item < items) { \
                         INNER FETCH_E \
                         Pack<Y, V> pack; \
@@ -54,7 +54,7 @@
             A first_sum = Row::start(); \
             if (Row::FIRST) { \
                 _Pragma("unroll (V == 2 ? 4 : 2)") \
-                for (long long item = lane; item < items; item += GROUP) { \
+                for (long long item = lane; item < items; item += TOGETHER) { \
                     INNER FETCH_X \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) first_sum = Row::step(first_sum, (A)VALUE(v)); \
@@ -64,14 +64,14 @@
             const A one = Row::finish(first_sum, count); \
             A second_sum = 0; \
             _Pragma("unroll (V == 2 ? 4 : 2)") \
-            for (long long item = lane; item < items; item += GROUP) { \
+            for (long long item = lane; item < items; item += TOGETHER) { \
                 INNER FETCH_X \
                 _Pragma("unroll") \
                 for (int v = 0; v < V; ++v) second_sum += Row::term(Row::map((A)VALUE(v), one)); \
             } \
-            const A two = Row::scale(across<SumOf>(second_sum), count); \
+            const A two = Row::scale(across<SumOf, 1>(second_sum), count); \
             if (live) { \
-                for (long long item = lane; item < items; item += GROUP) { \
+                for (long long item = lane; item < items; item += TOGETHER) { \
                     INNER FETCH_X FETCH_E \
                     Pack<Y, V> pack; \
                     _Pragma("unroll") \
@@ -81,5 +81,6 @@
                 } \
             } \
         } \
+        meet_cluster(); \
     } \
 }

@@ -359,23 +359,30 @@ impl Rows {
         let per_thread = if few { width } else { width * 4 };
         let group =
             Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
-        let packs = |group: i64| -> i64 {
-            let need = (columns / width + group - 1) / group.max(1);
-            // a row that does not fit in 32 registers a thread streams, and needs no cache at all; a block of 1024 threads
-            // has fewer registers for each, and narrow packs need more of them for their positions
-            let most = match group {
-                ..1024 => 32,
-                _ if width >= 8 => 24,
-                _ => 16,
-            };
+        // packs of a row that does not fit in so many registers a thread streams, and needs no cache at all
+        let packs = |threads: i64, most: i64| -> i64 {
+            let need = (columns / width + threads - 1) / threads.max(1);
             if need <= (most / width).clamp(1, 8) {
                 need.max(1)
             } else {
                 1
             }
         };
+        if items > 0
+            && let Some((group, split)) = shared(rows, columns, width, props)
+        {
+            let mut t = tile(group, false, packs(group * split, 48));
+            t.0.insert("SPLIT", split);
+            tiles.push(t);
+        }
+        // a block of 1024 threads has fewer registers for each, and narrow packs need more of them for their positions
+        let most = |group: i64| match group {
+            ..1024 => 32,
+            _ if width >= 8 => 24,
+            _ => 16,
+        };
         for g in [group, (group * 2).min(1024), (group / 2).max(1)] {
-            let t = tile(g, false, if items > 0 { packs(g) } else { 0 });
+            let t = tile(g, false, if items > 0 { packs(g, most(g)) } else { 0 });
             if !tiles.contains(&t) {
                 tiles.push(t);
             }
@@ -399,11 +406,23 @@ impl Rows {
             props,
         );
         LaunchConfig {
-            grid: [grid, 1, 1],
+            grid: [grid * tile.get("SPLIT").max(1) as u32, 1, 1],
             block: threads as u32,
             shared_bytes: 0,
         }
     }
+}
+
+/// Threads of a block and blocks of a cluster for rows so few that most multiprocessors would have none, and so long that
+/// blocks gain more than they lose by meeting, which takes a microsecond or two.
+fn shared(rows: i64, columns: i64, width: i64, props: &DeviceProps) -> Option<(i64, i64)> {
+    const THREADS: i64 = 512;
+    // for each thread
+    const PACKS: i64 = 2;
+    let room = 2 * i64::from(props.multiprocessors);
+    let fits = |s: &i64| rows.saturating_mul(*s) <= room && columns >= s * THREADS * PACKS * width;
+    let split = [8, 4, 2].into_iter().find(fits)?;
+    (rows > 0 && props.arch.has_clusters()).then_some((THREADS, split))
 }
 
 /// Names and types of numbered operands.
