@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use bespoke_cuda::CudaDevice;
 use bespoke_device::{
-    Device, DevicePtr, Edge, Graph, Image, Kernel, Launch, LaunchConfig, Memory, Signature, Stream,
-    Twin, TwinCall, TwinError, chain,
+    Device, DevicePtr, Edge, EncodedMap, Graph, Image, Kernel, Launch, LaunchConfig, Memory,
+    Signature, Stream, TensorMap, Twin, TwinCall, TwinError, chain,
 };
+use bespoke_ir::DType;
 use bespoke_jit::{CompileRequest, Compiled, Nvrtc, SearchPlan};
 use bytes::Bytes;
 use cudarc::driver::sys;
@@ -285,6 +286,50 @@ fn maps_in_memory(t: &Bench, what: &'static str, entry: &str) -> Outcome<Fact> {
     })
 }
 
+/// Maps of operands as kernels get them: whether the driver takes what is within the limits, and how long that takes.
+fn encoding(t: &Bench) -> Outcome<Fact> {
+    let what = "the driver takes every tensor map within the limits of `TensorMap`";
+    if !t.device.props().arch.has_tensor_maps() {
+        return Ok(Fact {
+            what,
+            holds: None,
+            seen: "this card has no tensor maps".into(),
+        });
+    }
+    const TURNS: usize = 100_000;
+    let (whole, most) = ([4096, 4096], 1_i64 << 32);
+    let cases = [
+        (whole, 8192),
+        ([1, 1], 16),
+        ([13, 3], 32),
+        ([most, 1], 2 * most),
+        // lines that overlap, and lines far apart
+        ([64, most], 16),
+        ([64, 2], (1 << 40) - 16),
+    ];
+    let map = |extents, stride| TensorMap {
+        address: t.a.ptr().offset(16),
+        element: DType::BF16,
+        extents,
+        stride,
+    };
+    let taken = cases.iter().filter(|(extents, stride)| {
+        let encoded = t.device.tensor_map(&map(*extents, *stride));
+        encoded.is_some_and(|words| words != EncodedMap::default())
+    });
+    let taken = taken.count();
+    let start = Instant::now();
+    for _ in 0..TURNS {
+        std::hint::black_box(t.device.tensor_map(&map(whole, 8192)));
+    }
+    let nanos = start.elapsed().as_secs_f64() * 1e9 / TURNS as f64;
+    Ok(Fact {
+        what,
+        holds: Some(taken == cases.len()),
+        seen: format!("{taken} of {} taken, {nanos:.0} ns each", cases.len()),
+    })
+}
+
 /// An arena grows between replays.
 fn growth(t: &Bench) -> Outcome<Fact> {
     let mut arena = t.device.reserve(8 << 30)?;
@@ -479,6 +524,7 @@ fn run() -> Outcome<bool> {
             "fetch_acquire",
         ),
         maps_in_memory(&t, "the same without a fence", "fetch_plain"),
+        encoding(&t),
         growth(&t),
         updates(&t),
         writing(

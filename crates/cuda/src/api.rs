@@ -192,6 +192,10 @@ const _: unsafe fn(
     *const CUgraphEdgeData,
     usize,
 ) -> CUresult = sys::cuGraphAddDependencies_v2;
+#[allow(
+    clippy::type_complexity,
+    reason = "a name for it would be used once, here"
+)]
 const _: unsafe fn(
     *mut CUtensorMap,
     CUtensorMapDataType,
