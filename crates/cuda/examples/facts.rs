@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bespoke_cuda::CudaDevice;
+use bespoke_device::map::Lines;
 use bespoke_device::{
     Device, DevicePtr, Edge, EncodedMap, Graph, Image, Kernel, Launch, LaunchConfig, Memory,
     Signature, Stream, TensorMap, Twin, TwinCall, TwinError, chain,
@@ -299,28 +300,30 @@ fn encoding(t: &Bench) -> Outcome<Fact> {
     const TURNS: usize = 100_000;
     let (whole, most) = ([4096, 4096], 1_i64 << 32);
     let cases = [
-        (whole, 8192),
-        ([1, 1], 16),
-        ([13, 3], 32),
-        ([most, 1], 2 * most),
+        (whole, 8192, Lines::Plain),
+        (whole, 8192, Lines::Spread),
+        ([1, 1], 16, Lines::Plain),
+        ([13, 3], 32, Lines::Plain),
+        ([most, 1], 2 * most, Lines::Plain),
         // lines that overlap, and lines far apart
-        ([64, most], 16),
-        ([64, 2], (1 << 40) - 16),
+        ([64, most], 16, Lines::Plain),
+        ([64, 2], (1 << 40) - 16, Lines::Plain),
     ];
-    let map = |extents, stride| TensorMap {
+    let map = |extents, stride, lines| TensorMap {
         address: t.a.ptr().offset(16),
         element: DType::BF16,
         extents,
         stride,
+        lines,
     };
-    let taken = cases.iter().filter(|(extents, stride)| {
-        let encoded = t.device.tensor_map(&map(*extents, *stride));
+    let taken = cases.iter().filter(|(extents, stride, lines)| {
+        let encoded = t.device.tensor_map(&map(*extents, *stride, *lines));
         encoded.is_some_and(|words| words != EncodedMap::default())
     });
     let taken = taken.count();
     let start = Instant::now();
     for _ in 0..TURNS {
-        std::hint::black_box(t.device.tensor_map(&map(whole, 8192)));
+        std::hint::black_box(t.device.tensor_map(&map(whole, 8192, Lines::Spread)));
     }
     let nanos = start.elapsed().as_secs_f64() * 1e9 / TURNS as f64;
     Ok(Fact {

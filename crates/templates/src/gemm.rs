@@ -364,7 +364,7 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::I64, DType::I64, DType::I64),
         (DType::U32, DType::U32, DType::U32),
     ];
-    let mut all = vec![mapped(rng, DType::F16), mapped(rng, DType::BF16)];
+    let mut all = Vec::new();
     for &(a, b, sum) in TYPES {
         let batch = rng.int(0, 2) as usize;
         let size = |rng: &mut Rng| match rng.int(0, 9) {
@@ -413,6 +413,7 @@ fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         let tolerance = tolerance(sum).max(tolerance(gemm.epilogue.dtype()));
         all.push((gemm.clone(), s.finish(gemm, tolerance)));
     }
+    all.extend([DType::F16, DType::BF16].map(|dtype| mapped(rng, dtype)));
     all
 }
 
@@ -594,7 +595,8 @@ mod tests {
                 .count()
         };
         for seed in 0..20 {
-            for (i, (gemm, sample)) in cases(&mut Rng::new(seed)).into_iter().enumerate() {
+            // the last two are such products
+            for (i, (gemm, sample)) in cases(&mut Rng::new(seed)).into_iter().rev().enumerate() {
                 let params = gemm.params();
                 let row = sample.row();
                 let args = Args::new(&params, &row);

@@ -41,9 +41,10 @@ fn compile(nvrtc: &Nvrtc, spec: &KernelSpec, props: &DeviceProps, hot: bool) -> 
     Ok(())
 }
 
-fn check(name: &str, samples: Samples, hot: bool) {
-    let nvrtc = match Nvrtc::load(&SearchPlan::from_env(&[])) {
-        Ok(nvrtc) => nvrtc,
+/// The compiler, if there is one; otherwise says that a test is skipped.
+fn nvrtc_for(name: &str) -> Option<Arc<Nvrtc>> {
+    match Nvrtc::load(&SearchPlan::from_env(&[])) {
+        Ok(nvrtc) => Some(nvrtc),
         Err(JitError::NotFound { tried }) => {
             // a machine without the compiler can still run every other test; said past the harness, which swallows
             // what tests print
@@ -53,10 +54,14 @@ fn check(name: &str, samples: Samples, hot: bool) {
                 std::io::stderr(),
                 "skipped: {name}: NVRTC not found (looked in {places})"
             );
-            return;
+            None
         }
         Err(error) => panic!("{error}"),
-    };
+    }
+}
+
+fn check(name: &str, samples: Samples, hot: bool) {
+    let Some(nvrtc) = nvrtc_for(name) else { return };
     let samples: Vec<Sample> = samples(&mut Rng::new(7)).into_iter().take(4).collect();
     assert!(!samples.is_empty());
     let mut errors = Vec::new();
@@ -119,4 +124,35 @@ families! {
     topk false,
     reduce true,
     softmax true,
+}
+
+/// Tiles for the copy engine, which few samples are fit for.
+#[test]
+fn gemm_by_tensor_maps() {
+    let Some(nvrtc) = nvrtc_for("gemm_by_tensor_maps") else {
+        return;
+    };
+    let Ok(arch) = "sm_90a".parse::<Arch>() else {
+        panic!("an architecture")
+    };
+    let props = DeviceProps::preset(arch);
+    let Some(sample) = bespoke_templates::gemm::samples(&mut Rng::new(7)).pop() else {
+        panic!("there are samples")
+    };
+    let (params, row) = (sample.template.params(), sample.row());
+    let args = Args::new(&params, &row);
+    let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
+    let tiles = exact.tiles(&args, &props).filter(|t| t.get("TMA") == 1);
+    let specs: Vec<KernelSpec> = tiles
+        .map(|tile| KernelSpec {
+            tile,
+            ..exact.clone()
+        })
+        .collect();
+    assert!(!specs.is_empty());
+    let bad: Vec<String> = specs
+        .iter()
+        .filter_map(|spec| compile(&nvrtc, spec, &props, true).err())
+        .collect();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
 }

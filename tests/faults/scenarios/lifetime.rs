@@ -6,7 +6,7 @@ use std::time::Duration;
 use bespoke::cache::CacheConfig;
 
 use crate::rig::{card, load, run, service, strategy};
-use crate::standin::{report, script};
+use crate::standin::{script, settled};
 
 /// Sixteen threads and one session, each with shapes of its own, while variants come and go.
 pub(crate) fn threads_share_a_session(_: &[String]) {
@@ -35,7 +35,7 @@ pub(crate) fn threads_share_a_session(_: &[String]) {
     assert!(session.stats().lanes <= 4, "{}", session.stats().lanes);
     assert_eq!(session.stats().runs, 320);
     drop((session, service, device));
-    let report = report();
+    let report = settled();
     assert!(
         report.alive.is_empty() && report.misuse.is_empty(),
         "{report:?}"
