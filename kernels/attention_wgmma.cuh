@@ -177,7 +177,7 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
 
     // Copies run ahead of the work by STAGES tiles of k, and one less of v: those of v are multiplied a tile later. q comes
     // with the first tile of k.
-#pragma unroll
+#pragma unroll 1
     for (int tile = 0; tile < STAGES; ++tile) {
         if (tile < steps) copy_k(tile);
         if (tile > 0 && tile - 1 < steps) copy_v(tile - 1);

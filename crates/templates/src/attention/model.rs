@@ -18,6 +18,10 @@ const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 const APART: f64 = 0.4;
 const TOGETHER: f64 = 0.25;
 
+/// What a step takes more for warpgroups that wait for each other and correct their sums before they multiply again, in seconds; a
+/// guess.
+const MEETING: f64 = 0.1e-6;
+
 impl Attention {
     /// Expected time of a problem.
     pub(super) fn seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
@@ -85,10 +89,13 @@ impl Attention {
         let multiplying = (products / PEAK).max(shared);
         // exponentials come at a sixteenth of the rate of plain arithmetic
         let exponentials = bm * bn / (props.f32_rate / 16.0 / multiprocessors);
-        let exposed = if together > 1.0 { TOGETHER } else { APART };
-        let work = together
-            * steps
-            * (multiplying.max(exponentials) + exposed * multiplying.min(exponentials));
+        let (exposed, meeting) = if together > 1.0 {
+            (TOGETHER, 0.0)
+        } else {
+            (APART, MEETING)
+        };
+        let step = multiplying.max(exponentials) + exposed * multiplying.min(exponentials);
+        let work = together * steps * (step + meeting);
         // kernels with large tiles were seen to get some two and a half times what memory gives of the level-2 cache
         let moved = (p.keys as f64 * (d + dv) + bm * d) * 2.0;
         let traffic = together * moved * multiprocessors / (2.4 * props.bandwidth);
