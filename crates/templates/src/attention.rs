@@ -172,8 +172,9 @@ impl Attention {
         let (d, dv) = self.padded();
         if tile.get("WGMMA") == 1 {
             // scores wait in registers beside what the tile before is multiplied with
-            let mask = if self.mask.is_some() { 12 } else { 0 };
-            return tile.get("BN") * 3 / 4 + dv / 2 + mask + 40;
+            let bn = tile.get("BN");
+            let mask = if self.mask.is_some() { bn * 3 / 8 } else { 0 };
+            return bn * 3 / 4 + dv / 2 + mask + 44;
         }
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
