@@ -185,6 +185,10 @@ impl Attention {
 
     fn legal(&self, tile: &Tile, props: &DeviceProps) -> bool {
         if tile.get("WGMMA") == 1 {
+            // the mask of more keys at a time is read into what registers are left, and some more
+            if self.mask.is_some() && tile.get("BN") > 128 {
+                return false;
+            }
             let threads = tile.get("THREADS") * tile.get("BLOCKS");
             let registers = i64::from(props.registers_per_multiprocessor) / threads / 8 * 8;
             let shared = tile.get("BLOCKS") * (self.shared_bytes(tile) + 1024);
