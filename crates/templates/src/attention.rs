@@ -11,9 +11,11 @@
 //!
 //! Tile constants: `BM` rows a block, `BN` keys at a time, `WARPS_M`×`WARPS_N` warps, `STAGES` of keys and values in
 //! flight. With `WARPS_N > 1` warps share the rows and divide the keys, and merge what they have at the end; with `SPLIT >
-//! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters.
+//! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters. With `WGMMA` it is
+//! Hopper's own instructions that multiply: 64 rows a group of four warps, `BLOCKS` on a multiprocessor.
 
 mod host;
+mod model;
 mod samples;
 
 use std::fmt::Write as _;
@@ -89,6 +91,22 @@ const TILES: &[[i64; 5]] = &[
     [16, 32, 1, 2, 2],
 ];
 
+/// `wgmma`: BM, BN, stages, blocks of a multiprocessor; legal for the sizes of a head at which [`Attention::registers`] leaves
+/// enough of them.
+const WGMMA_TILES: &[[i64; 4]] = &[
+    [128, 128, 2, 1],
+    [128, 192, 2, 1],
+    [128, 160, 2, 1],
+    [128, 96, 2, 1],
+    [128, 64, 2, 1],
+    [128, 64, 2, 2],
+    [192, 128, 2, 1],
+    [192, 96, 2, 1],
+    [192, 64, 2, 1],
+    [64, 128, 2, 2],
+    [64, 64, 2, 2],
+];
+
 /// Rows of a group that are few: decoding a token at a time.
 const FEW: i64 = 16;
 
@@ -137,7 +155,9 @@ impl Attention {
     fn shared_bytes(&self, tile: &Tile) -> i64 {
         let (d, dv) = self.padded();
         let (bm, bn, wn) = (tile.get("BM"), tile.get("BN"), tile.get("WARPS_N"));
-        let pipeline = (bm * d.max(dv) + tile.get("STAGES") * bn * (d + dv)) * 2;
+        // wgmma wants lines to begin at multiples of 1 KiB
+        let pipeline =
+            (bm * d.max(dv) + tile.get("STAGES") * bn * (d + dv)) * 2 + tile.get("WGMMA") * 1024;
         // what warps that divide the keys have, on the way to their merger
         let strips = wn * bm * ((dv + 4) * 4 + 8);
         if wn > 1 || tile.get("SPLIT") > 1 {
@@ -150,6 +170,12 @@ impl Attention {
     /// Registers of a thread: the result, scores, fragments, and some for addresses.
     fn registers(&self, tile: &Tile) -> i64 {
         let (d, dv) = self.padded();
+        if tile.get("WGMMA") == 1 {
+            // scores wait in registers beside what the tile before is multiplied with
+            let bn = tile.get("BN");
+            let mask = if self.mask.is_some() { bn * 3 / 8 } else { 0 };
+            return bn * 3 / 4 + dv / 2 + mask + 44;
+        }
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let q = if rows * d / 8 <= 16 { d / 4 } else { 4 };
@@ -158,6 +184,17 @@ impl Attention {
     }
 
     fn legal(&self, tile: &Tile, props: &DeviceProps) -> bool {
+        if tile.get("WGMMA") == 1 {
+            // the mask of more keys at a time is read into what registers are left, and some more
+            if self.mask.is_some() && tile.get("BN") > 128 {
+                return false;
+            }
+            let threads = tile.get("THREADS") * tile.get("BLOCKS");
+            let registers = i64::from(props.registers_per_multiprocessor) / threads / 8 * 8;
+            let shared = tile.get("BLOCKS") * (self.shared_bytes(tile) + 1024);
+            return self.registers(tile) <= registers.min(255)
+                && shared <= i64::from(props.shared_per_multiprocessor);
+        }
         // without asynchronous copies what is copied passes through registers
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let most = match (props.arch.has_cp_async(), keys > 16) {
@@ -170,6 +207,10 @@ impl Attention {
 
     /// Blocks of a tile that fit on a multiprocessor.
     fn resident(&self, tile: &Tile, props: &DeviceProps) -> i64 {
+        // registers are shared out for so many
+        if tile.get("WGMMA") == 1 {
+            return tile.get("BLOCKS");
+        }
         let threads = tile.get("THREADS").max(1);
         let by_registers = i64::from(props.registers_per_multiprocessor)
             / (self.registers(tile).min(255) * threads);
@@ -187,51 +228,6 @@ impl Attention {
             .saturating_mul((p.rows.max(0) + bm - 1) / bm);
         items.saturating_mul(tile.get("SPLIT").max(1))
     }
-
-    /// Expected time of a problem.
-    fn seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
-        let (d, dv) = self.padded();
-        let multiprocessors = f64::from(props.multiprocessors.max(1));
-        let get = |name| tile.get(name) as f64;
-        let (bm, bn, stages) = (get("BM"), get("BN"), get("STAGES"));
-        let warps = get("THREADS") / 32.0;
-        let all = Self::blocks(tile, p) as f64;
-        let together = (self.resident(tile, props) as f64)
-            .min((all / multiprocessors).ceil())
-            .max(1.0);
-        let split = get("SPLIT").max(1.0);
-        let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
-        // a warp of 16 rows reads each fragment of keys for two instructions only
-        let efficiency = if get("BM") / get("WARPS_M") > 16.0 {
-            0.7
-        } else {
-            0.5
-        };
-        let busy = (together * warps / 8.0).min(1.0);
-        let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
-        // exponentials come at a sixteenth of the rate of plain arithmetic; other warps hide some of them
-        let exponentials = 0.6 * bm * bn / (props.f32_rate / 16.0);
-        let work = together * steps * (products + exponentials) * multiprocessors / busy;
-        // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
-        let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
-        let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
-        // what one block waits for: the first copy, further ones that are not ahead of the work, and the chain from
-        // products over the softmax to products again
-        let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
-        let latency = if stages > 1.0 {
-            0.8e-6 + steps * chain.max(0.6e-6 / (stages - 1.0))
-        } else {
-            steps * (0.8e-6 + chain)
-        };
-        let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
-            (_, true) => 3.0e-6,
-            (true, _) => 1.0e-6,
-            _ => 0.0,
-        };
-        // a multiprocessor begins a block as soon as another ends
-        let rounds = (all / multiprocessors).ceil() / together;
-        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6)
-    }
 }
 
 fn tile([bm, bn, wm, wn, stages]: [i64; 5], split: i64) -> Tile {
@@ -244,6 +240,12 @@ fn tile([bm, bn, wm, wn, stages]: [i64; 5], split: i64) -> Tile {
         ("SPLIT", split),
         ("THREADS", wm * wn * 32),
     ])
+}
+
+fn wgmma_tile(&[bm, bn, stages, blocks]: &[i64; 4]) -> Tile {
+    let mut tile = tile([bm, bn, bm / 16, 1, stages], 1);
+    tile.0.extend([("WGMMA", 1), ("BLOCKS", blocks)]);
+    tile
 }
 
 impl Template for Attention {
@@ -283,7 +285,14 @@ impl Template for Attention {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!("\n"; "mma.cuh", "attention.cu")
+        kernel_text!(
+            "\n";
+            "mma.cuh",
+            "attention.cuh",
+            "attention_mma.cuh",
+            "attention_wgmma.cuh",
+            "attention.cu"
+        )
     }
 
     fn definitions(&self, props: &DeviceProps) -> String {
@@ -292,6 +301,12 @@ impl Template for Attention {
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = writeln!(out, "typedef {} T;", cuda_type(self.dtype));
+        let (d, dv) = self.padded();
+        let _ = writeln!(
+            out,
+            "#define T_NAME \"{}\"\n#define D_PADDED {d}\n#define DV_PADDED {dv}",
+            self.dtype
+        );
         let _ = writeln!(
             out,
             "constexpr int D = {}, DV = {};",
@@ -388,6 +403,10 @@ impl Template for Attention {
                 tile([16, keys, 1, 1, 1], 1),
             ]);
         }
+        // not for any shape: strides as arguments leave too few registers
+        if props.arch.has_wgmma() && problem.is_some() {
+            all.extend(WGMMA_TILES.iter().map(wgmma_tile));
+        }
         if has_clusters(props) {
             for &split in SPLITS {
                 all.extend(CLUSTER_TILES.iter().map(|&t| tile(t, split)));
@@ -433,11 +452,13 @@ impl Template for Attention {
     }
 
     fn same_sums(&self, a: &Tile, b: &Tile) -> bool {
-        // after each step of keys the sums so far are corrected, and parts of the keys are merged at the end
+        // after each step of keys the sums so far are corrected, parts of the keys are merged at the end, and `wgmma` adds up in
+        // an order of its own
         let parts = |t: &Tile, name| t.get(name).max(1);
-        ["BN", "WARPS_N", "SPLIT"]
-            .iter()
-            .all(|name| parts(a, name) == parts(b, name))
+        a.get("WGMMA") == b.get("WGMMA")
+            && ["BN", "WARPS_N", "SPLIT"]
+                .iter()
+                .all(|name| parts(a, name) == parts(b, name))
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {

@@ -147,8 +147,9 @@ fn a_masked_row_is_undefined_or_zero() {
 
 #[test]
 fn every_tile_fits() {
-    for arch in [75, 80, 86, 89, 90, 100, 120] {
-        let props = DeviceProps::preset(Arch::sm(arch));
+    let plain_archs = [75, 80, 86, 89, 90, 100, 120].map(Arch::sm);
+    for arch in plain_archs.into_iter().chain([Arch::of_card(9, 0)]) {
+        let props = DeviceProps::preset(arch);
         for size in (STEP..=LARGEST).step_by(STEP as usize) {
             let t = plain(size);
             let sample = dense_run(&t, 2, 1, 77, 77);
@@ -156,20 +157,22 @@ fn every_tile_fits() {
             let row = sample.row();
             let args = Args::new(&params, &row);
             let generic = t.tiles(None, &props);
-            assert_eq!(generic.len(), 2, "{size} on sm_{arch}");
+            assert_eq!(generic.len(), 2, "{size} on {arch}");
+            assert!(generic.iter().all(|tile| tile.get("WGMMA") == 0));
             assert!(generic[0].get("BM") > FEW && generic[1].get("BM") == FEW);
             for tile in t.tiles(Some(&args), &props).into_iter().chain(generic) {
                 assert_eq!(tile.get("BM") % (16 * tile.get("WARPS_M")), 0, "{tile}");
                 assert_eq!(tile.get("BN") % (16 * tile.get("WARPS_N")), 0, "{tile}");
                 let geometry = t.geometry(&tile, Some(&args), &props);
                 assert!(geometry.shared_bytes <= props.shared_per_block, "{tile}");
-                assert!(geometry.block <= 256, "{tile}");
+                let most = if tile.get("WGMMA") == 1 { 384 } else { 256 };
+                assert!(geometry.block <= most, "{tile}");
             }
         }
     }
 }
 
-fn best(size: i64, batches: i64, [g, m, n]: [i64; 3], arch: u32) -> String {
+fn best(size: i64, batches: i64, [g, m, n]: [i64; 3], arch: Arch) -> String {
     let t = plain(size);
     // tiles depend on extents alone, so the tensors may be short
     let mut sample = dense_run(&t, 1, g, 1, 1);
@@ -179,31 +182,67 @@ fn best(size: i64, batches: i64, [g, m, n]: [i64; 3], arch: u32) -> String {
         sample.slots[at] = SampleSlot::Int(value);
     }
     let row = sample.row();
-    let props = DeviceProps::preset(Arch::sm(arch));
+    let props = DeviceProps::preset(arch);
     t.tiles(Some(&Args::new(&params, &row)), &props)[0].to_string()
 }
 
 #[test]
 fn tiles_suit_the_shape() {
     // few rows: warps divide the keys
-    let decode = best(128, 8, [4, 1, 2000], 90);
+    let decode = best(128, 8, [4, 1, 2000], Arch::sm(90));
     assert!(
         decode.contains("BM=16 ") && !decode.contains("WARPS_N=1"),
         "{decode}"
     );
     assert!(!decode.contains("SPLIT=1 "), "{decode}");
     // few keys: all at once
-    let cross = best(64, 20, [1, 1024, 77], 90);
+    let cross = best(64, 20, [1, 1024, 77], Arch::sm(90));
     assert!(
         cross.contains("BN=80 ") && cross.contains("STAGES=1 "),
         "{cross}"
     );
     // many of both: tall tiles
-    let prefill = best(64, 128, [1, 2048, 2048], 80);
+    let prefill = best(64, 128, [1, 2048, 2048], Arch::sm(80));
     assert!(
         prefill.contains("BM=128 ") && prefill.contains("WARPS_N=1"),
         "{prefill}"
     );
+}
+
+#[test]
+fn hopper_multiplies_large_problems_with_its_own_instructions() {
+    let hopper = Arch::of_card(9, 0);
+    for (size, batches, shape) in [
+        (128, 24, [1, 1536, 1536]),
+        (64, 10, [1, 4096, 4096]),
+        (40, 16, [1, 4096, 4096]),
+        (80, 16, [1, 1024, 1024]),
+        (160, 32, [1, 1024, 1024]),
+        (256, 16, [1, 2048, 2048]),
+        (128, 8, [4, 512, 2048]),
+    ] {
+        let tile = best(size, batches, shape, hopper);
+        assert!(tile.contains("WGMMA=1"), "{size} {shape:?}: {tile}");
+    }
+    // decoding and few keys keep what they have
+    for (size, batches, shape) in [
+        (128, 8, [4, 1, 2000]),
+        (64, 12, [1, 16, 128]),
+        (64, 20, [1, 64, 77]),
+    ] {
+        let tile = best(size, batches, shape, hopper);
+        assert_eq!(tile, best(size, batches, shape, Arch::sm(90)));
+    }
+}
+
+#[test]
+fn engines_add_up_in_different_orders() {
+    let t = plain(64);
+    let old = tile([64, 128, 4, 1, 2], 1);
+    let new = wgmma_tile(&[64, 128, 2, 2]);
+    assert!(!t.same_sums(&old, &new) && !t.same_sums(&new, &old));
+    assert!(t.same_sums(&new, &wgmma_tile(&[128, 128, 2, 1])));
+    assert!(!t.same_sums(&new, &wgmma_tile(&[64, 64, 2, 2])));
 }
 
 #[test]
@@ -214,8 +253,11 @@ fn definitions_are_stable() {
         ..plain(40)
     };
     insta::assert_snapshot!(t.describe(), @"batch 1 f16 40x40 scale 0.125 mask bool fill -3.4028234663852886e38");
-    insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
+    insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(80))), @r#"
     typedef f16 T;
+    #define T_NAME "f16"
+    #define D_PADDED 48
+    #define DV_PADDED 48
     constexpr int D = 40, DV = 40;
     constexpr float SCALE_LOG2E = 1.8033688e-1f;
     constexpr bool UNDEFINED_AS_ZERO = false;
@@ -238,7 +280,7 @@ fn definitions_are_stable() {
     #define KEY_ROW_DIVISOR(v) v##_s1_DIVISOR
     #define KEY_COLUMN_STRIDE(v) v##_s2
     #define KEY_COLUMN_DIVISOR(v) v##_s2_DIVISOR
-    ");
+    "#);
 }
 
 #[test]
