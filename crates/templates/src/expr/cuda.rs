@@ -200,6 +200,7 @@ pub fn unary(op: UnaryOp, ty: DType, a: &str) -> String {
         UnaryOp::Recip => format!("1.0f / {a}"),
         UnaryOp::Sigmoid => format!("sigmoid({a})"),
         UnaryOp::Tanh if matches!(ty, DType::F16 | DType::BF16) => format!("narrow_tanh({a})"),
+        UnaryOp::Erf if matches!(ty, DType::F16 | DType::BF16) => format!("narrow_erf({a})"),
         UnaryOp::Exp if matches!(ty, DType::F16 | DType::BF16) => format!("__expf({a})"),
         UnaryOp::Not => format!("{a} == 0"),
         UnaryOp::IsNan => format!("{a} != {a}"),
