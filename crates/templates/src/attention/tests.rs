@@ -224,14 +224,14 @@ fn hopper_multiplies_large_problems_with_its_own_instructions() {
         let tile = best(size, batches, shape, hopper);
         assert!(tile.contains("WGMMA=1"), "{size} {shape:?}: {tile}");
     }
-    // decoding and few keys keep what they have
+    // decoding and few keys are left to the other engine
     for (size, batches, shape) in [
         (128, 8, [4, 1, 2000]),
         (64, 12, [1, 16, 128]),
         (64, 20, [1, 64, 77]),
     ] {
         let tile = best(size, batches, shape, hopper);
-        assert_eq!(tile, best(size, batches, shape, Arch::sm(90)));
+        assert!(!tile.contains("WGMMA=1"), "{size} {shape:?}: {tile}");
     }
 }
 

@@ -1,0 +1,123 @@
+//! What a matrix product is expected to take with a tile.
+//!
+//! The usual model: a multiprocessor works on some blocks at a time, a block is bound by arithmetic, by what it reads through
+//! the level-2 cache or out of shared memory, or by the latency of its own pipeline, and all blocks run in waves.
+
+use bespoke_device::DeviceProps;
+
+use super::{Engine, Problem, blocks, bytes_of, resident};
+use crate::spec::Tile;
+
+/// Bytes a second that one multiprocessor gets of the level-2 cache when all of them read: a guess for all cards. Kernels
+/// with large tiles were seen to get 62 GB/s of an H100's.
+const L2_RATE: f64 = 42e9;
+/// What `wgmma` gets of shared memory, operands that are copied there included, in bytes per operation of the tensor cores'
+/// peak: 128 bytes a cycle, in which they do 4,096, less a good fifth. With `MEETING_OF_GROUPS` fitted to one H100, where it says
+/// what steps of seven tiles take within 8 %.
+const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
+/// The same where the copy engine brings them.
+const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
+/// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
+/// on the multiprocessor works meanwhile.
+const MEETING_OF_GROUPS: f64 = 0.019e-6;
+/// What passes between asking for a chunk and having it in shared memory, in seconds; a guess.
+const LATENCY: f64 = 0.7e-6;
+
+/// What blocks of a cluster take to meet, in seconds, and bytes a second that one reads of the others' shared memory.
+const MEETING: f64 = 1.5e-6;
+const NEIGHBOUR_RATE: f64 = 50e9;
+
+/// Expected time of a problem.
+pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+    let multiprocessors = f64::from(props.multiprocessors.max(1));
+    let (bm, bn, bk) = (
+        tile.get("BM") as f64,
+        tile.get("BN") as f64,
+        tile.get("BK") as f64,
+    );
+    let warps = tile.get("THREADS") as f64 / 32.0;
+    let tma = tile.get("TMA") == 1;
+    let split = tile.get("SPLIT").max(1) as f64;
+    let all = blocks(tile, p) as f64 * split;
+    let together = (resident(engine, tile, props) as f64)
+        .min((all / multiprocessors).ceil())
+        .max(1.0);
+    let steps = ((p.k as f64 / bk).ceil() / split).ceil();
+
+    // share of the peak that the inner loop reaches
+    let (rate, share, element) = match engine {
+        Engine::TensorCores if tile.get("WGMMA") == 1 => {
+            // sixteen rows a warp keep the tensor cores of their quarter busy
+            (props.f16_rate, 0.75, 2.0)
+        }
+        Engine::TensorCores => {
+            // results per operand read from shared memory decide, and eight warps keep a multiprocessor busy
+            let (wm, wn) = (
+                bm / tile.get("WARPS_M") as f64,
+                bn / tile.get("WARPS_N") as f64,
+            );
+            let reuse = wm * wn / (wm + wn) / 32.0;
+            // a guess: Hopper's tensor cores give mma.sync some two thirds of their rate
+            let peak = if props.arch.has_wgmma() { 0.6 } else { 0.9 };
+            let busy = (together * warps / 8.0).min(1.0);
+            (props.f16_rate, peak * (reuse * 1.2).min(1.0) * busy, 2.0)
+        }
+        Engine::Simt { accumulator } => {
+            let (tm, tn) = (tile.get("TM") as f64, tile.get("TN") as f64);
+            let size = bytes_of(accumulator) as f64;
+            let reuse = tm * tn / (tm + tn) / 4.0;
+            let busy = (together * warps / 8.0).min(1.0);
+            let share = 0.9 * (reuse * 1.2).min(1.0) * busy;
+            (props.f32_rate * 4.0 / size, share, size)
+        }
+    };
+    let arithmetic = together * 2.0 * bm * bn * bk * steps / (rate / multiprocessors * share);
+    // rows and columns outside the matrix are not read
+    let lines = bm.min(p.m as f64) + bn.min(p.n as f64);
+    let traffic = if tile.get("WGMMA") == 1 {
+        // each instruction reads 64 rows and all columns again; both operands are written once
+        let bytes = (bm / 64.0 * (64.0 + bn) + bm + bn) * bk * element;
+        let share = if tma {
+            SHARED_SHARE_OF_COPIES
+        } else {
+            SHARED_SHARE
+        };
+        let shared = bytes / (props.f16_rate / multiprocessors * share);
+        let meeting = if together > 1.0 || tma {
+            0.0
+        } else {
+            (warps / 4.0).powi(2) * MEETING_OF_GROUPS
+        };
+        together * steps * (shared + meeting)
+    } else {
+        together * lines * bk * steps * element / L2_RATE
+    };
+    let ahead = (tile.get("STAGES") - 1 - tile.get("IN_FLIGHT")).max(1) as f64;
+    let latency = steps * LATENCY / ahead;
+    let products = arithmetic.max(traffic).max(latency);
+    // to find, read, compute and store a result takes some instructions of its own
+    let instructions = 12.0 + 4.0 * p.epilogue as f64;
+    let results =
+        together * bm * bn / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
+    let exchange = if split > 1.0 {
+        MEETING + bm * bn * 4.0 / NEIGHBOUR_RATE
+    } else {
+        0.0
+    };
+    // blocks that share a multiprocessor get out of step
+    let block = if together > 1.0 {
+        LATENCY + products.max(results) + 0.6 * products.min(results)
+    } else {
+        LATENCY + products + results
+    };
+    // a multiprocessor begins a block as soon as another ends, or stays at work and is asked for operands meanwhile
+    let rounds = (all / multiprocessors).ceil() / together;
+    let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
+    let memory = p.matrices as f64 * (m * k + n * k + m * n) * element / props.bandwidth;
+    let rounds = if tma {
+        rounds * (products + results) + LATENCY + 1.0e-6
+    } else {
+        rounds * (block + exchange + 1.0e-6)
+    };
+    rounds.max(memory)
+}
