@@ -144,11 +144,16 @@ pub(crate) fn describe(api: &Api, ordinal: u32) -> Result<ProbedDevice, u32> {
     let ask = |which| attribute(api, device, which);
     let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // kernels in Hopper's own instructions want tensor maps, which drivers before 12.0 do not make
+    let arch = match api.cuTensorMapEncodeTiled {
+        Some(_) => Arch::of_card(major, minor),
+        None => Arch::sm(major * 10 + minor),
+    };
     let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
     Ok(ProbedDevice {
         ordinal,
         name: String::from_utf8_lossy(&name[..end]).into_owned(),
-        arch: Arch::of_card(major, minor),
+        arch,
         multiprocessors: ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         memory_bytes: memory as u64,
     })
