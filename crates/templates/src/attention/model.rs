@@ -47,13 +47,14 @@ impl Attention {
         } else {
             0.5
         };
-        let share = if props.arch.has_wgmma() {
+        // few warps do not reach what the instruction can
+        let most = if props.arch.has_wgmma() {
             MMA_SHARE
         } else {
             1.0
         };
-        let busy = (together * warps / 8.0).min(1.0);
-        let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency * share);
+        let busy = (together * warps / 8.0).min(most);
+        let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
         // exponentials come at a sixteenth of the rate of plain arithmetic; other warps hide some of them
         let exponentials = 0.6 * bm * bn / (props.f32_rate / 16.0);
         let work = together * steps * (products + exponentials) * multiprocessors / busy;
