@@ -307,7 +307,8 @@ fn encoding(t: &Bench) -> Outcome<Fact> {
         ([most, 1], 2 * most, Lines::Plain),
         // lines that overlap, and lines far apart
         ([64, most], 16, Lines::Plain),
-        ([64, 2], (1 << 40) - 16, Lines::Plain),
+        ([64, 2], (1 << 35) - 16, Lines::Plain),
+        ([64, 64], (1 << 35) - 16, Lines::Spread),
     ];
     let map = |extents, stride, lines| TensorMap {
         address: t.a.ptr().offset(16),

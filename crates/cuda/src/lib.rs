@@ -18,7 +18,8 @@
 //!
 //! `library` finds the driver, `api` is its function table, `error` the meaning of its codes, `context` what every call
 //! goes through; `memory`, `staging`, `stream`, `kernel` and `graph` are the parts of a device, `tensor_map` tells
-//! its copy engine of operands; [`probe()`] looks without touching. Tests run on a stand-in for the function table (`fake`); what needs a GPU is in the GPU test suite.
+//! its copy engine of operands; [`probe()`] looks without touching. Tests run on a stand-in for the function table
+//! (`fake`); what needs a GPU is in the GPU test suite.
 #![allow(unsafe_code)]
 
 mod api;

@@ -125,6 +125,14 @@ pub(crate) fn device(api: &Api, ordinal: u32) -> Result<sys::CUdevice, u32> {
     if code == 0 { Ok(device) } else { Err(code) }
 }
 
+/// What to compile for. Kernels in Hopper's own instructions want tensor maps, which drivers before 12.0 do not make.
+fn arch(api: &Api, major: u32, minor: u32) -> Arch {
+    match api.cuTensorMapEncodeTiled {
+        Some(_) => Arch::of_card(major, minor),
+        None => Arch::sm(major * 10 + minor),
+    }
+}
+
 /// The name and figures of a device.
 pub(crate) fn describe(api: &Api, ordinal: u32) -> Result<ProbedDevice, u32> {
     let device = device(api, ordinal)?;
@@ -144,16 +152,11 @@ pub(crate) fn describe(api: &Api, ordinal: u32) -> Result<ProbedDevice, u32> {
     let ask = |which| attribute(api, device, which);
     let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    // kernels in Hopper's own instructions want tensor maps, which drivers before 12.0 do not make
-    let arch = match api.cuTensorMapEncodeTiled {
-        Some(_) => Arch::of_card(major, minor),
-        None => Arch::sm(major * 10 + minor),
-    };
     let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
     Ok(ProbedDevice {
         ordinal,
         name: String::from_utf8_lossy(&name[..end]).into_owned(),
-        arch,
+        arch: arch(api, major, minor),
         multiprocessors: ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         memory_bytes: memory as u64,
     })
@@ -163,6 +166,14 @@ pub(crate) fn describe(api: &Api, ordinal: u32) -> Result<ProbedDevice, u32> {
 mod tests {
     use super::*;
     use crate::fake;
+
+    #[test]
+    fn hopper_has_its_own_instructions_where_the_driver_makes_tensor_maps() {
+        assert!(arch(fake::driver(), 9, 0).has_wgmma());
+        let old = fake::driver_without_edge_kinds();
+        assert_eq!(arch(old, 9, 0), Arch::sm(90));
+        assert_eq!(arch(old, 8, 9), arch(fake::driver(), 8, 9));
+    }
 
     #[test]
     fn a_probe_finds_devices_or_says_why_not() {

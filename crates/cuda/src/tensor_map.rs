@@ -3,6 +3,7 @@
 //! Encoding is arithmetic on the host: it needs no context and asks the card nothing. A refusal is no error, since a kernel
 //! that wants a map of what cannot have one is not run.
 
+use bespoke_device::map::RANK;
 use bespoke_device::{Arch, EncodedMap, TensorMap};
 use bespoke_ir::DType;
 use cudarc::driver::sys;
@@ -13,9 +14,6 @@ use sys::{
 };
 
 use crate::api::Api;
-
-/// The most axes that a map has.
-const RANK: usize = 5;
 
 /// The map of a matrix as [`bespoke_device::map`] describes it; `None` on cards and drivers that have none, for other
 /// elements than `f16` and `bf16`, and where the driver refuses.
@@ -28,10 +26,11 @@ pub(crate) fn encode(api: &Api, arch: Arch, map: &TensorMap) -> Option<EncodedMa
         DType::BF16 => Element::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         _ => return None,
     };
-    let axes = map.axes();
     let mut extents = [0; RANK];
     let (mut strides, mut tile) = ([0; RANK], [1; RANK]);
-    for (i, &(extent, stride, part)) in axes.iter().enumerate() {
+    let mut rank = 0;
+    for (i, (extent, stride, part)) in map.axes().enumerate() {
+        rank = i + 1;
         extents[i] = u64::try_from(extent).ok()?;
         strides[i] = u64::try_from(stride).ok()?;
         tile[i] = part;
@@ -43,7 +42,7 @@ pub(crate) fn encode(api: &Api, arch: Arch, map: &TensorMap) -> Option<EncodedMa
         encode(
             &mut encoded,
             element,
-            axes.len() as u32,
+            rank as u32,
             map.address.0 as *mut _,
             extents.as_ptr(),
             strides[1..].as_ptr(),

@@ -1,8 +1,9 @@
 //! What the extent block holds, and what of it has to be written for a run.
 //!
 //! A run of the same shape on the same pointers writes nothing. One with other pointers changes the slots of these
-//! pointers and the tensor maps of what lies there, which the plan lists, and looks at no others. Another shape is laid out whole and compared. Of what changed,
-//! only pieces are written; slots that lie close together go in one, since a copy costs as much as some kilobytes of it.
+//! pointers and the tensor maps of what lies there, which the plan lists, and looks at no others. Another shape is laid
+//! out whole and compared. Of what changed, only pieces are written; slots that lie close together go in one, since a copy
+//! costs as much as some kilobytes of it.
 //!
 //! Nothing is allocated once a lane has seen its shapes.
 

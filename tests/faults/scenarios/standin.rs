@@ -61,13 +61,13 @@ impl Report {
     }
 }
 
-/// The same once everything has been given back, or ten seconds later: a thread that works behind a session may be the last to
-/// let go.
+/// The same once everything has been given back, or a second later, which is what dropping may take: a thread that works behind
+/// a session may be the last to let go.
 pub(crate) fn settled() -> Report {
     let start = std::time::Instant::now();
     loop {
         let report = report();
-        if report.alive.is_empty() || start.elapsed().as_secs() >= 10 {
+        if report.alive.is_empty() || start.elapsed().as_secs() >= 1 {
             return report;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
