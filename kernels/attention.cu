@@ -62,15 +62,66 @@ KERNEL {
     // of the tiles of keys, this block has every SPLIT-th from its place in the cluster on
     const int place = blockIdx.x % SPLIT;
     const int steps = tiles_n > place ? ceil_div(tiles_n - place, SPLIT) : 0;
+    // Where row r of an operand begins, r being on from the first row of an item, and whether there is one.
+#define ROW_OF(v) \
+    [&](int line, bool& there) { \
+        const int row = first + line, head = g == 1 ? 0 : row / m; \
+        there = row < rows; \
+        return v##_base + head * GROUP_STRIDE(v) + (row - head * m) * ROW_STRIDE(v); \
+    }
+#if WGMMA
+    Ring keys(shared_address(shared_v + STAGES * V_CHUNKS)), values(keys.full + RING_BYTES);
+    if (threadIdx.x == 0) {
+        keys.open();
+        values.open();
+    }
+    __syncthreads();
+    if (threadIdx.x >= COMPUTING) {
+        give_registers<FEW>();
+        if (threadIdx.x < COMPUTING + 32) {
+            acquire_map(k_map);
+            acquire_map(v_map);
+            for (long long item = blockIdx.x; item < all; item += gridDim.x) {
+                long long batch = item / tiles_m;
+                DECODE_BATCH(batch)
+                const int at[3] = BATCH_PLACE;
+                // in the order in which they are needed
+#pragma unroll 1
+                for (int tile = 0; tile <= steps; ++tile) {
+                    if (tile < steps) bring<QC>(keys, shared_k, k_map, tile * BN, at);
+                    if (tile > 0) bring<VC>(values, shared_v, v_map, (tile - 1) * BN, at);
+                }
+            }
+        }
+        return;
+    }
+    take_registers<FEW>();
+    const Turns turns;
+    uint4* const group_q = shared_q + threadIdx.x / 128 * (64 * LINE_QC);
+    auto copy_q = [&](long long item) {
+        long long batch = item / tiles_m;
+        const int first = (int)(item - batch * tiles_m) * BM + threadIdx.x / 128 * 64;
+        DECODE_BATCH(batch)
+        const T* const q_base = q + BATCH_OFFSET(q);
+        copy_rows(group_q, q_base, ROW_OF(q));
+    };
+    if (blockIdx.x < all) copy_q(blockIdx.x);
+#endif
 
     for (long long item = blockIdx.x / SPLIT; item < all; item += gridDim.x / SPLIT) {
         long long batch = item / tiles_m;
         const int first = (int)(item - batch * tiles_m) * BM;
         DECODE_BATCH(batch)
+        T* const y_base = y + BATCH_OFFSET(y);
+#if WGMMA
+        // this item's q, which was asked for while the item before was worked on
+        wait<0>();
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        meet_group();
+#else
         const T* const q_base = q + BATCH_OFFSET(q);
         const T* const k_base = k + BATCH_OFFSET(k);
         const T* const v_base = v + BATCH_OFFSET(v);
-        T* const y_base = y + BATCH_OFFSET(y);
         const bool q_vector = COLUMN_STRIDE(q) == 1 && (ROW_STRIDE(q) % 8 == 0 || m == 1) && (GROUP_STRIDE(q) % 8 == 0 || g == 1) &&
                               is_aligned<8>(q_base);
         const bool k_vector = KEY_COLUMN_STRIDE(k) == 1 && (KEY_ROW_STRIDE(k) % 8 == 0 || n == 1) && is_aligned<8>(k_base);
@@ -94,12 +145,13 @@ KERNEL {
 
         // whatever this block did before is finished with its memory
         __syncthreads();
-        copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, [&](int line, bool& there) {
-            const int row = first + line, head = g == 1 ? 0 : row / m;
-            there = row < rows;
-            return q_base + head * GROUP_STRIDE(q) + (row - head * m) * ROW_STRIDE(q);
-        });
+        copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, ROW_OF(q));
+#endif
 #if MASK
+        // where it is known that rows share a mask of neighbours, it is read while scores are multiplied
+        constexpr bool SHARED_MASK = WGMMA && COLUMN_DIVISOR(e0) == 1 && ROW_DIVISOR(e0) == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(e0) == 0) &&
+                                     n_DIVISOR % 2 == 0 && BATCHES_DIVISIBLE(e0, 2);
+        Pack<E_TYPE, 2> ahead_mask[SHARED_MASK ? CN : 1];
         const E_TYPE* mask[RM][2];
         const bool mask_pairs = COLUMN_STRIDE(e0) == 1 && (ROW_STRIDE(e0) % 2 == 0 || m == 1) &&
                                 (GROUP_STRIDE(e0) % 2 == 0 || g == 1) && is_aligned<2>(e0 + BATCH_OFFSET(e0));
@@ -121,6 +173,18 @@ KERNEL {
             sum[i][0] = sum[i][1] = 0;
         }
 
+#if WGMMA
+        auto look = [&](int tile) {
+#if MASK
+            if constexpr (SHARED_MASK) {
+                const int column = tile * BN + lane % 4 * 2;
+#pragma unroll
+                for (int j = 0; j < CN; ++j)
+                    ahead_mask[j] = *(const Pack<E_TYPE, 2>*)(mask[0][0] + minimum(column + j * 8, n - 2));
+            }
+#endif
+        };
+#endif
         // scores under scale and mask; none behind the last key
         auto see = [&](float (&s)[RM][CN][4], int tile) {
             const int key = (tile * SPLIT + place) * BN;
@@ -141,6 +205,11 @@ KERNEL {
 #pragma unroll
                     for (int h = 0; h < 2; ++h) {
                         float &left = s[i][j][2 * h], &right = s[i][j][2 * h + 1];
+                        if constexpr (SHARED_MASK) {
+                            left = masked(left, &ahead_mask[j].at[0]);
+                            right = masked(right, &ahead_mask[j].at[1]);
+                            continue;
+                        }
                         const E_TYPE* const p = mask[i][h] + at * COLUMN_STRIDE(e0);
                         if (mask_pairs && at + 1 < n) {
                             const Pack<E_TYPE, 2> pair = *(const Pack<E_TYPE, 2>*)p;
@@ -165,11 +234,20 @@ KERNEL {
                 }
             }
         };
+#if WGMMA
+        auto ahead = [&] {
+            meet_group();
+            if (item + gridDim.x < all) copy_q(item + gridDim.x);
+        };
+        walk(o, top, sum, group_q, shared_k, shared_v, keys, values, turns, steps, look, see, ahead);
+        if (steps == 0) ahead();
+#else
         walk(o, top, sum, shared_q, shared_k, shared_v, steps, copy_k, copy_v, see);
         // without any tile q may still be under way, and in no group yet
         if (steps == 0) commit();
         wait<0>();
-        if (WGMMA || VC != QC || WARPS_N > 1 || SPLIT > 1 || steps == 0) __syncthreads();
+        if (VC != QC || WARPS_N > 1 || SPLIT > 1 || steps == 0) __syncthreads();
+#endif
 
         // the result of a row without a defined softmax; a sum over no keys is 0
         const float undefined = UNDEFINED_AS_ZERO || n <= 0 ? 0.0f : __int_as_float(0x7fffffff);
@@ -181,10 +259,31 @@ KERNEL {
                 sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], 2);
             }
         }
+        auto row_of_y = ROW_OF(y);
+#if WGMMA
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const bool defined = sum[0][h] > 0;
+            const float scale = 1.0f / sum[0][h];
+            bool there;
+            T* const p = row_of_y(warp_row + h * 8 + lane / 4, there);
+#pragma unroll
+            for (int c = 0; c < VC; c += 4) {
+                unsigned int pairs[4] = {};
+#pragma unroll
+                for (int j = 0; j < minimum(4, VC - c); ++j)
+                    pairs[j] = packed(defined ? o[0][c + j][2 * h] * scale : undefined,
+                                      defined ? o[0][c + j][2 * h + 1] * scale : undefined, T());
+                const uint4 bits = gathered(pairs);
+                const int chunk = c + lane % 4;
+                if (there && chunk < DV / 8) *(uint4*)(p + chunk * 8) = bits;
+            }
+        }
+#else
         auto put = [&](int line, int chunk, const uint4& bits) {
-            const int row = first + line, head = g == 1 ? 0 : row / m;
-            if (row >= rows) return;
-            T* const p = y_base + head * GROUP_STRIDE(y) + (row - head * m) * ROW_STRIDE(y) + chunk * 8 * COLUMN_STRIDE(y);
+            bool there;
+            T* const p = row_of_y(line, there) + chunk * 8 * COLUMN_STRIDE(y);
+            if (!there) return;
             if (ROWS_WHOLE(y) || y_vector) {
                 *(uint4*)p = bits;
                 return;
@@ -208,7 +307,7 @@ KERNEL {
                     for (int c = 0; c < VC; ++c) {
                         const float left = defined ? o[i][c][2 * h] * scale : undefined;
                         const float right = defined ? o[i][c][2 * h + 1] * scale : undefined;
-                        uint4* const at = shared_q + slot<BM, VC>(warp_row + i * 16 + h * 8 + lane / 4, c);
+                        uint4* const at = shared_q + swizzled<VC>(warp_row + i * 16 + h * 8 + lane / 4, c);
                         ((unsigned int*)at)[lane % 4] = packed(left, right, T());
                     }
                 }
@@ -217,7 +316,7 @@ KERNEL {
 #pragma unroll 4
             for (int at = lane; at < WARP_ROWS * (DV / 8); at += 32) {
                 const int line = warp_row + at / (DV / 8), chunk = at % (DV / 8);
-                put(line, chunk, shared_q[slot<BM, VC>(line, chunk)]);
+                put(line, chunk, shared_q[swizzled<VC>(line, chunk)]);
             }
         } else {
             // every part relative to the largest score of all, in a strip each
@@ -274,5 +373,6 @@ KERNEL {
             // nobody may go on, or end, while others read its memory
             if (SPLIT > 1) meet();
         }
+#endif
     }
 }

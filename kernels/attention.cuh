@@ -8,6 +8,10 @@
 #ifndef WGMMA
 #define WGMMA 0
 #endif
+// wgmma gets its keys from the copy engine.
+#define TMA WGMMA
+// Threads that compute; behind them are four warps for the copy engine, if it is used.
+constexpr int COMPUTING = THREADS - TMA * 128;
 // The block's dynamic shared memory; wgmma wants it to begin at a multiple of 1,024 bytes.
 #if WGMMA
 #define SHARED(memory) \
@@ -28,12 +32,14 @@ struct Chunk {
 constexpr int QC = (D + 15) / 16 * 2, VC = (DV + 15) / 16 * 2;
 constexpr int WARP_ROWS = BM / WARPS_M, WARP_COLUMNS = BN / WARPS_N;
 constexpr int RM = WARP_ROWS / 16, CN = WARP_COLUMNS / 8;
-constexpr int Q_CHUNKS = BM * (QC > VC ? QC : VC), K_CHUNKS = BN * QC, V_CHUNKS = BN * VC;
+// Chunks of a line in shared memory: the engine of wgmma has panels of eight. Results of mma.sync go through the memory of q.
+constexpr int LINE_QC = WGMMA ? (QC + 7) / 8 * 8 : QC, LINE_VC = WGMMA ? (VC + 7) / 8 * 8 : VC;
+constexpr int Q_CHUNKS = BM * (!WGMMA && VC > QC ? VC : LINE_QC), K_CHUNKS = BN * LINE_QC, V_CHUNKS = BN * LINE_VC;
 constexpr float LOG2E = 1.4426950408889634f, LOWEST = -3.402823466e38f;
 // without a mask the scale waits until the exponent is formed; a negative one would turn the order of the scores around
 constexpr bool LATE = MASK == 0 && SCALE_LOG2E > 0;
 constexpr float FACTOR = LATE ? SCALE_LOG2E : 1.0f;
-static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0 && THREADS == 32 * WARPS_M * WARPS_N, "a warp works on tiles of 16");
+static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0 && COMPUTING == 32 * WARPS_M * WARPS_N, "a warp works on tiles of 16");
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float power_of_two(float x) {
@@ -49,9 +55,6 @@ template <int C> __device__ __forceinline__ int swizzled(int line, int chunk) {
     constexpr int PERIOD = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;
     return line * C + (chunk ^ ((unsigned int)line / (8 / PERIOD) % PERIOD));
 }
-
-// Where a chunk lies in LINES lines of C chunks: the engine's choice.
-template <int LINES, int C> __device__ __forceinline__ int slot(int line, int chunk);
 
 __device__ __forceinline__ void commit() {
 #if __CUDA_ARCH__ >= 800
@@ -80,7 +83,7 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
             bool there;
             const T* p = from(line, there);
             there = there && chunk * 8 < WIDTH;
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + slot<LINES, C>(line, chunk))),
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + swizzled<C>(line, chunk))),
                          "l"(there ? p + chunk * 8 : any), "r"(there ? 16 : 0)
                          : "memory");
         }
@@ -100,7 +103,7 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
                 const int line = first + i * TOGETHER;
-                if (line < LINES) to[slot<LINES, C>(line, chunk)] = held[i];
+                if (line < LINES) to[swizzled<C>(line, chunk)] = held[i];
             }
         }
 #endif
@@ -119,7 +122,7 @@ __device__ __forceinline__ void copy(uint4* to, const T* any, long long stride, 
                 c.v[j].bits = 0;
                 if (there) c.v[j] = *p;
             }
-            to[slot<LINES, C>(line, chunk)] = c.bits;
+            to[swizzled<C>(line, chunk)] = c.bits;
         }
     }
 }
@@ -159,32 +162,55 @@ __device__ __forceinline__ float masked(float score, const E_TYPE* e) {
 }
 #endif
 
-// A strip of scores becomes exponentials relative to the largest score of their rows so far. `shrunk(h, by)` is told by how
-// much what was summed before becomes less, of row l/4 + 8·h; not of the first tile, before which there is nothing.
-template <typename F>
-__device__ __forceinline__ void exponentials(float (&s)[CN][4], float (&top)[2], float (&sum)[2], bool first, F shrunk) {
+// A strip of scores becomes exponentials relative to a score of their rows: the largest so far, or one that is not much less, so
+// that no exponential is more than 2^SLACK and what was summed before seldom needs to be corrected. (Numbers of 16 bits are as
+// fine there as below 1.) Says whether that is so in any row of the warp: by `shrink`, of row l/4 + 8·h. Before the first tile
+// there is nothing.
+constexpr float SLACK = 6;
+__device__ __forceinline__ bool exponentials(float (&s)[CN][4], float (&top)[2], float (&sum)[2], bool first, float (&shrink)[2]) {
+    // several chains, none of which waits for another
+    float best[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        best[e] = s[0][e];
+#pragma unroll
+        for (int j = 1; j < CN; ++j) best[e] = fmaxf(best[e], s[j][e]);
+    }
+    bool shrunk = false;
+    float base[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-        float best = top[h];
-#pragma unroll
-        for (int j = 0; j < CN; ++j) best = fmaxf(best, fmaxf(s[j][2 * h], s[j][2 * h + 1]));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
-        const float base = base_of(best);
+        float now = fmaxf(best[2 * h], best[2 * h + 1]);
+        now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
+        now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2));
         if (!first) {
-            const float by = power_of_two((top[h] - base) * FACTOR);
-            sum[h] *= by;
-            shrunk(h, by);
+            const bool higher = now > top[h] + SLACK / FACTOR;
+            now = higher ? now : top[h];
+            shrink[h] = higher ? power_of_two((top[h] - base_of(now)) * FACTOR) : 1.0f;
+            shrunk = shrunk || higher;
         }
-        top[h] = best;
+        top[h] = now;
+        base[h] = base_of(now) * FACTOR;
+    }
+    float part[4] = {};
 #pragma unroll
-        for (int j = 0; j < CN; ++j) {
+    for (int j = 0; j < CN; ++j) {
 #pragma unroll
-            for (int e = 2 * h; e < 2 * h + 2; ++e) {
-                s[j][e] = power_of_two(LATE ? fmaf(s[j][e], FACTOR, -base * FACTOR) : s[j][e] - base);
-                sum[h] += s[j][e];
-            }
+        for (int e = 0; e < 4; ++e) {
+            s[j][e] = power_of_two(LATE ? fmaf(s[j][e], FACTOR, -base[e / 2]) : s[j][e] - base[e / 2]);
+            part[e] += s[j][e];
         }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum[h] = (first ? 0.0f : sum[h] * shrink[h]) + (part[2 * h] + part[2 * h + 1]);
+    return !first && __any_sync(0xffffffffu, shrunk);
+}
+// Sums of a strip become relative to another score.
+__device__ __forceinline__ void correct(float (&o)[VC][4], const float (&shrink)[2]) {
+#pragma unroll
+    for (int j = 0; j < VC; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[j][e] *= shrink[e / 2];
     }
 }
 // The left operand of a product with 16 values, from the exponentials of their keys.

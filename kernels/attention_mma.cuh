@@ -11,8 +11,6 @@ constexpr bool KEEP_Q = RM * QC <= 16;
 // copies of k and v that may still be under way when the next one that is needed must be there
 constexpr int LATER = STAGES > 1 ? 2 * STAGES - 3 : 0;
 
-template <int LINES, int C> __device__ __forceinline__ int slot(int line, int chunk) { return swizzled<C>(line, chunk); }
-
 // Adds the products of all tiles of keys to `o`.
 template <typename K, typename V, typename S>
 __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2], float (&sum)[RM][2], const uint4* shared_q,
@@ -68,13 +66,8 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
             see(s, tile);
 #pragma unroll
             for (int i = 0; i < RM; ++i) {
-                exponentials(s[i], top[i], sum[i], tile == 0, [&](int h, float by) {
-#pragma unroll
-                    for (int j = 0; j < VC; ++j) {
-                        o[i][j][2 * h] *= by;
-                        o[i][j][2 * h + 1] *= by;
-                    }
-                });
+                float shrink[2];
+                if (exponentials(s[i], top[i], sum[i], tile == 0, shrink)) correct(o[i], shrink);
             }
         }
 

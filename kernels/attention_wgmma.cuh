@@ -1,51 +1,70 @@
-// Attention's engine of wgmma, Hopper's own (sm_90a): four warps multiply 64 rows with a whole tile of keys straight from shared
-// memory, and do something else meanwhile. While exponentials of one tile are formed, the values of the tile before are
-// multiplied (Shah et al. 2024).
+// Attention's engine of wgmma, Hopper's own (sm_90a): four warps, a group, multiply 64 rows with a whole tile of keys straight
+// from shared memory, and do something else meanwhile. The copy engine brings keys and values, which one warp asks for
+// (roles.cuh), over the end of a tile of rows. While exponentials of one tile of keys are formed, the values of the tile before
+// are multiplied; and groups take turns to begin products, so that one group's products run beside another's exponentials
+// (Shah et al. 2024).
 //
-// Lines are cut into panels as wide as a swizzle of wgmma, 8, 4 or 2 chunks, of which the size of a head is a multiple. Rows of q
-// and k run along the reduction; v is `turned`: its lines are steps of the reduction, and the instruction is told so. (PTX
-// ISA, "Asynchronous warpgroup level matrix shared memory layout".)
+// Lines are cut into panels as wide as the widest swizzle, 8 chunks; what the last one has beyond the size of a head is copied
+// as zeros and not multiplied. (Narrower panels would need less memory, but the copy engine takes them line by line, and became
+// what all waited for.) Rows of q and k run along the reduction; v is `turned`: its lines are steps of the reduction, and the
+// instruction is told so. (PTX ISA, "Asynchronous warpgroup level matrix shared memory layout".) A box of the copy engine is 32
+// lines of a panel.
 
 #if WGMMA
 
-static_assert(RM == 1 && WARPS_N == 1 && SPLIT == 1 && STAGES > 1, "a warpgroup has 64 rows, and the next tile is on its way");
-static_assert(BN % 32 == 0 && BN <= 256, "values are multiplied 32 keys at a time");
+static_assert(RM == 1 && WARPS_N == 1 && SPLIT == 1 && STAGES > 1, "a group has 64 rows, and the next tile is on its way");
+static_assert(BN % 32 == 0 && BN <= 256, "a tile of keys is whole boxes");
+static_assert(ROWS_WHOLE(q) && ROWS_WHOLE(y) && KEYS_WHOLE(k) && KEYS_WHOLE(v), "the maps are known to be there");
 
-// Chunks of a line of a panel, of heads with C chunks.
-template <int C> constexpr int PANEL = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;
-constexpr int QP = PANEL<QC>, VP = PANEL<VC>;
+// Registers of a thread of the warps that ask.
+constexpr int FEW = 24;
+constexpr int GROUPS = COMPUTING / 128;
 
-template <int LINES, int C> __device__ __forceinline__ int slot(int line, int chunk) {
-    constexpr int WIDTH = PANEL<C>;
-    return chunk / WIDTH * (LINES * WIDTH) + swizzled<WIDTH>(line, chunk % WIDTH);
+// A group copies its rows of q, zeros beyond; the copies are under way when this returns. `from(line, there)` is where a row
+// begins and whether there is one; `any` is an address that may be read.
+template <typename F> __device__ __forceinline__ void copy_rows(uint4* to, const T* any, F from) {
+    const int chunk = threadIdx.x % 8;
+#pragma unroll 1
+    for (int line = threadIdx.x % 128 / 8; line < 64; line += 16) {
+        bool there;
+        const T* const p = from(line, there);
+#pragma unroll
+        for (int panel = 0; panel < (QC + 7) / 8; ++panel) {
+            const bool inside = there && panel * 8 + chunk < D / 8;
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + panel * (64 * 8) + swizzled<8>(line, chunk))),
+                         "l"(inside ? p + (panel * 8 + chunk) * 8 : any), "r"(inside ? 16 : 0)
+                         : "memory");
+        }
+    }
+    commit();
 }
 
 // What wgmma is told of an operand in shared memory, in units of 16 bytes: where it begins, how far apart panels are (which
-// it asks of turned operands only), how far eight lines, and the swizzle, by the width of a panel. Further on in the operand is
-// a larger number: the beginning has the lowest bits.
-template <int WIDTH> __device__ __forceinline__ unsigned long long descriptor(const uint4* from, int panels_apart) {
-    constexpr unsigned long long SWIZZLE = WIDTH == 8 ? 1 : WIDTH == 4 ? 2 : 3, EIGHT_LINES = 8 * WIDTH;
+// it asks of turned operands only), how far eight lines, and the swizzle. Further on in the operand is a larger number: the
+// beginning has the lowest bits.
+__device__ __forceinline__ unsigned long long descriptor(const uint4* from, int panels_apart) {
+    constexpr unsigned long long SWIZZLE = 1, EIGHT_LINES = 64;
     return SWIZZLE << 62 | EIGHT_LINES << 32 | (unsigned long long)panels_apart << 16 | (shared_address(from) & 0x3ffff) / 16;
 }
 
-// Operands of the statements below: the sums, tile by tile of eight columns, come last, so that their numbers are the same for
-// each width. What comes before would be inputs, but those are numbered behind all that is written, so it poses as such.
-#define OCTET_0 "%9,%10,%11,%12,%13,%14,%15,%16"
-#define OCTET_1 "%17,%18,%19,%20,%21,%22,%23,%24"
-#define OCTET_2 "%25,%26,%27,%28,%29,%30,%31,%32"
-#define OCTET_3 "%33,%34,%35,%36,%37,%38,%39,%40"
-#define OCTET_4 "%41,%42,%43,%44,%45,%46,%47,%48"
-#define OCTET_5 "%49,%50,%51,%52,%53,%54,%55,%56"
-#define OCTET_6 "%57,%58,%59,%60,%61,%62,%63,%64"
-#define OCTET_7 "%65,%66,%67,%68,%69,%70,%71,%72"
-#define OCTET_8 "%73,%74,%75,%76,%77,%78,%79,%80"
-#define OCTET_9 "%81,%82,%83,%84,%85,%86,%87,%88"
-#define OCTET_10 "%89,%90,%91,%92,%93,%94,%95,%96"
-#define OCTET_11 "%97,%98,%99,%100,%101,%102,%103,%104"
-#define OCTET_12 "%105,%106,%107,%108,%109,%110,%111,%112"
-#define OCTET_13 "%113,%114,%115,%116,%117,%118,%119,%120"
-#define OCTET_14 "%121,%122,%123,%124,%125,%126,%127,%128"
-#define OCTET_15 "%129,%130,%131,%132,%133,%134,%135,%136"
+// Operands of the statements below: five others, and the sums, tile by tile of eight columns, so that their numbers are the same
+// for each width. What comes before would be inputs, but those are numbered behind all that is written, so it poses as such.
+#define OCTET_0 "%5,%6,%7,%8,%9,%10,%11,%12"
+#define OCTET_1 "%13,%14,%15,%16,%17,%18,%19,%20"
+#define OCTET_2 "%21,%22,%23,%24,%25,%26,%27,%28"
+#define OCTET_3 "%29,%30,%31,%32,%33,%34,%35,%36"
+#define OCTET_4 "%37,%38,%39,%40,%41,%42,%43,%44"
+#define OCTET_5 "%45,%46,%47,%48,%49,%50,%51,%52"
+#define OCTET_6 "%53,%54,%55,%56,%57,%58,%59,%60"
+#define OCTET_7 "%61,%62,%63,%64,%65,%66,%67,%68"
+#define OCTET_8 "%69,%70,%71,%72,%73,%74,%75,%76"
+#define OCTET_9 "%77,%78,%79,%80,%81,%82,%83,%84"
+#define OCTET_10 "%85,%86,%87,%88,%89,%90,%91,%92"
+#define OCTET_11 "%93,%94,%95,%96,%97,%98,%99,%100"
+#define OCTET_12 "%101,%102,%103,%104,%105,%106,%107,%108"
+#define OCTET_13 "%109,%110,%111,%112,%113,%114,%115,%116"
+#define OCTET_14 "%117,%118,%119,%120,%121,%122,%123,%124"
+#define OCTET_15 "%125,%126,%127,%128,%129,%130,%131,%132"
 #define REGISTERS_16 OCTET_0
 #define REGISTERS_32 REGISTERS_16 "," OCTET_1
 #define REGISTERS_48 REGISTERS_32 "," OCTET_2
@@ -86,34 +105,16 @@ template <int WIDTH> __device__ __forceinline__ unsigned long long descriptor(co
 #define QUOTED(n) #n
 #define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" QUOTED(n) "k16.f32." T_NAME "." T_NAME " {" REGISTERS(n) "}, "
 
-// s = q·k, or s += q·k, of the steps of a panel: as many as a panel has pairs of chunks.
-#define SCORES(a, b, add) INSTRUCTION(BN) a ", " b ", " add ", 1, 1, 0, 0;\n\t"
-__device__ __forceinline__ void scores(float (&s)[CN][4], unsigned long long q, unsigned long long k, int add) {
-    unsigned long long q1 = q + 2, q2 = q + 4, q3 = q + 6, k1 = k + 2, k2 = k + 4, k3 = k + 6;
-    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.s32 add, %8, 0;\n\t" SCORES("%0", "%4", "add")
-#if D_PADDED % 32 == 0
-                 SCORES("%1", "%5", "1")
-#endif
-#if D_PADDED % 64 == 0
-                 SCORES("%2", "%6", "1") SCORES("%3", "%7", "1")
-#endif
-                 "}"
-                 : "+l"(q), "+l"(q1), "+l"(q2), "+l"(q3), "+l"(k), "+l"(k1), "+l"(k2), "+l"(k3), "+r"(add), SUMS(BN, s));
+// s = q·k, or s += q·k, of 16 steps.
+__device__ __forceinline__ void add_scores(float (&s)[CN][4], unsigned long long q, unsigned long long k, int add) {
+    int none = 0, nothing = 0;
+    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.s32 add, %2, 0;\n\t" INSTRUCTION(BN) "%0, %1, add, 1, 1, 0, 0;\n\t}"
+                 : "+l"(q), "+l"(k), "+r"(add), "+r"(none), "+r"(nothing), SUMS(BN, s));
 }
-// o += p·v, of 32 keys: two steps of 16 lines.
-#if DV_PADDED % 64 == 0
-#define STEP_OF_V "128"
-#elif DV_PADDED % 32 == 0
-#define STEP_OF_V "64"
-#else
-#define STEP_OF_V "32"
-#endif
-__device__ __forceinline__ void values(float (&o)[VC][4], unsigned int (&p)[2][4], unsigned long long v) {
-    asm volatile("{\n\t.reg .b64 next;\n\tadd.s64 next, %8, " STEP_OF_V ";\n\t"
-                 INSTRUCTION(DV_PADDED) "{%0,%1,%2,%3}, %8, 1, 1, 1, 1;\n\t"
-                 INSTRUCTION(DV_PADDED) "{%4,%5,%6,%7}, next, 1, 1, 1, 1;\n\t}"
-                 : "+r"(p[0][0]), "+r"(p[0][1]), "+r"(p[0][2]), "+r"(p[0][3]), "+r"(p[1][0]), "+r"(p[1][1]), "+r"(p[1][2]),
-                   "+r"(p[1][3]), "+l"(v), SUMS(DV_PADDED, o));
+// o += p·v, of 16 keys.
+__device__ __forceinline__ void add_values(float (&o)[VC][4], unsigned int (&p)[4], unsigned long long v) {
+    asm volatile(INSTRUCTION(DV_PADDED) "{%0,%1,%2,%3}, %4, 1, 1, 1, 1;"
+                 : "+r"(p[0]), "+r"(p[1]), "+r"(p[2]), "+r"(p[3]), "+l"(v), SUMS(DV_PADDED, o));
 }
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -132,38 +133,76 @@ __device__ __forceinline__ void finish_values(float (&o)[VC][4]) {
 __device__ __forceinline__ void hold(float sum) {
     asm volatile("bar.warp.sync %0;" ::"r"(sum < 0 ? 1u << threadIdx.x % 32 : 0xffffffffu) : "memory");
 }
-// Waits until all that this and other threads copied is there, but the last PENDING groups of copies, and visible to the units
-// that wgmma reads with.
-template <int PENDING> __device__ __forceinline__ void arrive() {
-    wait<PENDING>();
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncthreads();
+
+// A barrier for the threads of a group.
+__device__ __forceinline__ void meet_group() {
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + (int)threadIdx.x / 128) : "memory");
+}
+// Groups begin products in turn: each waits for the one before, and lets the next one go when its own are under way.
+struct Turns {
+    int mine, next;
+    __device__ __forceinline__ Turns() {
+        const int group = threadIdx.x / 128;
+        mine = 1 + GROUPS + group;
+        next = 1 + GROUPS + (group + 1) % GROUPS;
+        if (group == GROUPS - 1) pass();
+    }
+    __device__ __forceinline__ void wait() const {
+        if (GROUPS > 1) asm volatile("bar.sync %0, 256;" ::"r"(mine) : "memory");
+    }
+    __device__ __forceinline__ void pass() const {
+        if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(next) : "memory");
+    }
+};
+
+// Asks for a tile of keys or values, the lines from `line` on of heads with C chunks, in the batch at these places.
+template <int C> __device__ __forceinline__ void bring(Ring& ring, const uint4* to, const void* map, int line, const int (&batch)[3]) {
+    constexpr int PANELS = (C + 7) / 8, BYTES = BN * PANELS * 128;
+    ring.wait_empty();
+    if (threadIdx.x % 32 == 0) {
+        const unsigned int first = shared_address(to) + ring.stage * BYTES;
+        ring.expect<BYTES>();
+#pragma unroll
+        for (int p = 0; p < PANELS; ++p)
+#pragma unroll
+            for (int i = 0; i < BN; i += 32)
+                asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                             "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];"
+                             ::"r"(first + (p * BN + i) * 128), "l"(map), "r"(p * 64), "r"(line + i), "r"(batch[0]),
+                             "r"(batch[1]), "r"(batch[2]), "r"(ring.barrier())
+                             : "memory");
+    }
+    __syncwarp();
+    ring.next();
 }
 
-// Adds the products of all tiles of keys to `o`.
-template <typename K, typename V, typename S>
-__device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2], float (&sum)[RM][2], const uint4* shared_q,
-                                     const uint4* shared_k, const uint4* shared_v, int steps, K copy_k, V copy_v, S see) {
+// Adds the products of all tiles of keys to `o`. `look` is for what is known of a tile before its scores are, `see` for these;
+// `ahead` is done when q is needed no longer.
+template <typename L, typename S, typename A>
+__device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2], float (&sum)[RM][2], const uint4* group_q,
+                                     const uint4* shared_k, const uint4* shared_v, Ring& keys, Ring& values, const Turns& turns,
+                                     int steps, L look, S see, A ahead) {
     if (steps == 0) return;
-    const unsigned long long from_q = descriptor<QP>(shared_q + threadIdx.x / 128 * (64 * QP), 1);
-    const unsigned long long from_k = descriptor<QP>(shared_k, 1), from_v = descriptor<VP>(shared_v, BN * VP);
+    const unsigned long long from_q = descriptor(group_q, 1), from_k = descriptor(shared_k, 1), from_v = descriptor(shared_v, BN * 8);
     float s[RM][CN][4];
-    auto multiply_keys = [&](int tile) {
-        const unsigned long long k = from_k + tile % STAGES * K_CHUNKS;
+    auto multiply_keys = [&] {
+        const unsigned long long k = from_k + keys.stage * K_CHUNKS;
 #pragma unroll
-        for (int p = 0; p < QC / QP; ++p) scores(s[0], from_q + p * (BM * QP), k + p * (BN * QP), p);
+        for (int c = 0; c < QC; c += 2) add_scores(s[0], from_q + c / 8 * (64 * 8) + c % 8, k + c / 8 * (BN * 8) + c % 8, c);
+        end_products();
     };
-
-    unsigned int p[BN / 32][2][4];
-    auto multiply_values = [&](int tile) {
-        const unsigned long long v = from_v + tile % STAGES * V_CHUNKS;
+    unsigned int p[CN / 2][4];
+    auto multiply_values = [&] {
+        const unsigned long long v = from_v + values.stage * V_CHUNKS;
 #pragma unroll
-        for (int i = 0; i < BN / 32; ++i) values(o[0], p[i], v + i * (32 * VP));
+        for (int i = 0; i < CN / 2; ++i) add_values(o[0], p[i], v + i * (16 * 8));
+        end_products();
     };
-    float shrink[2] = {1, 1};
+    float shrink[2];
+    bool shrunk;
     auto weigh = [&](int tile) {
         see(s, tile);
-        exponentials(s[0], top[0], sum[0], tile == 0, [&](int h, float by) { shrink[h] = by; });
+        shrunk = exponentials(s[0], top[0], sum[0], tile == 0, shrink);
     };
     auto pack_all = [&] {
 #pragma unroll
@@ -171,57 +210,67 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
             // not before this point: values may have been under way with what was packed before
             asm volatile("" : "+f"(s[0][j][0]), "+f"(s[0][j][1]), "+f"(s[0][j][2]), "+f"(s[0][j][3]));
             asm volatile("" : "+f"(s[0][j + 1][0]), "+f"(s[0][j + 1][1]), "+f"(s[0][j + 1][2]), "+f"(s[0][j + 1][3]));
-            pack(p[j / 4][j / 2 % 2], s[0][j], s[0][j + 1]);
+            pack(p[j / 2], s[0][j], s[0][j + 1]);
         }
     };
+    auto leave = [](Ring& ring) {
+        ring.release(ring.stage);
+        ring.next();
+    };
 
-    // Copies run ahead of the work by STAGES tiles of k, and one less of v: those of v are multiplied a tile later. q comes
-    // with the first tile of k.
-#pragma unroll 1
-    for (int tile = 0; tile < STAGES; ++tile) {
-        if (tile < steps) copy_k(tile);
-        if (tile > 0 && tile - 1 < steps) copy_v(tile - 1);
-        commit();
-    }
-    arrive<STAGES - 1>();
+    keys.wait_full();
+    turns.wait();
     begin_products();
-    multiply_keys(0);
-    end_products();
+    multiply_keys();
     // behind the scores there is nothing yet
     end_products();
+    turns.pass();
+    look(0);
     finish_scores(s[0]);
+    leave(keys);
+    if (steps == 1) ahead();
     weigh(0);
     pack_all();
 
 #pragma unroll 1
     for (int tile = 1; tile < steps; ++tile) {
-        arrive<STAGES - 2>();
+        values.wait_full();
+        keys.wait_full();
+        turns.wait();
         begin_products();
-        multiply_keys(tile);
-        end_products();
-        multiply_values(tile - 1);
-        end_products();
-        // into the stages that every warp has left
-        const int next = tile - 1 + STAGES;
-        if (next < steps) copy_k(next);
-        if (next - 1 < steps) copy_v(next - 1);
-        commit();
+        multiply_keys();
+        multiply_values();
+        turns.pass();
+        look(tile);
         finish_scores(s[0]);
+        leave(keys);
+        if (tile == steps - 1) ahead();
         weigh(tile);
         hold(sum[0][0] + sum[0][1]);
         finish_values(o[0]);
-#pragma unroll
-        for (int j = 0; j < VC; ++j) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) o[0][j][e] *= shrink[e / 2];
-        }
+        leave(values);
+        if (shrunk) correct(o[0], shrink);
         pack_all();
     }
-    arrive<STAGES - 2>();
+    values.wait_full();
     begin_products();
-    multiply_values(steps - 1);
-    end_products();
+    multiply_values();
     finish_values(o[0]);
+    leave(values);
+}
+
+// What a lane of four has as pairs of neighbours in four chunks, two each, becomes one chunk: that of its place among the four.
+__device__ __forceinline__ uint4 gathered(unsigned int (&pairs)[4]) {
+    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    auto exchange = [](unsigned int& a, unsigned int& b, bool second, int by) {
+        const unsigned int got = __shfl_xor_sync(0xffffffffu, second ? a : b, by);
+        (second ? a : b) = got;
+    };
+    exchange(pairs[0], pairs[1], odd, 1);
+    exchange(pairs[2], pairs[3], odd, 1);
+    exchange(pairs[0], pairs[2], high, 2);
+    exchange(pairs[1], pairs[3], high, 2);
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
 #endif

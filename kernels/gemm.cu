@@ -99,21 +99,21 @@ KERNEL {
     static_assert(CHUNKS(a, A_TYPE, ROW, COLUMN, m) == YES && ORDER(b, COLUMN, ROW) == YES && CHUNKS(b, B_TYPE, COLUMN, ROW, n) == YES &&
                       n_DIVISOR % 32 == 0,
                   "the maps are known to be there");
-    Ring ring(memory);
+    Operands operands(memory);
     if (threadIdx.x >= COMPUTING) {
-        give_registers();
+        give_registers<FEW>();
         if (threadIdx.x < COMPUTING + 32) {
             acquire_map(a_map);
             acquire_map(b_map);
             FOR_EACH_TILE(tile, all) {
                 const Place at(tile, tiles_m, tiles_n);
                 EXTRAS(AHEAD)
-                for (int step = 0; step < steps.end; ++step) ring.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
+                for (int step = 0; step < steps.end; ++step) operands.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
             }
         }
         return;
     }
-    take_registers();
+    take_registers<FEW>();
 #else
     const bool aligned_a = IS_ALIGNED(Chunk<A_TYPE>::N, a) && BATCHES_ALIGNED(a, Chunk<A_TYPE>::N);
     const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
@@ -154,7 +154,7 @@ KERNEL {
 
 #if TMA
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
-        ring.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
+        operands.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
         finish(acc, row, column, put);
 #else
         Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m)> from_a(

@@ -1,8 +1,5 @@
 // The same products with operands that the copy engine brings (TMA, sm_90): one warp only asks for tiles of operands, far
-// ahead and over the end of a tile of results, and the others only multiply and write results.
-//
-// Stages form a ring. A stage has two barriers in shared memory: `full` opens when all its bytes have come, `empty` when all
-// warps have read it.
+// ahead and over the end of a tile of results, and the others only multiply and write results (roles.cuh).
 //
 // Operands come by tensor maps, whose boxes are lines of 64 elements, 128 bytes, in wgmma's swizzle. The map of A has boxes
 // of 64 lines. That of B has 32, which are columns of the result, in an order in which a lane gets eight columns side by side
@@ -15,16 +12,8 @@ static_assert(SPLIT == 1 && BN % 32 == 0, "a tile has whole boxes, and its reduc
 
 constexpr int BOX_A = 64 * 64 * 2, BOX_B = 32 * 64 * 2, STAGE_BYTES = STAGE_CHUNKS * 16;
 
-// The warp that asks is one of four, which need few registers; those that multiply get the others.
-constexpr int GROUPS = COMPUTING / 128, EQUAL = 65536 / BLOCKS / THREADS / 8 * 8, FEW = 40;
-constexpr int LEFT = (EQUAL * (GROUPS + 1) - FEW) / GROUPS / 8 * 8, MANY = LEFT < 248 ? LEFT : 248;
-__device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FEW)); }
-__device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MANY)); }
-
-// The host writes maps before a run, past the cache that the copy engine reads them with.
-__device__ __forceinline__ void acquire_map(const void* map) {
-    asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
-}
+// Registers of a thread of the warps that ask, the epilogue's addresses among them.
+constexpr int FEW = 40;
 
 // A warp brings the beginning of lines of a tile, `count` elements each, to the level-2 cache.
 template <int LINES, typename T> __device__ __forceinline__ void bring(const T* from, long long stride, int lines, int count) {
@@ -33,40 +22,23 @@ template <int LINES, typename T> __device__ __forceinline__ void bring(const T* 
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + line * stride), "r"(count * (int)sizeof(T)) : "memory");
 }
 
-struct Ring {
-    unsigned int stages, full, empty;
-    int stage = 0, phase = 0;
+// Stages of both operands, and the barriers behind them.
+struct Operands {
+    unsigned int stages;
+    Ring ring;
 
-    // The barriers lie behind the stages.
-    __device__ __forceinline__ explicit Ring(const uint4* memory)
-        : stages(shared_address(memory)), full(stages + STAGES * STAGE_BYTES), empty(full + STAGES * 8) {
-        if (threadIdx.x == 0) {
-            for (int i = 0; i < STAGES; ++i) {
-                asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full + i * 8) : "memory");
-                asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty + i * 8), "n"(COMPUTING / 32) : "memory");
-            }
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        }
+    __device__ __forceinline__ explicit Operands(const uint4* memory)
+        : stages(shared_address(memory)), ring(stages + STAGES * STAGE_BYTES) {
+        if (threadIdx.x == 0) ring.open();
         __syncthreads();
-    }
-    __device__ __forceinline__ void next() {
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-        phase ^= stage == 0;
-    }
-    __device__ __forceinline__ static void wait(unsigned int barrier, int phase) {
-        unsigned int open;
-        do {
-            asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
-                         : "=r"(open) : "r"(barrier), "r"(phase) : "memory");
-        } while (!open);
     }
 
     // The warp that asks: one step of both operands. A runs along its rows or along the reduction, B along the reduction.
     template <bool A_BY_ROW> __device__ __forceinline__ void load(const void* a_map, const void* b_map, int row, int column, int step) {
-        wait(empty + stage * 8, phase ^ 1);
+        ring.wait_empty();
         if (threadIdx.x % 32 == 0) {
-            const unsigned int barrier = full + stage * 8, to_a = stages + stage * STAGE_BYTES, to_b = to_a + B_AT * 16;
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(STAGE_BYTES) : "memory");
+            const unsigned int barrier = ring.barrier(), to_a = stages + ring.stage * STAGE_BYTES, to_b = to_a + B_AT * 16;
+            ring.expect<STAGE_BYTES>();
 #pragma unroll
             for (int i = 0; i < BM / 64; ++i)
                 asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
@@ -81,30 +53,27 @@ struct Ring {
                              : "memory");
         }
         __syncwarp();
-        next();
+        ring.next();
     }
 
-    // The warps that multiply: this one has read a stage.
-    __device__ __forceinline__ void release(int stage) {
-        if (threadIdx.x % 32 == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + stage * 8) : "memory");
-    }
+    // The warps that multiply.
     template <typename T, bool A_BY_ROW>
     __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 2], const uint4* memory, int steps) {
         int before = 0;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
-            wait(full + stage * 8, phase);
+            ring.wait_full();
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            products<A_BY_ROW, true, T>(acc, memory + stage * STAGE_CHUNKS);
+            products<A_BY_ROW, true, T>(acc, memory + ring.stage * STAGE_CHUNKS);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             // the products of this step may be under way while those before are done
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            if (step > 0) release(before);
-            before = stage;
-            next();
+            if (step > 0) ring.release(before);
+            before = ring.stage;
+            ring.next();
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        if (steps > 0) release(before);
+        if (steps > 0) ring.release(before);
     }
 };
 

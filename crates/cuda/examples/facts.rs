@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bespoke_cuda::CudaDevice;
-use bespoke_device::map::Lines;
+use bespoke_device::map::{BATCHES, Lines, NO_BATCH};
 use bespoke_device::{
     Device, DevicePtr, Edge, EncodedMap, Graph, Image, Kernel, Launch, LaunchConfig, Memory,
     Signature, Stream, TensorMap, Twin, TwinCall, TwinError, chain,
@@ -309,6 +309,8 @@ fn encoding(t: &Bench) -> Outcome<Fact> {
         ([64, most], 16, Lines::Plain),
         ([64, 2], (1 << 35) - 16, Lines::Plain),
         ([64, 64], (1 << 35) - 16, Lines::Spread),
+        ([40, 3], 80, Lines::Batched),
+        ([128, most], (1 << 35) - 16, Lines::Batched),
     ];
     let map = |extents, stride, lines| TensorMap {
         address: t.a.ptr().offset(16),
@@ -316,6 +318,11 @@ fn encoding(t: &Bench) -> Outcome<Fact> {
         extents,
         stride,
         lines,
+        // heads closer together than lines, as models have them
+        batches: match lines {
+            Lines::Batched => [(24, 256), NO_BATCH, (most, (1 << 35) - 16)],
+            _ => [NO_BATCH; BATCHES],
+        },
     };
     let taken = cases.iter().filter(|(extents, stride, lines)| {
         let encoded = t.device.tensor_map(&map(*extents, *stride, *lines));

@@ -60,7 +60,7 @@ pub(crate) fn encode(api: &Api, arch: Arch, map: &TensorMap) -> Option<EncodedMa
 #[cfg(test)]
 mod tests {
     use bespoke_device::DevicePtr;
-    use bespoke_device::map::Lines;
+    use bespoke_device::map::{BATCHES, Lines, NO_BATCH};
 
     use super::*;
     use crate::fake;
@@ -73,6 +73,7 @@ mod tests {
             extents: [72, 3],
             stride: 160,
             lines: Lines::Plain,
+            batches: [NO_BATCH; BATCHES],
         };
         let hopper = Arch::of_card(9, 0);
         let api = fake::driver();

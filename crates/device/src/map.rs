@@ -7,9 +7,10 @@
 //!
 //! Every map is made alike, so that it depends on the operand alone and serves every variant of a kernel:
 //!
-//! - two axes: the inner one, along which elements lie side by side, and the outer one, from line to line;
-//! - a box is some lines of [`BOX`] elements of 16 bits, 128 bytes: 64 lines in their order, or 32 in one of their own
-//!   ([`Lines`]);
+//! - two axes, the inner one, along which elements lie side by side, and the outer one, from line to line, and up to
+//!   [`BATCHES`] more, from matrix to matrix;
+//! - a box is some lines of [`BOX`] elements of 16 bits, 128 bytes: 64 lines in their order, 32 in one of their own, or 32 of
+//!   one matrix among several ([`Lines`]);
 //! - lines are swizzled over 128 bytes and not interleaved;
 //! - elements outside the extents are read as zero;
 //! - element strides are 1, and the level-2 cache fetches 256 bytes.
@@ -30,8 +31,12 @@ pub const MAP_ALIGNMENT: usize = 8;
 pub const BOX: u32 = 64;
 /// The most axes that a map has.
 pub const RANK: usize = 5;
+/// The most axes from matrix to matrix.
+pub const BATCHES: usize = RANK - 2;
 /// Lines of a box that has them [spread](Lines::Spread).
 pub const SPREAD: i64 = 32;
+/// Lines of a box of [one of several matrices](Lines::Batched).
+pub const FEW: u32 = 32;
 
 /// Addresses and outer strides are multiples of so many bytes.
 const GRAIN: i64 = 16;
@@ -52,9 +57,12 @@ pub enum Lines {
     /// lines are columns of a matrix product, the tensor cores leave lane q of four with eight sums side by side (PTX ISA,
     /// "Register fragments for wgmma", accumulator of m64nNk16).
     Spread,
+    /// As they are, [`FEW`] at a time. Only these maps have axes from matrix to matrix, and always all of them, so that a
+    /// kernel names [`RANK`] coordinates.
+    Batched,
 }
 
-/// A matrix that a map can be made of; see the module. The fields are within the driver's limits if [`MapOf::map`] made it.
+/// A matrix, or several, that a map can be made of; see the module. The fields are within the driver's limits if [`MapOf::map`] made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorMap {
     /// First element, at a multiple of 16 bytes.
@@ -67,7 +75,12 @@ pub struct TensorMap {
     pub stride: i64,
     /// The order of lines; spread ones are a multiple of [`SPREAD`].
     pub lines: Lines,
+    /// Axes from matrix to matrix: extent, and stride in bytes as `stride`. An axis that there is not has extent 1.
+    pub batches: [(i64, i64); BATCHES],
 }
+
+/// An axis from matrix to matrix that there is not.
+pub const NO_BATCH: (i64, i64) = (1, GRAIN);
 
 impl TensorMap {
     /// The axes as the copy engine walks over them, the inner one first: extent, stride in bytes (of the first the size of an
@@ -93,13 +106,26 @@ impl TensorMap {
                 (outer / SPREAD, 32 * s, 1),
             ]
             .map(Some),
+            Lines::Batched => {
+                let [a, b, c] = self.batches.map(|(n, stride)| Some((n, stride, 1)));
+                [Some((inner, 2, BOX)), Some((outer, s, FEW)), a, b, c]
+            }
         };
         axes.into_iter().flatten()
     }
 }
 
+/// An extent of an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Extent {
+    /// What the slot at this position of the row says.
+    At(usize),
+    /// Always this.
+    Is(i64),
+}
+
 /// Which operand a map is of: an operand of a matrix product, with *rows* and *steps* along the reduction. All but the
-/// type are positions of slots in the row that the map stands in. Offset and strides are in elements.
+/// type and an [`Extent::Is`] are positions of slots in the row that the map stands in. Offset and strides are in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MapOf {
     /// The operand's address.
@@ -113,14 +139,28 @@ pub struct MapOf {
     /// From one row to the next.
     pub row_stride: usize,
     /// Number of steps.
-    pub steps: usize,
+    pub steps: Extent,
     /// From one step to the next.
     pub step_stride: usize,
+    /// Number of matrices along an axis of theirs, and from one to the next; only with [`Lines::Batched`].
+    pub batches: [Option<(usize, usize)>; BATCHES],
     /// The order of rows. Spread ones must be the lines, and a multiple of [`SPREAD`].
     pub lines: Lines,
 }
 
 impl MapOf {
+    /// The positions of slots that are integers: all but the tensor.
+    pub fn integers(&self) -> impl Iterator<Item = usize> {
+        let steps = match self.steps {
+            Extent::At(at) => Some(at),
+            Extent::Is(_) => None,
+        };
+        let always = [self.offset, self.rows, self.row_stride, self.step_stride];
+        let batches = self.batches.into_iter().flatten();
+        let batches = batches.flat_map(|(extent, stride)| [extent, stride]);
+        always.into_iter().chain(steps).chain(batches)
+    }
+
     /// The matrix that a row of slots names, if there can be a map of it.
     ///
     /// The inner axis is that of the steps unless rows alone lie side by side; kernels decide by the same rule. Its stride
@@ -128,7 +168,11 @@ impl MapOf {
     pub fn map(&self, row: &[i64]) -> Option<TensorMap> {
         let slot = |at: usize| row.get(at).copied();
         let (row_stride, step_stride) = (slot(self.row_stride)?, slot(self.step_stride)?);
-        let (rows, steps) = (slot(self.rows)?, slot(self.steps)?);
+        let steps = match self.steps {
+            Extent::At(at) => slot(at)?,
+            Extent::Is(steps) => steps,
+        };
+        let rows = slot(self.rows)?;
         let by_row = step_stride == 1 || row_stride != 1;
         let (extents, inner, outer) = match by_row {
             true => ([steps, rows], step_stride, row_stride),
@@ -148,6 +192,19 @@ impl MapOf {
         if self.lines == Lines::Spread && (!by_row || rows % SPREAD != 0) {
             return None;
         }
+        if self.lines == Lines::Batched && !by_row {
+            return None;
+        }
+        let mut batches = [NO_BATCH; BATCHES];
+        for (batch, of) in batches.iter_mut().zip(self.batches) {
+            let Some((extent, stride)) = of else { continue };
+            let (extent, stride) = (slot(extent)?, slot(stride)?);
+            // of a single matrix the stride does not matter
+            if extent != 1 {
+                let stride = stride.checked_mul(size).filter(legal)?;
+                *batch = Some((extent, stride)).filter(|_| (1..=MOST).contains(&extent))?;
+            }
+        }
         let stride = match outer.checked_mul(size).filter(legal) {
             Some(stride) => stride,
             None if extents[1] == 1 => (extents[0] * size + GRAIN - 1) / GRAIN * GRAIN,
@@ -159,6 +216,7 @@ impl MapOf {
             extents,
             stride,
             lines: self.lines,
+            batches,
         })
     }
 
@@ -200,9 +258,10 @@ mod tests {
         offset: 1,
         rows: 2,
         row_stride: 3,
-        steps: 4,
+        steps: Extent::At(4),
         step_stride: 5,
         lines: Lines::Plain,
+        batches: [None; BATCHES],
     };
 
     fn map(row: [i64; 6]) -> Option<([i64; 2], i64)> {
@@ -289,13 +348,46 @@ mod tests {
     }
 
     #[test]
+    fn several_matrices_have_axes_of_their_own() {
+        let several = MapOf {
+            steps: Extent::Is(40),
+            lines: Lines::Batched,
+            batches: [Some((6, 7)), None, Some((4, 8))],
+            ..OF
+        };
+        // 3 rows of 40, 5 and 2 times
+        let row = [256, 0, 3, 80, 2, 1, 5, 240, 1200];
+        let with = |at: usize, value: i64| {
+            let mut row = row;
+            row[at] = value;
+            several.map(&row)
+        };
+        let map = several.map(&row).unwrap();
+        let axes: Vec<_> = map.axes().collect();
+        assert_eq!(axes[..2], [(40, 2, 64), (3, 160, 32)]);
+        assert_eq!(axes[2..], [(5, 480, 1), (1, 16, 1), (2, 2400, 1)]);
+        assert_eq!(with(6, 1).unwrap().batches[0], NO_BATCH, "a single one");
+        for (at, value, why) in [
+            (6, 0, "no matrix"),
+            (7, 0, "a broadcast"),
+            (7, 244, "an odd stride"),
+            (5, 2, "lines with gaps"),
+        ] {
+            assert_eq!(with(at, value), None, "{why}");
+        }
+        let mut turned = row;
+        (turned[3], turned[5]) = (1, 80);
+        assert_eq!(several.map(&turned), None, "lines of rows");
+    }
+
+    #[test]
     fn maps_are_written_where_they_stand() {
         let of = |tensor| MapOf {
             tensor,
             offset: 36,
             rows: 36,
             row_stride: 36,
-            steps: 36,
+            steps: Extent::At(36),
             step_stride: 37,
             ..OF
         };

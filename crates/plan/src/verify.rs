@@ -188,8 +188,7 @@ fn check_maps(step: &Step) -> Result<(), String> {
     }
     for (at, of) in step.maps() {
         let tensor = is(of.tensor, |arg| matches!(arg, Arg::Read(_)));
-        let integers = [of.offset, of.rows, of.row_stride, of.steps, of.step_stride];
-        if !tensor || !integers.into_iter().all(integer) {
+        if !tensor || !of.integers().all(integer) {
             return Err(format!("the tensor map in its slot {at} is of no operand"));
         }
     }
@@ -321,7 +320,7 @@ mod tests {
             (
                 |s| {
                     if let Some(Arg::Map(of)) = s.args.first_mut() {
-                        of.steps = 500;
+                        of.step_stride = 500;
                     }
                 },
                 "the tensor map in its slot 0 is of no operand",

@@ -12,19 +12,25 @@
 //! Tile constants: `BM` rows a block, `BN` keys at a time, `WARPS_M`×`WARPS_N` warps, `STAGES` of keys and values in
 //! flight. With `WARPS_N > 1` warps share the rows and divide the keys, and merge what they have at the end; with `SPLIT >
 //! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters. With `WGMMA` it is
-//! Hopper's own instructions that multiply: 64 rows a group of four warps, `BLOCKS` on a multiprocessor.
+//! Hopper's own instructions that multiply: 64 rows a group of four warps, `BLOCKS` on a multiprocessor, and the copy engine
+//! that brings keys and values, of which tensor maps come first among the arguments. There are such maps of up to three
+//! batch axes, heads whose elements lie side by side, and strides of whole chunks.
 
 mod host;
 mod model;
 mod samples;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use bespoke_device::map::{BATCHES, Lines};
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 
 use crate::source::{cuda_type, kernel_text};
-use crate::spec::{Args, Cost, Param, Template, Tile, Want};
+use crate::spec::{
+    Args, Baked, Cost, Mapped, Param, Steps, Template, Tile, Want, divides, has_maps, with_maps,
+};
 use crate::tile::bytes_of;
 use crate::view;
 
@@ -99,13 +105,18 @@ const WGMMA_TILES: &[[i64; 4]] = &[
     [128, 160, 2, 1],
     [128, 96, 2, 1],
     [128, 64, 2, 1],
-    [128, 64, 2, 2],
     [192, 128, 2, 1],
     [192, 96, 2, 1],
     [192, 64, 2, 1],
+    [64, 192, 2, 2],
     [64, 128, 2, 2],
+    [64, 96, 2, 2],
     [64, 64, 2, 2],
+    [64, 64, 2, 3],
 ];
+/// Registers of a thread that only asks for keys and values, and threads of a block that do.
+const FEW_REGISTERS: i64 = 24;
+const ASKING: i64 = 128;
 
 /// Rows of a group that are few: decoding a token at a time.
 const FEW: i64 = 16;
@@ -145,6 +156,11 @@ impl Attention {
         }
     }
 
+    /// Whether there are tensor maps of keys and values, and queries and results are whole chunks.
+    fn maps_of(&self, args: &Args<'_>) -> bool {
+        self.batch <= BATCHES && has_maps(&self.params(), args)
+    }
+
     /// Sizes of a head as they lie in shared memory.
     fn padded(&self) -> (i64, i64) {
         let pad = |size: i64| (size + 15) / 16 * 16;
@@ -156,8 +172,13 @@ impl Attention {
         let (d, dv) = self.padded();
         let (bm, bn, wn) = (tile.get("BM"), tile.get("BN"), tile.get("WARPS_N"));
         // wgmma wants lines to begin at multiples of 1 KiB
-        let pipeline =
-            (bm * d.max(dv) + tile.get("STAGES") * bn * (d + dv)) * 2 + tile.get("WGMMA") * 1024;
+        let stages = tile.get("STAGES");
+        if tile.get("WGMMA") == 1 {
+            // lines of whole panels, and two barriers for each stage of keys and of values
+            let line = |d: i64| (d + 63) / 64 * 128;
+            return bm * line(d) + stages * (bn * (line(d) + line(dv)) + 32) + 1024;
+        }
+        let pipeline = (bm * d.max(dv) + stages * bn * (d + dv)) * 2;
         // what warps that divide the keys have, on the way to their merger
         let strips = wn * bm * ((dv + 4) * 4 + 8);
         if wn > 1 || tile.get("SPLIT") > 1 {
@@ -171,10 +192,13 @@ impl Attention {
     fn registers(&self, tile: &Tile) -> i64 {
         let (d, dv) = self.padded();
         if tile.get("WGMMA") == 1 {
-            // scores wait in registers beside what the tile before is multiplied with
-            let bn = tile.get("BN");
-            let mask = if self.mask.is_some() { bn * 3 / 8 } else { 0 };
-            return bn * 3 / 4 + dv / 2 + mask + 44;
+            // scores wait in registers beside what the tile before is multiplied with, and the mask of some keys beside both
+            let (bn, three_groups) = (tile.get("BN"), tile.get("BM") > 128);
+            let mask = self.mask.map_or(0, |mask| match bytes_of(mask) {
+                4 => bn / 4 + 36,
+                bytes => bn / 16 * bytes + if three_groups { 16 } else { 4 },
+            });
+            return bn * 3 / 4 + dv / 2 + mask + if three_groups { 36 } else { 32 };
         }
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
@@ -185,14 +209,13 @@ impl Attention {
 
     fn legal(&self, tile: &Tile, props: &DeviceProps) -> bool {
         if tile.get("WGMMA") == 1 {
-            // the mask of more keys at a time is read into what registers are left, and some more
-            if self.mask.is_some() && tile.get("BN") > 128 {
-                return false;
-            }
-            let threads = tile.get("THREADS") * tile.get("BLOCKS");
-            let registers = i64::from(props.registers_per_multiprocessor) / threads / 8 * 8;
+            // what `kernels/roles.cuh` leaves to threads that compute
+            let (threads, blocks) = (tile.get("THREADS"), tile.get("BLOCKS"));
+            let equal = i64::from(props.registers_per_multiprocessor) / blocks / threads / 8 * 8;
+            let left = equal * threads - FEW_REGISTERS * ASKING;
+            let registers = left / (threads - ASKING).max(1) / 8 * 8;
             let shared = tile.get("BLOCKS") * (self.shared_bytes(tile) + 1024);
-            return self.registers(tile) <= registers.min(255)
+            return self.registers(tile) <= registers.min(248)
                 && shared <= i64::from(props.shared_per_multiprocessor);
         }
         // without asynchronous copies what is copied passes through registers
@@ -244,7 +267,9 @@ fn tile([bm, bn, wm, wn, stages]: [i64; 5], split: i64) -> Tile {
 
 fn wgmma_tile(&[bm, bn, stages, blocks]: &[i64; 4]) -> Tile {
     let mut tile = tile([bm, bn, bm / 16, 1, stages], 1);
-    tile.0.extend([("WGMMA", 1), ("BLOCKS", blocks)]);
+    let threads = bm * 2 + ASKING;
+    tile.0
+        .extend([("WGMMA", 1), ("BLOCKS", blocks), ("THREADS", threads)]);
     tile
 }
 
@@ -281,7 +306,32 @@ impl Template for Attention {
             params.extend(view::read("e0", mask, self.batch + 3));
         }
         params.extend(view::write("y", self.dtype, self.batch + 3));
-        params
+        if self.batch > BATCHES {
+            return params;
+        }
+        let map = |name: &str, size| {
+            let axis = |i: usize| format!("{name}_s{i}");
+            let batches: Vec<_> = (0..self.batch)
+                .map(|i| [format!("d{i}"), axis(i)])
+                .collect();
+            let texts = [format!("{name}_map"), format!("{name}_o")];
+            let strides = [axis(self.batch), axis(self.batch + 1)];
+            (name.to_owned(), texts, strides, size, batches)
+        };
+        let maps = [map("k", self.size), map("v", self.value_size)];
+        let maps =
+            maps.each_ref().map(
+                |(tensor, [name, offset], [row, step], size, batches)| Mapped {
+                    name,
+                    tensor,
+                    offset,
+                    rows: ["n", row],
+                    steps: (Steps::Is(*size), step),
+                    batches,
+                    lines: Lines::Batched,
+                },
+            );
+        with_maps(&maps, params)
     }
 
     fn body(&self) -> &'static str {
@@ -289,6 +339,7 @@ impl Template for Attention {
             "\n";
             "mma.cuh",
             "attention.cuh",
+            "roles.cuh",
             "attention_mma.cuh",
             "attention_wgmma.cuh",
             "attention.cu"
@@ -363,7 +414,12 @@ impl Template for Attention {
         for i in 0..batch {
             let _ = write!(out, " && v##_s{i}_DIVISOR % N == 0");
         }
-        out.push_str(")\n");
+        let place = (0..BATCHES).map(|i| match i < batch {
+            true => format!("(int)i{i}"),
+            false => "0".to_owned(),
+        });
+        let place = place.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(out, ")\n#define BATCH_PLACE {{{place}}}");
         for (name, axis) in [
             ("GROUP", batch),
             ("ROW", batch + 1),
@@ -404,7 +460,7 @@ impl Template for Attention {
             ]);
         }
         // not for any shape: strides as arguments leave too few registers
-        if props.arch.has_wgmma() && problem.is_some() {
+        if props.arch.has_wgmma() && args.is_some_and(|args| self.maps_of(args)) {
             all.extend(WGMMA_TILES.iter().map(wgmma_tile));
         }
         if has_clusters(props) {
@@ -442,6 +498,34 @@ impl Template for Attention {
         seen
     }
 
+    fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
+        if tile.get("WGMMA") == 0 {
+            return true;
+        }
+        // what `kernels/attention_wgmma.cuh` asserts, and that no axis of a map is one of broadcast
+        let whole = |name: &str, lines: usize| {
+            let stride = |i: usize| format!("{name}_s{i}");
+            divides(baked, &format!("{name}_o"), STEP)
+                && baked.get(&stride(lines)) == Some(&Baked::Exact(1))
+                && (0..lines).all(|i| divides(baked, &stride(i), STEP))
+        };
+        let moves = |name: &str| {
+            (0..=self.batch).all(|i| {
+                let extent = match i < self.batch {
+                    true => format!("d{i}"),
+                    false => "n".to_owned(),
+                };
+                let stride = format!("{name}_s{i}");
+                baked.get(&stride) != Some(&Baked::Exact(0))
+                    || baked.get(&extent) == Some(&Baked::Exact(1))
+            })
+        };
+        ["q", "y"].iter().all(|v| whole(v, self.batch + 2))
+            && ["k", "v"]
+                .iter()
+                .all(|v| whole(v, self.batch + 1) && moves(v))
+    }
+
     fn generic_tile(&self, known: &dyn Fn(&str) -> Option<i64>) -> usize {
         let rows = known("g").zip(known("m")).map(|(g, m)| g.saturating_mul(m));
         usize::from(rows.is_some_and(|rows| rows <= FEW))
@@ -463,7 +547,14 @@ impl Template for Attention {
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
         let count = match args {
-            Some(args) => Self::blocks(tile, self.problem(args)),
+            Some(args) => {
+                let all = Self::blocks(tile, self.problem(args));
+                match tile.get("WGMMA") {
+                    // these go on to the next tile of rows by themselves
+                    1 => all.min(i64::from(props.multiprocessors) * self.resident(tile, props)),
+                    _ => all,
+                }
+            }
             None => i64::from(props.multiprocessors) * self.resident(tile, props),
         };
         // whole clusters

@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use bespoke_device::map::Lines;
-use bespoke_device::{DeviceProps, LaunchConfig, Operand, SlotKind, TwinError};
+use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
@@ -31,7 +31,9 @@ use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
 use crate::source::kernel_text;
-use crate::spec::{Args, Baked, Cost, Mapped, Param, Template, Tile, Want, with_maps};
+use crate::spec::{
+    Args, Baked, Cost, Mapped, Param, Steps, Template, Tile, Want, divides, has_maps, with_maps,
+};
 use crate::tile::{self, Engine, Operands, Problem};
 use crate::view::{self, Strided};
 
@@ -42,7 +44,8 @@ const MAPS: [Mapped<'_>; 2] = [
         tensor: "a",
         offset: "a_o",
         rows: ["m", "a_s0"],
-        steps: ["k", "a_s1"],
+        steps: (Steps::Named("k"), "a_s1"),
+        batches: &[],
         lines: Lines::Plain,
     },
     Mapped {
@@ -50,7 +53,8 @@ const MAPS: [Mapped<'_>; 2] = [
         tensor: "b",
         offset: "b_o",
         rows: ["n", "b_s1"],
-        steps: ["k", "b_s0"],
+        steps: (Steps::Named("k"), "b_s0"),
+        batches: &[],
         lines: Lines::Spread,
     },
 ];
@@ -90,20 +94,7 @@ impl Gemm {
 
     /// Whether there is a map of each operand of such a product, wherever they begin.
     fn maps_of(&self, args: &Args<'_>) -> bool {
-        if !self.has_maps() {
-            return false;
-        }
-        let params = self.params();
-        let mut row = args.slots().to_vec();
-        let maps = params.iter().filter_map(|p| match &p.kind {
-            SlotKind::Map(of) => Some(of),
-            _ => None,
-        });
-        maps.into_iter().all(|of| {
-            // the runtime serves only addresses that are multiples of 16 bytes with such kernels
-            row[of.tensor] = 1 << 20;
-            of.map(&row).is_some()
-        })
+        self.has_maps() && has_maps(&self.params(), args)
     }
 
     fn extras(&self) -> usize {
@@ -144,7 +135,7 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         kernel_text!(
-            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_tma.cuh", "tile_strips.cuh", "gemm.cu"
+            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "roles.cuh", "tile_wgmma.cuh", "tile_tma.cuh", "tile_strips.cuh", "gemm.cu"
         )
     }
 
@@ -224,10 +215,7 @@ impl Template for Gemm {
             return true;
         }
         // what `kernels/gemm.cu` asserts
-        let divides = |name: &str, by: i64| match baked.get(name) {
-            Some(Baked::Exact(v) | Baked::Multiple(v)) => v % by == 0,
-            None => false,
-        };
+        let divides = |name: &str, by: i64| divides(baked, name, by);
         let one = |name: &str| baked.get(name) == Some(&Baked::Exact(1));
         let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
         let by_row = one("a_s1") && line("a_s0");
@@ -352,7 +340,8 @@ mod tests {
     use crate::oracle::{self, Oracle};
     use crate::sample::{Rng, Sample};
     use crate::spec::{KernelSpec, signature};
-    use bespoke_device::{Arch, MAP_SLOTS};
+    use bespoke_device::map::Extent;
+    use bespoke_device::{Arch, MAP_SLOTS, SlotKind};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     fn check(sample: &Sample, gemm: &Gemm) {
@@ -457,12 +446,15 @@ mod tests {
                     };
                     assert_eq!(map.element, gemm.a);
                     let (offset, row_stride, step_stride) = views[i];
+                    let Extent::At(at_steps) = map.steps else {
+                        panic!("steps of {} are an argument", params[i].name)
+                    };
                     let slots = [
                         (map.tensor, at),
                         (map.offset, offset),
                         (map.rows, rows[i]),
                         (map.row_stride, row_stride),
-                        (map.steps, steps),
+                        (at_steps, steps),
                         (map.step_stride, step_stride),
                     ];
                     assert_eq!(slots.map(|s| row[s.0]), slots.map(|s| s.1));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bespoke_device::map::Lines;
+use bespoke_device::map::{BATCHES, Extent, Lines};
 use bespoke_device::{
     DeviceProps, Image, LaunchConfig, MAP_SLOTS, MapOf, Operand, Signature, SlotKind, Twin,
     TwinCall, TwinError,
@@ -78,9 +78,20 @@ pub(crate) struct Mapped<'a> {
     /// Number of rows, and from one to the next.
     pub(crate) rows: [&'a str; 2],
     /// Number of steps, and from one to the next.
-    pub(crate) steps: [&'a str; 2],
+    pub(crate) steps: (Steps<'a>, &'a str),
+    /// Number of matrices along an axis of theirs, and from one to the next.
+    pub(crate) batches: &'a [[String; 2]],
     /// The order of rows.
     pub(crate) lines: Lines,
+}
+
+/// A number of steps of an operand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Steps<'a> {
+    /// That of an argument.
+    Named(&'a str),
+    /// Always this.
+    Is(i64),
 }
 
 /// Parameters with tensor maps before them. A map whose tensor or integers the list lacks is a bug of the template: debug
@@ -94,6 +105,10 @@ pub(crate) fn with_maps(maps: &[Mapped<'_>], params: Vec<Param>) -> Vec<Param> {
     };
     let map = |m: &Mapped<'_>| {
         let (tensor, element) = find(m.tensor)?;
+        let mut batches = [None; BATCHES];
+        for (batch, [extent, stride]) in batches.iter_mut().zip(m.batches) {
+            *batch = Some((find(extent)?.0, find(stride)?.0));
+        }
         Some(Param {
             name: m.name.to_owned(),
             kind: SlotKind::Map(MapOf {
@@ -102,9 +117,13 @@ pub(crate) fn with_maps(maps: &[Mapped<'_>], params: Vec<Param>) -> Vec<Param> {
                 offset: find(m.offset)?.0,
                 rows: find(m.rows[0])?.0,
                 row_stride: find(m.rows[1])?.0,
-                steps: find(m.steps[0])?.0,
-                step_stride: find(m.steps[1])?.0,
+                steps: match m.steps.0 {
+                    Steps::Named(name) => Extent::At(find(name)?.0),
+                    Steps::Is(steps) => Extent::Is(steps),
+                },
+                step_stride: find(m.steps.1)?.0,
                 lines: m.lines,
+                batches,
             }),
             dtype: None,
             wide: false,
@@ -115,6 +134,20 @@ pub(crate) fn with_maps(maps: &[Mapped<'_>], params: Vec<Param>) -> Vec<Param> {
     let mut all = made.unwrap_or_default();
     all.extend(params);
     all
+}
+
+/// Whether there is a map of each operand that the parameters want one of, wherever the operands begin.
+pub(crate) fn has_maps(params: &[Param], args: &Args<'_>) -> bool {
+    let mut row = args.slots().to_vec();
+    let maps = params.iter().filter_map(|p| match &p.kind {
+        SlotKind::Map(of) => Some(of),
+        _ => None,
+    });
+    maps.into_iter().all(|of| {
+        // the runtime serves only addresses that are multiples of 16 bytes with such kernels
+        row[of.tensor] = 1 << 20;
+        of.map(&row).is_some()
+    })
 }
 
 /// The signature of a list of parameters.
@@ -334,6 +367,14 @@ pub trait Template: fmt::Debug + Send + Sync + 'static {
 
     /// The same computation on the host. Operands come in the order of the tensor parameters.
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError>;
+}
+
+/// Whether an argument is known to be a multiple of this.
+pub(crate) fn divides(baked: &BTreeMap<String, Baked>, name: &str, by: i64) -> bool {
+    match baked.get(name) {
+        Some(Baked::Exact(v) | Baked::Multiple(v)) => v % by == 0,
+        None => false,
+    }
 }
 
 /// One kernel: a template, a tile and what is baked in.

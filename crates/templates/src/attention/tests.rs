@@ -165,7 +165,7 @@ fn every_tile_fits() {
                 assert_eq!(tile.get("BN") % (16 * tile.get("WARPS_N")), 0, "{tile}");
                 let geometry = t.geometry(&tile, Some(&args), &props);
                 assert!(geometry.shared_bytes <= props.shared_per_block, "{tile}");
-                let most = if tile.get("WGMMA") == 1 { 384 } else { 256 };
+                let most = if tile.get("WGMMA") == 1 { 512 } else { 256 };
                 assert!(geometry.block <= most, "{tile}");
             }
         }
@@ -236,6 +236,55 @@ fn hopper_multiplies_large_problems_with_its_own_instructions() {
 }
 
 #[test]
+fn the_copy_engine_is_asked_only_for_keys_that_it_can_walk_over() {
+    let props = DeviceProps::preset(Arch::of_card(9, 0));
+    let t = plain(64);
+    let params = t.params();
+    let named = params.iter().take(2).map(|p| p.name.as_str());
+    assert_eq!(named.collect::<Vec<_>>(), ["k_map", "v_map"]);
+    // tiles of the engine of wgmma, of which there are maps, and those that suit a kernel for these arguments
+    let count = |name: &str, value: i64| {
+        let mut sample = dense_run(&t, 2, 1, 200, 300);
+        let at = params.iter().position(|p| p.name == name).unwrap();
+        sample.slots[at] = SampleSlot::Int(value);
+        let row = sample.row();
+        let args = Args::new(&params, &row);
+        let ours = |t: &Tile| t.get("WGMMA") == 1;
+        let offered = t
+            .tiles(Some(&args), &props)
+            .iter()
+            .filter(|t| ours(t))
+            .count();
+        let exact = KernelSpec::exact(Arc::new(t.clone()), &args, &props);
+        (offered > 0, exact.tiles(&args, &props).any(|t| ours(&t)))
+    };
+    assert_eq!(count("n", 300), (true, true));
+    for (name, value, why) in [
+        ("k_s0", 0, "keys of all batches are the same"),
+        ("v_s1", 0, "values of all keys are the same"),
+        ("k_s1", 68, "rows of keys do not begin at chunks"),
+        ("v_o", 4, "nor do values"),
+        ("k_s2", 2, "keys have gaps"),
+    ] {
+        assert_eq!(count(name, value), (false, false), "{why}");
+    }
+    for (name, value, why) in [
+        ("q_s2", 68, "queries do not begin at chunks"),
+        ("y_o", 4, "nor do results"),
+    ] {
+        assert_eq!(count(name, value), (true, false), "{why}");
+    }
+    let many = Attention {
+        batch: 4,
+        ..plain(64)
+    };
+    assert!(
+        !many.params().iter().any(|p| p.name == "k_map"),
+        "too many axes"
+    );
+}
+
+#[test]
 fn engines_add_up_in_different_orders() {
     let t = plain(64);
     let old = tile([64, 128, 4, 1, 2], 1);
@@ -270,6 +319,7 @@ fn definitions_are_stable() {
     #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
     #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
     #define BATCHES_DIVISIBLE(v, N) (v##_o_DIVISOR % N == 0 && v##_s0_DIVISOR % N == 0)
+    #define BATCH_PLACE {(int)i0, 0, 0}
     #define GROUP_STRIDE(v) v##_s1
     #define GROUP_DIVISOR(v) v##_s1_DIVISOR
     #define ROW_STRIDE(v) v##_s2
