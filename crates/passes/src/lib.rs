@@ -26,6 +26,7 @@
 //! | `attention` | two products with a softmax in between become one operator |
 //! | `fuse_maps` | elementwise nodes join their elementwise readers |
 //! | `merge_products` | products of one tensor with several weights become one (last) |
+//! | `split_products` | a product of which slices are used becomes several, if work behind a slice joins its product (last) |
 //! | `shared_heads` | a product reads heads that queries share through one more batch axis, without copies (last) |
 //!
 //! A transpose before a matrix product is no pass: the planner reads operands of a product under any strides, so that
@@ -46,6 +47,7 @@ mod rotate;
 mod scale;
 mod shared_heads;
 mod simplify;
+mod split_products;
 
 #[cfg(test)]
 mod patterns;
@@ -80,6 +82,7 @@ pub const PASSES: &[(&str, Pass)] = &[
 /// make hides patterns that others look for.
 pub const LAST: &[(&str, Pass)] = &[
     ("merge_products", merge_products::run),
+    ("split_products", split_products::run),
     ("shared_heads", shared_heads::run),
 ];
 

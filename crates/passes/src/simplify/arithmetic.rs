@@ -11,14 +11,17 @@
 //! | `x⁰` | `1` | all numbers |
 //! | `x^½`, `x^−½` | `sqrt(x)`, `rsqrt(x)` | floats |
 //! | `recip(sqrt(x))` | `rsqrt(x)` | floats |
+//! | `½ · (1 + tanh(u))`, `½x · (1 + tanh(u))` | `sigmoid(2u)`, `x · sigmoid(2u)` | floats of 16 bits |
 //! | `−(−x)`, `not(not x)`, `abs(abs x)`, rounding an integer or twice | `x` or the inner one | where they apply |
 //! | `min(x, x)`, `max(x, x)`, `and(x, x)`, `or(x, x)`, `and(x, true)`, `or(x, false)` | `x` | |
 //! | `select(true, x, y)`, `select(c, x, x)` | `x` | |
 //! | `select(not c, x, y)` | `select(c, y, x)` | |
 //! | a cast of a cast through a type that holds every value of the first | one cast | |
 //!
-//! Results are the same numbers but in three places that models do not depend on: the sign of a zero (`−0 + 0`), the
-//! roots of −∞ and of −0 (where `pow` and `sqrt` differ), and the last bit where one rounding less is made.
+//! Results are the same numbers but in four places that models do not depend on: the sign of a zero (`−0 + 0`), the
+//! roots of −∞ and of −0 (where `pow` and `sqrt` differ), the last bit where one rounding less is made, and the tail of
+//! `1 + tanh(u)`, which is lost in the sum. The sigmoid, a GELU's say, takes half the instructions and no branch, which counts in
+//! the epilogue of a product: nothing else is done there meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -149,6 +152,10 @@ impl Simplifier {
                 }
                 None => self.plain(op, a, b),
             },
+            Mul if ty == DType::F16 || ty == DType::BF16 => match self.half_tanh(a, b) {
+                Some((x, u)) => self.sigmoid_of_twice(x, u),
+                None => self.plain(op, a, b),
+            },
             Pow if number => self.power(a, b),
             Min | Max | And | Or if a == b => a,
             And if ty == DType::Bool && self.is(b, 1.0) => a,
@@ -156,6 +163,51 @@ impl Simplifier {
             Or if ty == DType::Bool && self.is(b, 0.0) => a,
             Or if ty == DType::Bool && self.is(a, 0.0) => b,
             _ => self.plain(op, a, b),
+        }
+    }
+
+    /// `x` and `u`, if a product of `a` and `b` is `½x · (1 + tanh(u))`; no `x` if it is `½ · (1 + tanh(u))`.
+    fn half_tanh(&self, a: Reg, b: Reg) -> Option<(Option<Reg>, Reg)> {
+        let factors = |r: Reg, op: BinaryOp| match self.made.get(&r) {
+            Some(&Instr::Binary(o, x, y)) if o == op => [Some((x, y)), Some((y, x))],
+            _ => [None, None],
+        };
+        let tanh = |sum: Reg| {
+            let mut sums = factors(sum, BinaryOp::Add).into_iter().flatten();
+            sums.find_map(|(one, t)| match self.made.get(&t) {
+                Some(&Instr::Unary(UnaryOp::Tanh, u)) if self.is(one, 1.0) => Some(u),
+                _ => None,
+            })
+        };
+        [(a, b), (b, a)].into_iter().find_map(|(half, sum)| {
+            let u = tanh(sum)?;
+            if self.is(half, 0.5) {
+                return Some((None, u));
+            }
+            let mut halves = factors(half, BinaryOp::Mul).into_iter().flatten();
+            let (_, x) = halves.find(|&(c, _)| self.is(c, 0.5))?;
+            Some((Some(x), u))
+        })
+    }
+
+    /// `x · sigmoid(2u)`. A factor of `u` takes the 2.
+    fn sigmoid_of_twice(&mut self, x: Option<Reg>, u: Reg) -> Reg {
+        let ty = self.b.dtype(u);
+        let scaled = match self.made.get(&u) {
+            Some(&Instr::Binary(BinaryOp::Mul, a, b)) => match (self.number(a), self.number(b)) {
+                (Some(c), _) => Some((c, b)),
+                (_, Some(c)) => Some((c, a)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (c, v) = scaled.unwrap_or((1.0, u));
+        let c = self.literal(Scalar::float(ty, 2.0 * c));
+        let twice = self.plain(BinaryOp::Mul, v, c);
+        let s = self.unary(UnaryOp::Sigmoid, twice);
+        match x {
+            Some(x) => self.plain(BinaryOp::Mul, x, s),
+            None => s,
         }
     }
 
@@ -317,6 +369,59 @@ mod tests {
         );
         assert_eq!(with(DType::F16, Div, 32768.0), "div(x0, 32768.0:f16)");
         assert_eq!(with(DType::F32, Div, 0.0), "div(x0, 0.0:f32)");
+    }
+
+    /// `½x · (1 + tanh(c·x))`, or with the half on the other side.
+    fn gelu(ty: DType, b: &mut ExprBuilder, x: Reg, inner: bool) -> Reg {
+        use BinaryOp::{Add, Mul};
+        let (half, one, c) = (b.number(ty, 0.5), b.number(ty, 1.0), b.number(ty, 0.75));
+        let u = b.binary(Mul, c, x);
+        let t = b.unary(UnaryOp::Tanh, u);
+        let sum = b.binary(Add, one, t);
+        if inner {
+            let scaled = b.binary(Mul, sum, half);
+            return b.binary(Mul, x, scaled);
+        }
+        let scaled = b.binary(Mul, x, half);
+        b.binary(Mul, scaled, sum)
+    }
+
+    #[test]
+    fn half_of_one_and_a_tanh_is_a_sigmoid() {
+        for inner in [false, true] {
+            for ty in [DType::F16, DType::BF16] {
+                let wanted = format!("mul(x0, sigmoid(mul(x0, 1.5:{ty})))");
+                assert_eq!(of(ty, |b, x| gelu(ty, b, x, inner)), wanted);
+            }
+            // wider floats would notice how a sigmoid is computed
+            let wide = of(DType::F32, |b, x| gelu(DType::F32, b, x, inner));
+            assert!(wide.contains("tanh"), "{wide}");
+        }
+        // neither half nor one
+        let other = of(DType::F16, |b, x| {
+            let (two, t) = (b.number(DType::F16, 2.0), b.unary(UnaryOp::Tanh, x));
+            let sum = b.binary(BinaryOp::Add, two, t);
+            b.binary(BinaryOp::Mul, x, sum)
+        });
+        assert_eq!(other, "mul(x0, add(2.0:f16, tanh(x0)))");
+    }
+
+    #[test]
+    fn the_sigmoid_has_the_values_of_the_tanh() {
+        let mut b = ExprBuilder::new(&[DType::F16]);
+        let x = b.input(0);
+        let y = gelu(DType::F16, &mut b, x, false);
+        let before = b.finish(y);
+        let after = simplify(&before);
+        for i in -600..=600 {
+            let x = [Number::F(f64::from(i) / 50.0)];
+            let value = |e: &Expr| eval_expr(e, &x, &[], &mut Vec::new()).to_f64();
+            let (a, b) = (value(&before), value(&after));
+            assert!(
+                (a - b).abs() <= 2e-3 * a.abs().max(1.0),
+                "{x:?}: {a} and {b}"
+            );
+        }
     }
 
     #[test]

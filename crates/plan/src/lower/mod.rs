@@ -264,11 +264,16 @@ impl Lowering<'_> {
         free
     }
 
-    /// A constant in a physical order that suits its reader; reordered once, at load.
+    /// A constant in a physical order that suits its reader; reordered once, at load. Parts of one that are all read are
+    /// views of the whole in that order, so that it is the same bytes whether its reader is split or not.
     pub(crate) fn weight(&mut self, v: ValueId, order: &[usize]) -> Result<Access, PlanError> {
         let access = self.access(v)?;
         if self.phase(v) != Phase::Setup || access.is_dense(order) {
             return Ok(access);
+        }
+        if let Some((whole, s)) = view::part_of_whole(self.graph, v, order) {
+            let whole = self.weight(whole, order)?;
+            return Ok(whole.slice(&s.starts, &s.steps, &s.dims));
         }
         let key = (v, order.to_vec());
         if let Some(found) = self.reordered.get(&key) {

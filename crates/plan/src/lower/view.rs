@@ -1,6 +1,7 @@
 //! Operators that only change how a tensor is addressed.
 
-use bespoke_ir::{NodeId, Op};
+use bespoke_ir::op::Slice;
+use bespoke_ir::{Graph, NodeId, Op, ValueId};
 
 use super::{Lowering, PlanError};
 use crate::access::{Access, row_major};
@@ -10,6 +11,40 @@ pub(crate) fn is_view(op: &Op) -> bool {
         op,
         Op::Transpose(_) | Op::Reshape(_) | Op::Expand(_) | Op::Slice(_)
     )
+}
+
+/// The value that `v` is a slice of, if all its readers are slices along the slowest axis of `order` that leave out nothing of
+/// it: reordered as a whole it takes no more memory than its parts, which lie without gaps in it.
+pub(crate) fn part_of_whole<'g>(
+    graph: &'g Graph,
+    v: ValueId,
+    order: &[usize],
+) -> Option<(ValueId, &'g Slice)> {
+    let whole = graph.node(graph.producer(v)?).inputs().first().copied()?;
+    let &slowest = order.first()?;
+    let dims = graph.dims(whole);
+    // elements along the slowest axis that a reader takes
+    let taken = |id: NodeId| -> Option<(i64, i64)> {
+        let Op::Slice(s) = &graph.node(id).op else {
+            return None;
+        };
+        let others = (0..dims.len()).all(|i| i == slowest || s.dims[i] == dims[i]);
+        let (start, extent) = (s.starts[slowest].as_const()?, s.dims[slowest].as_const()?);
+        (others && s.steps.iter().all(|&s| s == 1)).then_some((start, start.checked_add(extent)?))
+    };
+    let mut parts: Vec<(i64, i64)> = graph
+        .users(whole)
+        .into_iter()
+        .map(taken)
+        .collect::<Option<_>>()?;
+    parts.sort_unstable();
+    let reach = parts.iter().try_fold(0, |reach, &(start, end)| {
+        (start <= reach).then_some(end.max(reach))
+    });
+    let Op::Slice(s) = &graph.node(graph.producer(v)?).op else {
+        return None;
+    };
+    (reach? == dims[slowest].as_const()?).then_some((whole, s))
 }
 
 impl Lowering<'_> {
