@@ -41,6 +41,8 @@ class Model:
         self.folder, self.np, self.onnx = pathlib.Path(folder), np, onnx
         self.inputs, self.outputs, self.constants, self.nodes, self.weights = [], [], [], [], {}
         self.random = np.random.default_rng(1)
+        # what a copy's nodes begin the names of their results and constants with
+        self.prefix = ""
 
     def input(self, name, dims):
         self.inputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT16, list(dims)))
@@ -91,7 +93,6 @@ def write(folder, name, case, copies):
     model = Model(folder)
     for i in range(copies):
         names = [model.operand(o, f"{o.name}{i}") for o in case.operands]
-        # names that nodes make up are unique by this prefix
         model.prefix = f"c{i}_"
         for result in case.nodes(model, *names):
             model.outputs.append(model.onnx.helper.make_tensor_value_info(result, model.onnx.TensorProto.FLOAT16, None))
