@@ -1,8 +1,8 @@
 """bespoke's side: processes of `bespoke bench` and `bespoke run`.
 
 Kernels are compiled beforehand, by runs of models with one copy, several at a time; a timed process then finds them in the
-cache. Timed are recorded graphs in which each kernel follows the one before it (`--cuda-graph chain`): copies do not run side by
-side, as PyTorch's do not. A time is `queued_ms` of `--host-time`, that of runs which follow each other, by the copies.
+cache. Timed are recorded graphs in which each kernel begins when the one before it has ended (`--cuda-graph chain`), as PyTorch's
+do: copies do not run side by side. A time is `queued_ms` of `--host-time`, that of runs which follow each other, by the copies.
 """
 import json
 import sys
@@ -19,7 +19,7 @@ class Ours:
     def flags(self):
         args = self.args
         return ["--device", args.device, "--specialize", args.specialize, "--no-learn", "--cache-dir", self.folder / "cache",
-                "--programmatic-launch", args.programmatic_launch, "--refine", args.refine]
+                "--refine", args.refine]
 
     def single(self, case, index, data=False):
         """Runs one copy once, so that its kernels are in the cache. With `data`, on random operands, which it returns with the

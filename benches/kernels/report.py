@@ -129,7 +129,8 @@ def left_out(rows):
     """What was not measured, and why; what was, and how long all of it took."""
     text = ""
     for row in of(rows, "skip", "fail"):
-        what = " ".join(str(row[k]) for k in ("table", "step", "what", "operator", "shape", "who", "way") if k in row)
+        said = [str(row[k]) for k in ("table", "step", "what", "operator", "shape", "who", "way") if k in row]
+        what = " ".join(word for i, word in enumerate(said) if word not in said[:i])
         text += f"- {'skipped' if row['kind'] == 'skip' else 'failed'}: {what}: {row['reason']}\n"
     seconds = {}
     for row in of(rows, "step"):
@@ -137,6 +138,7 @@ def left_out(rows):
     text += "".join(f"- processes of {step}: {spent:.0f} s in all\n" for step, spent in seconds.items())
     warned = {}
     for row in of(rows, "ours"):
-        for code in row["warnings"]:
+        # no percentile is reported
+        for code in set(row["warnings"]) - {"few-for-percentile"}:
             warned.setdefault(code, []).append(" ".join(key(row)))
     return text + "".join(f"- warned of {code}: {', '.join(names)}\n" for code, names in warned.items())

@@ -74,8 +74,7 @@ def machine(args):
         "bespoke": ask(args.bespoke, "--version"),
         "commit": ask("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
         "PyTorch": version("torch"),
-        "how": f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}, --programmatic-launch "
-               f"{args.programmatic_launch}",
+        "how": f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}",
     }
 
 
@@ -181,9 +180,8 @@ def arguments():
     parser.add_argument("--refine", default="auto", help="as for bespoke: whether tiles are timed first, as after 20 runs; default: "
                         "auto, which under eager is never")
     parser.add_argument("--graph", choices=["chain", "whole", "off"], default="chain",
-                        help="whole: copies may run side by side, as PyTorch's cannot; default: chain")
-    parser.add_argument("--programmatic-launch", choices=["auto", "off"], default="auto",
-                        help="off: a kernel begins only when the one before it has ended; default: auto")
+                        help="whole: copies may run side by side, and small kernels begin early, as PyTorch's do not; default: "
+                        "chain")
     parser.add_argument("--runs", type=int, default=30, help="timed runs; default: 30")
     parser.add_argument("--warm-up", type=float, default=100, help="ms of runs before timed ones; default: 100")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: to try this program")
