@@ -6,13 +6,22 @@ use std::process::Command;
 
 use serde_json::Value;
 
-#[test]
-fn the_steps_of_the_benches_run_on_the_host() {
-    if Command::new("python3").arg("--version").output().is_err() {
+/// Whether `python3` runs these statements; that it does not is said.
+fn python(test: &str, statements: &str) -> bool {
+    let ran = Command::new("python3").args(["-c", statements]).output();
+    let runs = ran.is_ok_and(|ended| ended.status.success());
+    if !runs {
         let _ = writeln!(
             std::io::stderr(),
-            "skipped: the_steps_of_the_benches_run_on_the_host: no python3"
+            "skipped: {test}: no python3 that runs `{statements}`"
         );
+    }
+    runs
+}
+
+#[test]
+fn the_steps_of_the_benches_run_on_the_host() {
+    if !python("the_steps_of_the_benches_run_on_the_host", "") {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -58,4 +67,56 @@ fn the_steps_of_the_benches_run_on_the_host() {
         page.contains("kept: ") || page.contains("MISSED: "),
         "{page}"
     );
+}
+
+#[test]
+fn tables_of_kernels_follow_from_recorded_rows() {
+    if !python("tables_of_kernels_follow_from_recorded_rows", "") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let ended = Command::new("python3")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg(root.join("benches/kernels/test_tables.py"))
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn single_operators_are_timed_on_the_host() {
+    let packages = "import numpy, onnx";
+    if !python("single_operators_are_timed_on_the_host", packages) {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let out = tempfile::tempdir().unwrap();
+    let ended = Command::new("python3")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg(root.join("benches/kernels/time_kernels.py"))
+        .arg("--bespoke")
+        .arg(env!("CARGO_BIN_EXE_bespoke"))
+        .arg("--out")
+        .arg(out.path())
+        .args(["--size", "small", "--device", "host", "--errors"])
+        .args(["--tables", "gemm,attention"])
+        .args(["--runs", "2", "--warm-up", "0"])
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let read = |name| std::fs::read_to_string(out.path().join(name)).unwrap();
+    let rows: Vec<Value> = read("results.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |kind: &str| rows.iter().filter(|row| row["kind"] == kind).count();
+    let found = ["case", "ours", "error", "fail"].map(of);
+    assert_eq!(found, [4, 4, 4, 0], "{}", read("log.txt"));
+    for row in rows.iter().filter(|row| row["kind"] == "error") {
+        assert!(row["rms"].as_f64().is_some_and(|e| e < 1e-3), "{row}");
+    }
+    for row in rows.iter().filter(|row| row["kind"] == "ours") {
+        // one kernel for each copy
+        assert_eq!(row["steps"], 64, "{row}");
+    }
 }
