@@ -23,14 +23,15 @@ __device__ __forceinline__ void meet() {
 #endif
     __syncthreads();
 }
-// What lies at the same place in the shared memory of a block of the cluster.
+// What lies at the same place in the shared memory of a block of the cluster. These stay between the meetings around them, which
+// are volatile too, and many are under way together.
 __device__ __forceinline__ float4 peek(const float4* p, int block) {
 #if CLUSTERS
     if (SPLIT > 1) {
         float4 x;
         asm volatile("{\n\t.reg .u32 at;\n\tmapa.shared::cluster.u32 at, %4, %5;\n\t"
                      "ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [at];\n\t}"
-                     : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared_address(p)), "r"(block) : "memory");
+                     : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared_address(p)), "r"(block));
         return x;
     }
 #endif
@@ -42,7 +43,7 @@ __device__ __forceinline__ float2 peek(const float2* p, int block) {
         float2 x;
         asm volatile("{\n\t.reg .u32 at;\n\tmapa.shared::cluster.u32 at, %2, %3;\n\t"
                      "ld.shared::cluster.v2.f32 {%0,%1}, [at];\n\t}"
-                     : "=f"(x.x), "=f"(x.y) : "r"(shared_address(p)), "r"(block) : "memory");
+                     : "=f"(x.x), "=f"(x.y) : "r"(shared_address(p)), "r"(block));
         return x;
     }
 #endif
@@ -337,15 +338,15 @@ KERNEL {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
                     const int line = warp_row + i * 16 + h * 8 + lane / 4;
+                    float2 parts[PARTS];
+#pragma unroll
+                    for (int w = 0; w < PARTS; ++w) parts[w] = peek(known + w % WARPS_N * BM + line, w / WARPS_N);
                     float best = -infinity(), total = 0;
 #pragma unroll
-                    for (int w = 0; w < PARTS; ++w) best = fmaxf(best, peek(known + w % WARPS_N * BM + line, w / WARPS_N).x);
+                    for (int w = 0; w < PARTS; ++w) best = fmaxf(best, parts[w].x);
                     const float base = base_of(best);
 #pragma unroll
-                    for (int w = 0; w < PARTS; ++w) {
-                        const float2 part = peek(known + w % WARPS_N * BM + line, w / WARPS_N);
-                        total += part.y * power_of_two((part.x - base) * FACTOR);
-                    }
+                    for (int w = 0; w < PARTS; ++w) total += parts[w].y * power_of_two((parts[w].x - base) * FACTOR);
                     const bool defined = total > 0;
                     const float scale = power_of_two((top[i][h] - base) * FACTOR) / total;
                     float* const at = strips + (warp % WARPS_N * BM + line) * PITCH + lane % 4 * 2;
@@ -360,12 +361,22 @@ KERNEL {
             for (int at = place * THREADS + threadIdx.x; at < BM * (DV / 8); at += SPLIT * THREADS) {
                 const int line = at / (DV / 8), chunk = at % (DV / 8);
                 float x[8] = {};
+                // eight parts are under way together
+                constexpr int FLIGHT = PARTS % 8 == 0 ? 8 : PARTS;
 #pragma unroll
-                for (int w = 0; w < PARTS; ++w) {
-                    const float4* const part = (const float4*)(strips + (w % WARPS_N * BM + line) * PITCH + chunk * 8);
-                    const float4 low = peek(part, w / WARPS_N), high = peek(part + 1, w / WARPS_N);
-                    x[0] += low.x, x[1] += low.y, x[2] += low.z, x[3] += low.w;
-                    x[4] += high.x, x[5] += high.y, x[6] += high.z, x[7] += high.w;
+                for (int first_part = 0; first_part < PARTS; first_part += FLIGHT) {
+                    float4 low[FLIGHT], high[FLIGHT];
+#pragma unroll
+                    for (int i = 0; i < FLIGHT; ++i) {
+                        const int w = first_part + i;
+                        const float4* const part = (const float4*)(strips + (w % WARPS_N * BM + line) * PITCH + chunk * 8);
+                        low[i] = peek(part, w / WARPS_N), high[i] = peek(part + 1, w / WARPS_N);
+                    }
+#pragma unroll
+                    for (int i = 0; i < FLIGHT; ++i) {
+                        x[0] += low[i].x, x[1] += low[i].y, x[2] += low[i].z, x[3] += low[i].w;
+                        x[4] += high[i].x, x[5] += high[i].y, x[6] += high[i].z, x[7] += high[i].w;
+                    }
                 }
                 put(line, chunk, make_uint4(packed(x[0], x[1], T()), packed(x[2], x[3], T()), packed(x[4], x[5], T()),
                                             packed(x[6], x[7], T())));

@@ -11,8 +11,9 @@ __device__ __forceinline__ float4 read_strip(const float* at, int part) {
     float4 v;
     unsigned int there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(at)), "r"(part));
+    // stays between the meetings around it, which are volatile too; many of them are under way together
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(there) : "memory");
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(there));
     return v;
 #else
     return *(const float4*)at;
@@ -41,15 +42,21 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
     const int part = own * SPLIT + blockIdx.x % SPLIT;
     float* strip = (float*)memory + warp * 16 * PITCH;
     column += strip_column(warp);
-    // the sums of four columns
-    auto sum = [&](int r, int c) {
-        float4 v = make_float4(0, 0, 0, 0);
+    // the sums of four columns: what all have of them, and their sum
+    struct Parts {
+        float4 of[PARTS];
+        __device__ __forceinline__ float4 sum() const {
+            float4 v = of[0];
 #pragma unroll
-        for (int p = 0; p < PARTS; ++p) {
-            const float4 u = read_strip(strip + p / SPLIT * WARPS * 16 * PITCH + r * PITCH + c, p % SPLIT);
-            v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+            for (int p = 1; p < PARTS; ++p) v.x += of[p].x, v.y += of[p].y, v.z += of[p].z, v.w += of[p].w;
+            return v;
         }
-        return v;
+    };
+    auto read = [&](int r, int c) {
+        Parts u;
+#pragma unroll
+        for (int p = 0; p < PARTS; ++p) u.of[p] = read_strip(strip + p / SPLIT * WARPS * 16 * PITCH + r * PITCH + c, p % SPLIT);
+        return u;
     };
 #pragma unroll
     for (int i = 0; i < STRIPS; ++i) {
@@ -67,7 +74,7 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
 #pragma unroll 1
                 for (int q = lane + 32 * part; q < 2 * ITEMS; q += 32 * PARTS) {
                     const int r = q % 16, c = q / 16 * 4;
-                    const float4 u = sum(r, c);
+                    const float4 u = read(r, c).sum();
                     float v[4] = {u.x, u.y, u.z, u.w};
                     f(first + r, column + c, v);
                 }
@@ -77,7 +84,8 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                     const int q = lane + (e * PARTS + part) * 32;
                     if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;
                     const int r = q / RUNS, c = q % RUNS * 8;
-                    const float4 low = sum(r, c), high = sum(r, c + 4);
+                    const Parts left = read(r, c), right = read(r, c + 4);
+                    const float4 low = left.sum(), high = right.sum();
                     float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
                     f(first + r, column + c, v);
                 }
