@@ -7,6 +7,7 @@ use bespoke_device::DeviceProps;
 
 use super::{Attention, Problem};
 use crate::spec::Tile;
+use crate::tile::cluster_launch;
 
 /// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen there too.
 const MMA_SHARE: f64 = 0.45;
@@ -77,7 +78,7 @@ impl Attention {
         };
         // a multiprocessor begins a block as soon as another ends
         let rounds = (all / multiprocessors).ceil() / together;
-        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6)
+        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6) + cluster_launch(all, split)
     }
 
     /// The same with `wgmma`: one group's exponentials are formed while another's products run.
