@@ -234,7 +234,7 @@ impl Rows {
         );
         let _ = writeln!(
             out,
-            "#define STORE *(Pack<Y, V>*)(y_p + ({})) = pack;",
+            "#define STORE put(y_p + ({}), pack);",
             self.within("y")
         );
         out
@@ -455,7 +455,7 @@ pub(crate) fn reals(dtype: DType) -> String {
         ),
         DType::F16 | DType::BF16 => (
             "float",
-            "__expf",
+            "quick_exp",
             "__logf",
             "rsqrtf",
             "__int_as_float(0x7f800000)",
