@@ -409,7 +409,8 @@ impl Pointwise {
             }
         };
         let low = sum(&|a| format!("below(STEPS_{a}, {name}_s{a})"));
-        let reach = sum(&|a| format!("reach(STEPS_{a}, {name}_s{a})"));
+        // a constant, for which strides of axes with one step need not be known
+        let reach = sum(&|a| format!("(STEPS_{a} > 1 ? reach(STEPS_{a}, {name}_s{a}) : 0)"));
         let lane = sum(&|a| format!("STEP_{a}(v) * (int){name}_s{a}"));
         format!(
             "#define LOW_{name} SPANNED(({low}), 0)\n#define RUN_{name} SPANNED(run_of({reach}), V)\n\
@@ -554,7 +555,7 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
     use DType::*;
     let types = [F32, F16, BF16, F64, I32, I64, U8, I8, Bool];
-    (0..4)
+    let mut samples: Vec<_> = (0..4)
         .map(|_| {
             let rank = rng.int(0, 4) as usize;
             let first = *rng.pick(&types);
@@ -596,7 +597,9 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
             }
             (template.clone(), b.finish(Arc::new(template), tolerance))
         })
-        .collect()
+        .collect();
+    samples.insert(1, span::sample(rng));
+    samples
 }
 
 #[cfg(test)]

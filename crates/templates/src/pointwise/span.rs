@@ -6,9 +6,14 @@
 //! walked backward, a number for every two results. A [`Span`] says how far a vector reaches; it is legal where every operand
 //! has such a run, at every position of the other axes.
 
+use std::sync::Arc;
+
 use bespoke_ir::DType;
+use bespoke_ir::expr::{BinaryOp, ExprBuilder, UnaryOp};
 
 use super::Pointwise;
+use crate::arguments::{self, Arguments};
+use crate::sample::{Rng, Sample, SampleSlot};
 use crate::spec::Baked;
 
 /// How far a vector reaches: the constants `SPAN` and `WIDTH` of a tile.
@@ -167,3 +172,70 @@ impl Span {
         places.windows(2).all(|w| w[0] != w[1])
     }
 }
+
+/// A random run that a span may be for: the innermost axes are short or walked backward, operands repeat along some.
+pub(super) fn sample(rng: &mut Rng) -> (Pointwise, Sample) {
+    use DType::*;
+    let types = [F32, F16, BF16, I8];
+    let ty = *rng.pick(&types);
+    let operands: Vec<DType> = (0..rng.int(1, 3))
+        .map(|_| if rng.chance(4) { *rng.pick(&types) } else { ty })
+        .collect();
+    let mut b = ExprBuilder::new(&operands);
+    let i = b.coord(3);
+    let zero = b.number(I64, 0.0);
+    let first = b.binary(BinaryOp::Eq, i, zero);
+    let mut value = b.number(ty, 1.0);
+    for k in 0..operands.len() {
+        let x = b.input(k);
+        let x = b.cast(ty, x);
+        let negative = b.unary(UnaryOp::Neg, x);
+        let x = b.select(first, negative, x);
+        value = b.binary(BinaryOp::Add, value, x);
+    }
+    let template = Pointwise {
+        rank: 4,
+        outputs: vec![b.finish(value)],
+    };
+    let last = *rng.pick(&[1, 2, 4, 8, 6, 16]);
+    let before = *rng.pick(&[1, 2, 4, 8, 12]);
+    let extents = [rng.int(1, 9), rng.int(1, 5), before, last];
+    let mut args = Arguments::new(&template);
+    for (a, &d) in extents.iter().enumerate() {
+        args.int(&format!("d{a}"), d);
+    }
+    let names = (0..operands.len()).map(|i| format!("x{i}"));
+    for name in names.chain(["y0".to_owned()]) {
+        let written = name == "y0";
+        // elements lie in order, but for the axes along which there is only one, or which are walked backward
+        let repeated: Vec<bool> = extents.iter().map(|_| !written && rng.chance(4)).collect();
+        let backward: Vec<bool> = extents.iter().map(|_| rng.chance(4)).collect();
+        let mut offset = 8 * rng.int(0, 2) + i64::from(rng.chance(8));
+        let (mut step, mut strides) = (1, [0; 4]);
+        for a in (0..4).rev().filter(|&a| !repeated[a]) {
+            strides[a] = if backward[a] { -step } else { step };
+            offset += if backward[a] {
+                step * (extents[a] - 1)
+            } else {
+                0
+            };
+            step *= extents[a];
+        }
+        args.int(&format!("{name}_o"), offset);
+        for (a, &s) in strides.iter().enumerate() {
+            args.int(&format!("{name}_s{a}"), s);
+        }
+        let data = arguments::elements(rng, args.dtype(&name), (step + 17) as usize);
+        let slot = if written {
+            SampleSlot::Write
+        } else {
+            SampleSlot::Read
+        };
+        args.set(&name, slot(data));
+    }
+    let tolerance = arguments::tolerance(ty);
+    (template.clone(), args.finish(Arc::new(template), tolerance))
+}
+
+#[cfg(test)]
+mod tests;
