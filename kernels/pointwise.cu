@@ -3,6 +3,26 @@
 // The template prints, for the operands at hand: the functions f0, f1, …; DECLARE (registers for ITEMS points of V
 // elements each), LOCATE (position of item j), FETCH (load item j), STORE (compute and store item j), TOTAL, and VECTORS,
 // the condition under which V elements along the last axis move in one instruction.
+//
+// With SPAN, which says that the innermost SPAN axes are known, vectors of WIDTH elements reach over those: STEPS_a
+// positions of axis a. What an operand has for them lies in one aligned run of elements, which is loaded whole; every lane
+// picks its own, by numbers that are known.
+
+#ifdef SPAN
+#define SPANNED(with, without) (with)
+#else
+#define SPANNED(with, without) (without)
+#endif
+// how far `steps` positions reach below the first of them and in all, and the run of elements for such a reach
+__device__ constexpr long long below(long long steps, long long stride) { return stride < 0 ? (steps - 1) * stride : 0; }
+__device__ constexpr long long reach(long long steps, long long stride) {
+    return (steps - 1) * (stride < 0 ? -stride : stride);
+}
+__device__ constexpr int run_of(long long reach) {
+    int run = 1;
+    while (run <= reach) run *= 2;
+    return run;
+}
 
 // V elements a thread and item; positions in Index, which is 32 bits wide where that is enough. All loads stand before
 // the first use, so that they are in flight together.
@@ -28,8 +48,12 @@
 
 KERNEL {
     ARGUMENTS
+#ifdef SPAN
+    if (TOTAL >= (1ll << 31)) WALK(WIDTH, unsigned long long) else WALK(WIDTH, unsigned int)
+#else
     // tensors of 2³¹ elements and more are rare enough for one loop
     if (TOTAL >= (1ll << 31)) WALK(1, unsigned long long)
     else if (VECTORS) WALK(VEC, unsigned int)
     else WALK(1, unsigned int)
+#endif
 }

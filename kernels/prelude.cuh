@@ -15,11 +15,15 @@ __device__ __forceinline__ f16 to_f16(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
 }
-// round to nearest even without hardware support (sm_75)
 __device__ __forceinline__ bf16 to_bf16(float x) {
-    unsigned int u = __float_as_uint(x);
     bf16 y;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+    // round to nearest even without hardware support
+    unsigned int u = __float_as_uint(x);
     y.bits = (x != x) ? 0x7fff : (unsigned short)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+#endif
     return y;
 }
 
@@ -54,18 +58,34 @@ __device__ __forceinline__ float nan_max(float a, float b) {
 #endif
 
 template <typename T> __device__ __forceinline__ T sign_of(T x) { return x > 0 ? (T)1 : x < 0 ? (T)-1 : x; }
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-__device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-// precise enough for results of 11 bits or less: a series where the quotient would cancel
-__device__ __forceinline__ float narrow_tanh(float x) {
-    const float s = x * x;
-    return s < 0.04f ? x - x * s * (0.33333333f - 0.13333333f * s) : 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x));
+// 2^x, e^x and 1/x as the special function unit has them, one instruction each: within 2^-22, and what is subnormal is 0,
+// where __expf and __fdividef scale before and after for its sake
+__device__ __forceinline__ float quick_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
-// the same, within 4e-7 (Abramowitz and Stegun 1964, 7.1.26)
+__device__ __forceinline__ float quick_exp(float x) { return quick_exp2(1.44269504f * x); }
+__device__ __forceinline__ float quick_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float sigmoid(float x) { return quick_reciprocal(1.0f + quick_exp(-x)); }
+__device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+// Precise enough for results of 11 bits or less, within 2^-14 of every value: where the difference would cancel, the
+// beginning of the series is as good. Both sides are cheap, so that they are computed and one is taken, without a branch.
+__device__ __forceinline__ float narrow_tanh(float x) {
+    const float far = fmaf(-2.0f, quick_reciprocal(1.0f + quick_exp2(2.88539008f * x)), 1.0f);
+    return fabsf(x) < 0.0078125f ? x : far;
+}
+// the same, by Abramowitz and Stegun 1964, 7.1.26
 __device__ __forceinline__ float narrow_erf(float x) {
-    const float s = x * x, t = __fdividef(1.0f, 1.0f + 0.3275911f * fabsf(x));
+    const float s = x * x, near = x * (1.12837917f - 0.37612639f * s);
+    const float t = quick_reciprocal(1.0f + 0.3275911f * fabsf(x));
     const float tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    return s < 0.04f ? x * (1.12837917f - s * (0.37612639f - 0.11283792f * s)) : copysignf(1.0f - tail * __expf(-s), x);
+    const float far = copysignf(1.0f - tail * quick_exp2(-1.44269504f * s), x);
+    return s < 0.00390625f ? near : far;
 }
 __device__ __forceinline__ float floor_mod(float a, float b) {
     const float r = fmodf(a, b);
@@ -157,4 +177,26 @@ template <typename T, int N> __device__ __forceinline__ void fetch(Pack<T, N>& p
         #pragma unroll
         for (int i = 0; i < N; ++i) pack.at[i] = x;
     }
+}
+// A pack to a tensor in one instruction, spelled out because the compiler takes a pack apart and does not always put it
+// together again.
+template <int BYTES> struct Words { unsigned int at[BYTES / 4]; };
+template <> struct Words<2> { unsigned short at[1]; };
+template <> struct Words<1> { unsigned char at[1]; };
+__device__ __forceinline__ void put(void* p, const Words<16>& w) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+        :: "l"(__cvta_generic_to_global(p)), "r"(w.at[0]), "r"(w.at[1]), "r"(w.at[2]), "r"(w.at[3]));
+}
+__device__ __forceinline__ void put(void* p, const Words<8>& w) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" :: "l"(__cvta_generic_to_global(p)), "r"(w.at[0]), "r"(w.at[1]));
+}
+__device__ __forceinline__ void put(void* p, const Words<4>& w) {
+    asm volatile("st.global.b32 [%0], %1;" :: "l"(__cvta_generic_to_global(p)), "r"(w.at[0]));
+}
+__device__ __forceinline__ void put(void* p, const Words<2>& w) { *(unsigned short*)p = w.at[0]; }
+__device__ __forceinline__ void put(void* p, const Words<1>& w) { *(unsigned char*)p = w.at[0]; }
+template <typename T, int N> __device__ __forceinline__ void put(T* p, const Pack<T, N>& pack) {
+    Words<sizeof(pack)> words;
+    memcpy(&words, &pack, sizeof(pack));
+    put((void*)p, words);
 }

@@ -26,6 +26,12 @@ __device__ __forceinline__ int take(long long& rest, int extent) {
     return i;
 }
 
+__device__ __forceinline__ int take(int& rest, int extent) {
+    const int above = (int)((unsigned int)rest / (unsigned int)extent), i = rest - above * extent;
+    rest = above;
+    return i;
+}
+
 struct SumOf {
     template <typename T> __device__ __forceinline__ static T join(T a, T b) { return a + b; }
 };

@@ -1,7 +1,18 @@
 // Rows that are mapped by two statistics of their own: f(map(x, first statistic), second statistic).
 //
 // `Row` says which. A row that fits in the registers of its group (ITEMS packs a thread) is read once; a longer one is
-// read again for each statistic and for the result, which comes from the level-2 cache mostly.
+// read again for each statistic and for the result, which comes from the level-2 cache mostly. What stays in registers is
+// in A and mapped once; or AS_READ, where twice as many elements fit, and is mapped again each time.
+
+#ifdef AS_READ
+typedef NARROW KEPT;
+constexpr bool AGAIN = true;
+#define KEEP(v, x) x0_v.at[v]
+#else
+typedef A KEPT;
+constexpr bool AGAIN = false;
+#define KEEP(v, x) x
+#endif
 
 #define ROWWISE(WIDTH) { \
     constexpr int V = WIDTH; \
@@ -10,17 +21,18 @@
     FOR_EACH_ROW { \
         THIS_ROW \
         if (items <= TOGETHER * ITEMS) { \
-            A cache[ITEMS][V]; \
+            Pack<KEPT, V> kept[ITEMS]; \
             A first_sum = Row::start(); \
             _Pragma("unroll") \
             for (int j = 0; j < ITEMS; ++j) { \
-                const long long item = lane + j * TOGETHER; \
+                const int item = lane + j * TOGETHER; \
                 if (item < items) { \
                     INNER FETCH_X \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) { \
-                        cache[j][v] = (A)VALUE(v); \
-                        first_sum = Row::step(first_sum, cache[j][v]); \
+                        const A x = (A)VALUE(v); \
+                        kept[j].at[v] = KEEP(v, x); \
+                        first_sum = Row::step(first_sum, x); \
                     } \
                 } \
             } \
@@ -31,21 +43,28 @@
                 if (lane + j * TOGETHER < items) { \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) { \
-                        cache[j][v] = Row::map(cache[j][v], one); \
-                        second_sum += Row::term(cache[j][v]); \
+                        const A x = Row::map((A)load(kept[j].at + v), one); \
+                        second_sum += Row::term(x); \
+                        if (!AGAIN) store(kept[j].at + v, x); \
                     } \
                 } \
             } \
             const A two = Row::scale(across<SumOf, 1>(second_sum), count); \
+            /* positions are worked out again, rather than kept in registers from the first loop on */ \
+            int start = lane; \
+            asm("" : "+r"(start)); \
             if (live) { \
                 _Pragma("unroll") \
                 for (int j = 0; j < ITEMS; ++j) { \
-                    const long long item = lane + j * TOGETHER; \
+                    const int item = start + j * TOGETHER; \
                     if (item < items) { \
                         INNER FETCH_E \
                         Pack<Y, V> pack; \
                         _Pragma("unroll") \
-                        for (int v = 0; v < V; ++v) store(pack.at + v, RESULT(v, (P)Row::apply(cache[j][v], two))); \
+                        for (int v = 0; v < V; ++v) { \
+                            const A x = (A)load(kept[j].at + v); \
+                            store(pack.at + v, RESULT(v, (P)Row::apply(AGAIN ? Row::map(x, one) : x, two))); \
+                        } \
                         STORE \
                     } \
                 } \

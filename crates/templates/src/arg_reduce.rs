@@ -13,7 +13,7 @@ use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions;
 use crate::pointwise::view_bytes;
 use crate::random;
-use crate::rows::Rows;
+use crate::rows::{Kept, Rows};
 use crate::rows_host::Keys;
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_compute_type, kernel_text};
@@ -86,7 +86,8 @@ impl Template for ArgReduce {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        self.space().tiles(args, &["x".to_owned()], 1, 0, props)
+        self.space()
+            .tiles(args, &["x".to_owned()], 1, Kept::NONE, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {

@@ -12,7 +12,7 @@ use bespoke_ir::{DType, Expr};
 use crate::arguments::{self, Arguments};
 use crate::pointwise::view_bytes;
 use crate::random;
-use crate::rows::{self, Rows};
+use crate::rows::{self, Kept, Rows};
 use crate::sample::{self, Rng, Sample};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view;
@@ -67,15 +67,25 @@ impl<'a> Framed<'a> {
         params
     }
 
-    /// Tiles for packs of 16 bytes of the widest operand, at most `items` of which stay in a thread's registers.
+    /// Tiles for packs of 16 bytes of the widest operand, of which `kept` stay in a thread's registers.
     pub(crate) fn tiles(
         self,
         args: Option<&Args<'_>>,
-        items: i64,
+        kept: Kept,
         props: &DeviceProps,
     ) -> Vec<Tile> {
         let (names, vector) = self.vectors();
-        self.space.tiles(args, &names, vector, items, props)
+        self.space.tiles(args, &names, vector, kept, props)
+    }
+
+    /// Whether what is computed with is what lies in memory, in half a register.
+    pub(crate) fn is_plain_and_narrow(self) -> bool {
+        match *self.inputs() {
+            [ty @ (DType::F16 | DType::BF16)] => {
+                self.prologue.is_identity() || *self.prologue == Expr::cast(ty, DType::F32)
+            }
+            _ => false,
+        }
     }
 
     /// The operands that are read and written in packs, and the most elements of a pack.

@@ -12,7 +12,7 @@ use bespoke_ir::{DType, Expr};
 
 use crate::expr::cuda;
 use crate::framed::Framed;
-use crate::rows::Rows;
+use crate::rows::{Kept, Rows};
 use crate::rows_host::{self, Real};
 use crate::rowwise;
 use crate::sample::{Rng, Sample};
@@ -115,7 +115,12 @@ impl Template for Normalize {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        self.frame().tiles(args, 4, props)
+        let frame = self.frame();
+        let kept = match frame.is_plain_and_narrow() {
+            true => Kept::NARROW,
+            false => Kept::WIDE,
+        };
+        frame.tiles(args, kept, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {

@@ -3,8 +3,10 @@
 //!
 //! The CUDA side moves 16 bytes a load along the last axis when every operand allows it (stride 1 and aligned, or
 //! broadcast), with several independent loads a thread, and single elements otherwise; both are in every variant, so the
-//! generic kernel is right for every stride. The twin reorders and merges axes until rows are long.
+//! generic kernel is right for every stride. Where the innermost axes are known, a [span](span) does the same over several of
+//! them, or for operands in another order. The twin reorders and merges axes until rows are long.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,8 +21,12 @@ use crate::expr::lanes::{self, Elements, ElementsMut, View};
 use crate::expr::regions::{self, Part};
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_type, kernel_text};
-use crate::spec::{Args, Cost, Param, Template, Tile, Want};
+use crate::spec::{Args, Baked, Cost, Param, Template, Tile, Want};
 use crate::view::{self, Strided};
+
+mod span;
+
+use span::Span;
 
 /// See the module.
 ///
@@ -130,19 +136,18 @@ impl Template for Pointwise {
         let extents: Vec<String> = (0..self.rank).map(|a| format!(" * d{a}")).collect();
         let _ = writeln!(out, "#define TOTAL (1ll{})", extents.concat());
 
+        out.push_str(&self.steps());
         let mut declare = String::from("#define DECLARE");
         let mut locate = String::from("#define LOCATE Index rest = item;");
         for a in (0..self.rank).rev() {
             let _ = write!(declare, " Index i{a}[ITEMS];");
-            let line = match (Some(a) == last, a) {
-                (true, 0) => format!(" i{a}[j] = rest * V;"),
-                (true, _) => {
-                    format!(" i{a}[j] = rest % (Index)(d{a} / V) * V; rest /= (Index)(d{a} / V);")
-                }
-                (false, 0) => format!(" i{a}[j] = rest;"),
-                (false, _) => format!(" i{a}[j] = rest % (Index)d{a}; rest /= (Index)d{a};"),
+            let _ = match a {
+                0 => write!(locate, " i0[j] = rest * STEPS_0;"),
+                _ => write!(
+                    locate,
+                    " i{a}[j] = rest % (Index)(d{a} / STEPS_{a}) * STEPS_{a}; rest /= (Index)(d{a} / STEPS_{a});"
+                ),
             };
-            locate.push_str(&line);
         }
         let vars: Vec<String> = (0..self.rank)
             .map(|a| format!("(long long)i{a}[j]"))
@@ -156,11 +161,16 @@ impl Template for Pointwise {
         });
         for (i, &ty) in self.inputs().iter().enumerate() {
             let name = format!("x{i}");
-            let _ = write!(declare, " Pack<{}, V> {name}_v[ITEMS];", cuda_type(ty));
+            out.push_str(&self.run(&name));
+            let _ = write!(
+                declare,
+                " Pack<{}, RUN_{name}> {name}_v[ITEMS];",
+                cuda_type(ty)
+            );
             let index = view::cuda_index(&name, &vars);
             let _ = write!(
                 fetch,
-                " \\\n    fetch({name}_v[j], {name} + ({index}), {});",
+                " \\\n    fetch({name}_v[j], {name} + ({index} + LOW_{name}), SPANNED(1, {}));",
                 stride(&name)
             );
             let aligned = self.aligned(&name);
@@ -177,21 +187,18 @@ impl Template for Pointwise {
                 .inputs()
                 .iter()
                 .enumerate()
-                .map(|(i, ty)| cuda::load(*ty, &format!("x{i}_v[j].at"), "v"))
+                .map(|(i, ty)| cuda::load(*ty, &format!("x{i}_v[j].at"), &format!("LANE_x{i}(v)")))
                 .collect();
             let value = cuda::call(&format!("f{k}"), e, &values, |axis| {
-                if Some(axis as usize) == last {
-                    format!("(long long)i{axis}[j] + v")
-                } else {
-                    format!("(long long)i{axis}[j]")
-                }
+                format!("(long long)i{axis}[j] + STEP_{axis}(v)")
             });
+            out.push_str(&self.run(&name));
             let ty = cuda_type(e.dtype());
             let index = view::cuda_index(&name, &vars);
             let _ = write!(
                 store,
-                " \\\n    {{ Pack<{ty}, V> pack; _Pragma(\"unroll\") for (int v = 0; v < V; ++v) store(pack.at + v, {value}); \
-                 *(Pack<{ty}, V>*)({name} + ({index})) = pack; }}"
+                " \\\n    {{ Pack<{ty}, V> pack; _Pragma(\"unroll\") for (int v = 0; v < V; ++v) store(pack.at + LANE_{name}(v), {value}); \
+                 put({name} + ({index} + LOW_{name}), pack); }}"
             );
             let aligned = self.aligned(&name);
             let _ = write!(vectors, " \\\n    && {} == 1{aligned}", stride(&name));
@@ -209,11 +216,20 @@ impl Template for Pointwise {
         out
     }
 
-    fn wants(&self, name: &str, _: &Args<'_>) -> Want {
-        // added once; layers that copy to one tensor do so at an offset each
-        match name.ends_with("_o") {
-            true => Want::Divisor(self.vector()),
-            false => Want::Value,
+    fn wants(&self, name: &str, args: &Args<'_>) -> Want {
+        let Some(view) = name.strip_suffix("_o") else {
+            return Want::Value;
+        };
+        // what is walked backward begins at the end of a run of elements
+        let backward = |s: &i64| *s < 0 && s % self.vector() != 0;
+        match args
+            .ints(&format!("{view}_s"), self.rank)
+            .iter()
+            .any(backward)
+        {
+            true => Want::Value,
+            // added once; layers that copy to one tensor do so at an offset each
+            false => Want::Divisor(self.vector()),
         }
     }
 
@@ -230,14 +246,30 @@ impl Template for Pointwise {
             .collect();
         tiles.push(Tile::new(&[("THREADS", 128), ("ITEMS", 1)]));
         tiles.dedup();
-        if let Some(args) = args {
-            // little work is spread over all multiprocessors before a thread takes more than one item
-            let items = total(args, self.rank) / self.vector();
-            if items < i64::from(props.multiprocessors) * 2048 {
-                tiles.reverse();
-            }
+        let Some(args) = args else {
+            return tiles;
+        };
+        let span = self.span(args);
+        let width = span.map_or(self.vector(), |s| s.width);
+        // little work is spread over all multiprocessors before a thread takes more than one item
+        if total(args, self.rank) / width < i64::from(props.multiprocessors) * 2048 {
+            tiles.reverse();
+        }
+        if let Some(span) = span {
+            let mut best = tiles[0].clone();
+            best.0.insert("SPAN", span.axes as i64);
+            best.0.insert("WIDTH", span.width);
+            tiles.insert(0, best);
         }
         tiles
+    }
+
+    fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
+        let span = Span {
+            axes: tile.get("SPAN").max(0) as usize,
+            width: tile.get("WIDTH"),
+        };
+        span.axes == 0 || span.is_legal(self, &|name| baked.get(name).copied())
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
@@ -246,15 +278,17 @@ impl Template for Pointwise {
         let work = args.map(|a| {
             let total = total(a, self.rank);
             // whether vectors apply also hangs on addresses; single elements need more blocks, never fewer
-            let vectors =
-                self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % self.vector() == 0;
-            if vectors {
-                total / self.vector()
-            } else {
-                total
+            let whole = |v: i64| self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % v == 0;
+            match tile.get("WIDTH") {
+                0 if whole(self.vector()) => total / self.vector(),
+                0 => total,
+                width => total / width,
             }
         });
-        let grid = persistent_grid(work, per_block, 2048 / threads.max(1), props);
+        // blocks that come when others end share out the work better than rounds of blocks that stay, until there are many
+        let rounds = if work.is_some() { 8 } else { 1 };
+        let per_sm = 2048 / threads.max(1) * rounds;
+        let grid = persistent_grid(work, per_block, per_sm, props);
         LaunchConfig {
             grid: [grid, 1, 1],
             block: threads as u32,
@@ -311,6 +345,79 @@ impl Template for Pointwise {
 }
 
 impl Pointwise {
+    /// The span of vectors at these arguments, where they do not move along the last axis anyway.
+    fn span(&self, args: &Args<'_>) -> Option<Span> {
+        let last = self.rank.checked_sub(1)?;
+        let vector = self.vector();
+        let (inputs, outputs) = (self.inputs().len(), self.outputs.len());
+        let reads = (0..inputs).map(|i| (format!("x{i}"), true));
+        let mut views = reads.chain((0..outputs).map(|k| (format!("y{k}"), false)));
+        let plain = args.int(&format!("d{last}")) % vector == 0
+            && views.all(|(name, read)| {
+                let strides = args.ints(&format!("{name}_s"), self.rank);
+                let whole = |s: &i64| s % vector == 0;
+                (read && strides[last] == 0)
+                    || strides[last] == 1
+                        && strides[..last].iter().all(whole)
+                        && whole(&args.int(&format!("{name}_o")))
+            });
+        if plain || vector == 1 {
+            return None;
+        }
+        let values: BTreeMap<&str, i64> = args.iter_ints().collect();
+        Span::widest(self, &|name| values.get(name).copied().map(Baked::Exact))
+    }
+
+    /// CUDA text of the steps that a vector takes along each axis, and of the step that lane `v` is at.
+    fn steps(&self) -> String {
+        let mut out = String::new();
+        for a in 0..self.rank {
+            let behind = self.rank - 1 - a;
+            let inner: Vec<String> = (a + 1..self.rank)
+                .map(|b| format!(" * STEPS_{b}"))
+                .collect();
+            let inner = inner.concat();
+            // writing to a String cannot fail
+            let _ = match behind {
+                0 => writeln!(out, "#define STEPS_{a} SPANNED(SPAN > 1 ? d{a} : V, V)"),
+                _ => writeln!(
+                    out,
+                    "#define STEPS_{a} SPANNED(SPAN > {} ? d{a} : SPAN == {} ? V / (1{inner}) : 1, 1)",
+                    behind + 1,
+                    behind + 1
+                ),
+            };
+            let _ = match behind {
+                0 => writeln!(out, "#define STEP_{a}(v) SPANNED((v) % STEPS_{a}, v)"),
+                _ => writeln!(
+                    out,
+                    "#define STEP_{a}(v) SPANNED((v) / (1{inner}) % STEPS_{a}, 0)"
+                ),
+            };
+        }
+        out
+    }
+
+    /// CUDA text of the run of elements that a vector of this operand lies in: `RUN_x` elements, from `LOW_x` behind the first
+    /// position's on, of which `LANE_x(v)` is that of lane `v`.
+    fn run(&self, name: &str) -> String {
+        let sum = |term: &dyn Fn(usize) -> String| -> String {
+            let terms: Vec<String> = (0..self.rank).map(term).collect();
+            match terms.is_empty() {
+                true => "0".to_owned(),
+                false => terms.join(" + "),
+            }
+        };
+        let low = sum(&|a| format!("below(STEPS_{a}, {name}_s{a})"));
+        // a constant, for which strides of axes with one step need not be known
+        let reach = sum(&|a| format!("(STEPS_{a} > 1 ? reach(STEPS_{a}, {name}_s{a}) : 0)"));
+        let lane = sum(&|a| format!("STEP_{a}(v) * (int){name}_s{a}"));
+        format!(
+            "#define LOW_{name} SPANNED(({low}), 0)\n#define RUN_{name} SPANNED(run_of({reach}), V)\n\
+             #define LANE_{name}(v) SPANNED((int)({lane} - LOW_{name}), v)\n"
+        )
+    }
+
     /// CUDA text of the conditions under which rows of a view with stride 1 start at whole vectors.
     fn aligned(&self, name: &str) -> String {
         let mut text = format!(" && STARTS_WHOLE({name}, {name}_o)");
@@ -448,7 +555,7 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
     use DType::*;
     let types = [F32, F16, BF16, F64, I32, I64, U8, I8, Bool];
-    (0..4)
+    let mut samples: Vec<_> = (0..4)
         .map(|_| {
             let rank = rng.int(0, 4) as usize;
             let first = *rng.pick(&types);
@@ -490,7 +597,9 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
             }
             (template.clone(), b.finish(Arc::new(template), tolerance))
         })
-        .collect()
+        .collect();
+    samples.insert(1, span::sample(rng));
+    samples
 }
 
 #[cfg(test)]

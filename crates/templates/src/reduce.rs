@@ -13,7 +13,7 @@ use bespoke_ir::{DType, Expr};
 
 use crate::expr::cuda;
 use crate::framed::Framed;
-use crate::rows::{self, Rows};
+use crate::rows::{self, Kept, Rows};
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_compute_type, cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
@@ -231,7 +231,7 @@ impl Template for Reduce {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        self.frame().tiles(args, 0, props)
+        self.frame().tiles(args, Kept::NONE, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {

@@ -83,7 +83,7 @@ impl Rows {
                 let last = self.rank() - 1;
                 let _ = write!(
                     out,
-                    " long long within = item; const long long i{last} = take(within, d{last} / V) * V;"
+                    " auto within = item; const long long i{last} = take(within, d{last} / V) * V;"
                 );
                 for a in (self.outer..last).rev() {
                     let _ = match a == self.outer {
@@ -204,6 +204,9 @@ impl Rows {
             cuda_compute_type(value),
             cuda_type(epilogue.dtype())
         );
+        if let [narrow] = *prologue.inputs() {
+            let _ = writeln!(out, "typedef {} NARROW;", cuda_type(narrow));
+        }
         out.push_str(&reals(value));
         let reads = names("x", prologue.inputs())
             .into_iter()
@@ -234,7 +237,7 @@ impl Rows {
         );
         let _ = writeln!(
             out,
-            "#define STORE *(Pack<Y, V>*)(y_p + ({})) = pack;",
+            "#define STORE put(y_p + ({}), pack);",
             self.within("y")
         );
         out
@@ -293,16 +296,17 @@ impl Rows {
         width
     }
 
-    /// Tiles for rows whose operands `names` each thread reads `vector` elements at a time, if their strides allow it, at
-    /// most `items` packs of which stay in registers (`items` of 0: the kernel keeps none).
+    /// Tiles for rows whose operands `names` each thread reads `vector` elements at a time, if their strides allow it, and
+    /// of which `kept` stay in registers.
     pub(crate) fn tiles(
         self,
         args: Option<&Args<'_>>,
         names: &[String],
         vector: i64,
-        items: i64,
+        kept: Kept,
         props: &DeviceProps,
     ) -> Vec<Tile> {
+        let items = kept.packs;
         let vector = args.map_or(vector, |a| self.width(a, names, vector));
         let lead = names.first().map(String::as_str);
         let tile = |group: i64, apart: bool, items: i64| {
@@ -359,19 +363,32 @@ impl Rows {
         let per_thread = if few { width } else { width * 4 };
         let group =
             Rows::group(columns, per_thread).max(if columns >= 32 * width { 32 } else { 1 });
-        // packs of a row that does not fit in so many registers a thread streams, and needs no cache at all
-        let packs = |threads: i64, most: i64| -> i64 {
-            let need = (columns / width + threads - 1) / threads.max(1);
-            if need <= (most / width).clamp(1, 8) {
-                need.max(1)
-            } else {
-                1
+        // a tile that keeps a row in at most so many registers of its threads, if it fits
+        let keeping = |group: i64, split: i64, registers: i64| {
+            let threads = (group * split).max(1);
+            let packs = ((columns / width + threads - 1) / threads).max(1);
+            let elements = packs * width;
+            if packs > MOST_PACKS || elements > registers * kept.a_register {
+                return None;
             }
+            let mut t = tile(group, false, packs);
+            if elements > registers {
+                t.0.insert("AS_READ", 1);
+            }
+            Some(t)
         };
+        // a row that does not fit streams, and needs no registers at all
+        let streaming = |group: i64| tile(group, false, items.min(1));
         if items > 0
             && let Some((group, split)) = shared(rows, columns, width, props)
         {
-            let mut t = tile(group, false, packs(group * split, 48));
+            // two blocks on a multiprocessor, if there are registers left for that
+            let two = keeping(group, split, 24).map(|mut t| {
+                t.0.insert("BLOCKS", 2);
+                t
+            });
+            let one = || keeping(group, split, 48);
+            let mut t = two.or_else(one).unwrap_or_else(|| streaming(group));
             t.0.insert("SPLIT", split);
             tiles.push(t);
         }
@@ -382,7 +399,8 @@ impl Rows {
             _ => 16,
         };
         for g in [group, (group * 2).min(1024), (group / 2).max(1)] {
-            let t = tile(g, false, if items > 0 { packs(g, most(g)) } else { 0 });
+            let kept = keeping(g, 1, most(g)).filter(|_| items > 0);
+            let t = kept.unwrap_or_else(|| streaming(g));
             if !tiles.contains(&t) {
                 tiles.push(t);
             }
@@ -412,6 +430,32 @@ impl Rows {
         }
     }
 }
+
+/// What a thread may keep of its row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// Packs in the registers of generic kernels; with 0, no kernel keeps any.
+    packs: i64,
+    /// Elements in a register at most.
+    a_register: i64,
+}
+
+impl Kept {
+    /// Nothing.
+    pub(crate) const NONE: Kept = Kept::packs(0, false);
+    /// Elements in the accumulator's type.
+    pub(crate) const WIDE: Kept = Kept::packs(4, false);
+    /// The same, or two in a register as they lie in memory.
+    pub(crate) const NARROW: Kept = Kept::packs(4, true);
+
+    const fn packs(packs: i64, narrow: bool) -> Kept {
+        let a_register = if narrow { 2 } else { 1 };
+        Kept { packs, a_register }
+    }
+}
+
+/// Packs of a thread at most: each is code of its own.
+const MOST_PACKS: i64 = 32;
 
 /// Threads of a block and blocks of a cluster for rows so few that most multiprocessors would have none, and so long that
 /// blocks gain more than they lose by meeting, which takes a microsecond or two.
@@ -455,7 +499,7 @@ pub(crate) fn reals(dtype: DType) -> String {
         ),
         DType::F16 | DType::BF16 => (
             "float",
-            "__expf",
+            "quick_exp",
             "__logf",
             "rsqrtf",
             "__int_as_float(0x7f800000)",

@@ -9,7 +9,7 @@ use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
 use crate::framed::Framed;
-use crate::rows::Rows;
+use crate::rows::{Kept, Rows};
 use crate::rows_host::{self, Real};
 use crate::rowwise;
 use crate::sample::{Rng, Sample};
@@ -100,7 +100,8 @@ impl Template for Softmax {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        self.frame().tiles(args, 4, props)
+        // exponentials are not computed twice, so that there is no use in keeping what they are of
+        self.frame().tiles(args, Kept::WIDE, props)
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
