@@ -149,10 +149,13 @@ KERNEL {
         copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, ROW_OF(q));
 #endif
 #if MASK
-        // where it is known that rows share a mask of neighbours, it is read while scores are multiplied
-        constexpr bool SHARED_MASK = WGMMA && COLUMN_DIVISOR(e0) == 1 && ROW_DIVISOR(e0) == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(e0) == 0) &&
-                                     n_DIVISOR % 2 == 0 && BATCHES_DIVISIBLE(e0, 2);
-        Pack<E_TYPE, 2> ahead_mask[SHARED_MASK ? CN : 1];
+        // A mask of known neighbours is read while scores are multiplied, for the two rows of a lane or what all rows share; one of
+        // four bytes would take too many registers for two.
+        constexpr bool PAIRED = WGMMA && COLUMN_DIVISOR(e0) == 1 && n_DIVISOR % 2 == 0 && ROW_DIVISOR(e0) % 2 == 0 &&
+                                (g_DIVISOR == 1 || GROUP_DIVISOR(e0) % 2 == 0) && BATCHES_DIVISIBLE(e0, 2);
+        constexpr bool SHARED_MASK = ROW_DIVISOR(e0) == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(e0) == 0);
+        constexpr int AHEAD = !PAIRED ? 0 : SHARED_MASK ? 1 : sizeof(E_TYPE) <= 2 ? 2 : 0;
+        Pack<E_TYPE, 2> ahead_mask[AHEAD ? AHEAD : 1][CN];
         const E_TYPE* mask[RM][2];
         const bool mask_pairs = COLUMN_STRIDE(e0) == 1 && (ROW_STRIDE(e0) % 2 == 0 || m == 1) &&
                                 (GROUP_STRIDE(e0) % 2 == 0 || g == 1) && is_aligned<2>(e0 + BATCH_OFFSET(e0));
@@ -177,11 +180,12 @@ KERNEL {
 #if WGMMA
         auto look = [&](int tile) {
 #if MASK
-            if constexpr (SHARED_MASK) {
-                const int column = tile * BN + lane % 4 * 2;
+            const int column = tile * BN + lane % 4 * 2;
+#pragma unroll
+            for (int h = 0; h < AHEAD; ++h) {
 #pragma unroll
                 for (int j = 0; j < CN; ++j)
-                    ahead_mask[j] = *(const Pack<E_TYPE, 2>*)(mask[0][0] + minimum(column + j * 8, n - 2));
+                    ahead_mask[h][j] = *(const Pack<E_TYPE, 2>*)(mask[0][h] + minimum(column + j * 8, n - 2));
             }
 #endif
         };
@@ -206,9 +210,9 @@ KERNEL {
 #pragma unroll
                     for (int h = 0; h < 2; ++h) {
                         float &left = s[i][j][2 * h], &right = s[i][j][2 * h + 1];
-                        if constexpr (SHARED_MASK) {
-                            left = masked(left, &ahead_mask[j].at[0]);
-                            right = masked(right, &ahead_mask[j].at[1]);
+                        if constexpr (AHEAD > 0) {
+                            left = masked(left, &ahead_mask[h % AHEAD][j].at[0]);
+                            right = masked(right, &ahead_mask[h % AHEAD][j].at[1]);
                             continue;
                         }
                         const E_TYPE* const p = mask[i][h] + at * COLUMN_STRIDE(e0);

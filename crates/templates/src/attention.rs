@@ -194,9 +194,20 @@ impl Attention {
         if tile.get("WGMMA") == 1 {
             // scores wait in registers beside what the tile before is multiplied with, and the mask of some keys beside both
             let (bn, three_groups) = (tile.get("BN"), tile.get("BM") > 128);
-            let mask = self.mask.map_or(0, |mask| match bytes_of(mask) {
-                4 => bn / 4 + 36,
-                bytes => bn / 16 * bytes + if three_groups { 16 } else { 4 },
+            let mask = self.mask.map_or(0, |mask| {
+                let wide = if dv > 224 || (dv > 128 && bn > 64) {
+                    32
+                } else {
+                    0
+                };
+                let rest = if three_groups { 40 } else { 4 };
+                wide + match (mask, bytes_of(mask)) {
+                    // of what all rows share
+                    (_, 4) => bn / 4 + 36,
+                    // of two rows, a register each
+                    (DType::Bool, _) => bn / 2 + rest,
+                    (_, bytes) => bn / 8 * bytes + rest,
+                }
             });
             return bn * 3 / 4 + dv / 2 + mask + if three_groups { 36 } else { 32 };
         }
