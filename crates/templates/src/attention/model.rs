@@ -9,7 +9,7 @@ use super::{Attention, Problem};
 use crate::spec::Tile;
 use crate::tile::cluster_launch;
 
-/// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen there too.
+/// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen on one H100.
 const MMA_SHARE: f64 = 0.45;
 /// What a group of four warps does with a step of scores beside products, in exponentials' own time and in seconds, a mask's share of
 /// the former, and how much less of it is left to wait for if three groups take turns. These and the next constants are fitted to

@@ -7,6 +7,7 @@ use bespoke_reference::{Number, Tensor};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::samples::{cases, dense};
+use super::tiles::{tile, wgmma_tile};
 use super::*;
 use crate::KernelSpec;
 use crate::arguments::Arguments;
@@ -195,6 +196,12 @@ fn tiles_suit_the_shape() {
         "{decode}"
     );
     assert!(!decode.contains("SPLIT=1 "), "{decode}");
+    // where heads are many, launching clusters would take longer than the keys
+    let many = best(128, 64, [2, 1, 1000], Arch::sm(90));
+    assert!(
+        many.contains("BM=16 ") && many.contains("SPLIT=1 "),
+        "{many}"
+    );
     // few keys: all at once
     let cross = best(64, 20, [1, 1024, 77], Arch::sm(90));
     assert!(
