@@ -3,7 +3,7 @@
 //!
 //! The CUDA side moves 16 bytes a load along the last axis when every operand allows it (stride 1 and aligned, or
 //! broadcast), with several independent loads a thread, and single elements otherwise; both are in every variant, so the
-//! generic kernel is right for every stride. Where the innermost axes are known, a [span](span) does the same over several of
+//! generic kernel is right for every stride. Where the innermost axes are known, a vector does the same over several of
 //! them, or for operands in another order. The twin reorders and merges axes until rows are long.
 
 use std::collections::BTreeMap;
