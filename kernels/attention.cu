@@ -63,7 +63,7 @@ KERNEL {
     // of the tiles of keys, this block has every SPLIT-th from its place in the cluster on
     const int place = blockIdx.x % SPLIT;
     const int steps = tiles_n > place ? ceil_div(tiles_n - place, SPLIT) : 0;
-    // Where row r of an operand begins, r being on from the first row of an item, and whether there is one.
+    // Where a row of an operand begins, by its line in this item's tile, and whether there is one.
 #define ROW_OF(v) \
     [&](int line, bool& there) { \
         const int row = first + line, head = g == 1 ? 0 : row / m; \

@@ -12,14 +12,10 @@ OUT gets results.jsonl (report.py says what its rows are), table.md and log.txt.
 import argparse
 import concurrent.futures
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +27,7 @@ sys.path.append(str(HERE.parent / "peers"))
 import attention
 import errors
 import gemm
+import machine
 import memory
 import model
 import report
@@ -52,30 +49,10 @@ def page(rows):
     return text + (f"\n## What was left out, and what ran\n\n{left}" if left else "")
 
 
-def machine(args):
+def about(args):
     """What the numbers depend on."""
-    def ask(*command):
-        try:
-            out = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=30, check=True).stdout
-            return "; ".join(out.strip().splitlines())
-        except (OSError, subprocess.SubprocessError):
-            return "unknown"
-
-    def version(package):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "none"
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "GPU, driver, memory": ask("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
-        "processors": f"{os.cpu_count()} × {platform.machine()}",
-        "bespoke": ask(args.bespoke, "--version"),
-        "commit": ask("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
-        "PyTorch": version("torch"),
-        "how": f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}",
-    }
+    how = f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}"
+    return machine.facts(args.bespoke) | {"PyTorch": machine.version("torch"), "how": how}
 
 
 class Measuring:
@@ -210,7 +187,7 @@ def main():
         print(page(read(args.read)), end="")
         return
     recorder = Recorder(args.out, 0, page)
-    recorder.emit(kind="machine", **machine(args))
+    recorder.emit(kind="machine", **about(args))
     try:
         vendor = Vendor() if args.device == "cuda" else None
     except Missing as error:

@@ -10,17 +10,14 @@ OUT gets results.jsonl (see table.py), table.md and log.txt, all kept up to date
 passes its time limit is a line in them, and the next one runs; what does not fit into --minutes is left out and said.
 """
 import argparse
-import datetime
-import importlib.metadata
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 
+import machine
 import measure
 import table
 import workloads
@@ -46,31 +43,10 @@ GROUPS = {"peers": list(measure.STEPS), "adaptive": list(ADAPTIVE)}
 LIMITS = measure.LIMITS | stall.LIMITS | gain.LIMITS | graphs.LIMITS | cache.LIMITS | costs.LIMITS
 
 
-def machine(args):
+def about(args):
     """What the numbers depend on."""
-    def ask(*command):
-        try:
-            out = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=30, check=True).stdout
-            return "; ".join(out.strip().splitlines())
-        except (OSError, subprocess.SubprocessError):
-            return "unknown"
-
-    def version(package):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "none"
-
-    facts = {
-        "date": datetime.date.today().isoformat(),
-        "GPU, driver, memory": ask("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
-        "processors": f"{os.cpu_count()} × {platform.machine()}",
-        "bespoke": ask(args.bundle / "bespoke", "--version"),
-        "commit": ask("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
-        "Python": platform.python_version(),
-    }
-    facts |= {name: version(name) for name in ("torch", "triton", "transformers", "diffusers", "torchvision", "onnxruntime-gpu",
-                                               "tensorrt-rtx")}
+    packages = ("torch", "triton", "transformers", "diffusers", "torchvision", "onnxruntime-gpu", "tensorrt-rtx")
+    facts = machine.facts(args.bundle / "bespoke") | {name: machine.version(name) for name in packages}
     return facts | {"measured runs": f"at most {args.runs}", "reference data": f"PyTorch {args.reference} on {args.device}"}
 
 
@@ -136,7 +112,7 @@ def arguments():
 def main():
     args = arguments()
     recorder = Recorder(args.out, args.minutes * 60, table.page)
-    recorder.emit(kind="machine", **machine(args))
+    recorder.emit(kind="machine", **about(args))
     with tempfile.TemporaryDirectory(prefix="bespoke-measure-") as scratch:
         ctx = Context(args, recorder, pathlib.Path(scratch))
         for step in args.steps:
