@@ -326,6 +326,8 @@ KERNEL {
         } else {
             // every part relative to the largest score of all, in a strip each
             constexpr int PITCH = VC * 8 + 4, PARTS = SPLIT * WARPS_N;
+            // strips of a block that others read: what they have comes slower than a block's own, which are added up before
+            constexpr int STRIPS = SPLIT > 1 ? 1 : WARPS_N, LAST = SPLIT * STRIPS;
             float* const strips = (float*)memory;
             float2* const known = (float2*)(strips + WARPS_N * BM * PITCH);
 #pragma unroll
@@ -360,21 +362,34 @@ KERNEL {
                                                          : make_float2(undefined, undefined);
                 }
             }
+            if constexpr (STRIPS < WARPS_N) {
+                __syncthreads();
+                for (int at = threadIdx.x; at < BM * (DV / 4); at += THREADS) {
+                    float4* const to = (float4*)(strips + at / (DV / 4) * PITCH) + at % (DV / 4);
+                    float4 x = *to;
+#pragma unroll
+                    for (int w = 1; w < WARPS_N; ++w) {
+                        const float4 more = to[w * BM * PITCH / 4];
+                        x.x += more.x, x.y += more.y, x.z += more.z, x.w += more.w;
+                    }
+                    *to = x;
+                }
+            }
             meet();
 #pragma unroll 1
             for (int at = place * THREADS + threadIdx.x; at < BM * (DV / 8); at += SPLIT * THREADS) {
                 const int line = at / (DV / 8), chunk = at % (DV / 8);
                 float x[8] = {};
                 // eight parts are under way together
-                constexpr int FLIGHT = PARTS % 8 == 0 ? 8 : PARTS;
+                constexpr int FLIGHT = LAST % 8 == 0 ? 8 : LAST;
 #pragma unroll
-                for (int first_part = 0; first_part < PARTS; first_part += FLIGHT) {
+                for (int first_part = 0; first_part < LAST; first_part += FLIGHT) {
                     float4 low[FLIGHT], high[FLIGHT];
 #pragma unroll
                     for (int i = 0; i < FLIGHT; ++i) {
                         const int w = first_part + i;
-                        const float4* const part = (const float4*)(strips + (w % WARPS_N * BM + line) * PITCH + chunk * 8);
-                        low[i] = peek(part, w / WARPS_N), high[i] = peek(part + 1, w / WARPS_N);
+                        const float4* const part = (const float4*)(strips + (w % STRIPS * BM + line) * PITCH + chunk * 8);
+                        low[i] = peek(part, w / STRIPS), high[i] = peek(part + 1, w / STRIPS);
                     }
 #pragma unroll
                     for (int i = 0; i < FLIGHT; ++i) {

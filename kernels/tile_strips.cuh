@@ -20,13 +20,20 @@ __device__ __forceinline__ float4 read_strip(const float* at, int part) {
 #endif
 }
 
-// Waits for all that share a strip.
+// Waits until all that share a strip have written their sums.
 __device__ __forceinline__ void meet() {
 #if SPLIT > 1
     asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 #else
     WARPS_K > 1 ? __syncthreads() : __syncwarp();
 #endif
+}
+// Waits until all have read them. What was written meanwhile does not matter, and is not waited for.
+__device__ __forceinline__ void leave() {
+#if SPLIT > 1
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+    __syncthreads();
 }
 
 // Hands the sums to the finisher through shared memory, so that it gets runs of eight columns. Warps and blocks that share
@@ -38,6 +45,8 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
     constexpr int PARTS = WARPS_K * SPLIT, ITEMS = RUNS * 16, ROUNDS = (ITEMS + 32 * PARTS - 1) / (32 * PARTS);
     // two runs together hide the latency of what the epilogue reads, but reads of other blocks' memory are never moved
     constexpr int TOGETHER = KNOWN && SPLIT == 1 && ROUNDS % 2 == 0 ? 2 : 1;
+    // floats from one strip of a warp to the next
+    constexpr int APART = SPLIT > 1 ? THREADS / 32 * 16 * PITCH : 0;
     const int warp = threadIdx.x / 32 % WARPS, lane = threadIdx.x % 32, own = threadIdx.x / 32 / WARPS;
     const int part = own * SPLIT + blockIdx.x % SPLIT;
     float* strip = (float*)memory + warp * 16 * PITCH;
@@ -52,29 +61,29 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
             return v;
         }
     };
-    auto read = [&](int r, int c) {
+    auto read = [&](int i, int r, int c) {
+        const float* at = strip + i * APART + r * PITCH + c;
         Parts u;
 #pragma unroll
-        for (int p = 0; p < PARTS; ++p) u.of[p] = read_strip(strip + p / SPLIT * WARPS * 16 * PITCH + r * PITCH + c, p % SPLIT);
+        for (int p = 0; p < PARTS; ++p) u.of[p] = read_strip(at + p / SPLIT * WARPS * 16 * PITCH, p % SPLIT);
         return u;
     };
-#pragma unroll
-    for (int i = 0; i < STRIPS; ++i) {
-        const int first = row + strip_row(warp, i);
-        meet();
+    auto put = [&](int i) {
 #pragma unroll
         for (int j = 0; j < RUNS; ++j) {
-            float* at = strip + own * WARPS * 16 * PITCH + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
+            float* at = strip + i * APART + own * WARPS * 16 * PITCH + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
             *(float2*)at = make_float2(acc[i][4 * j], acc[i][4 * j + 1]);
             *(float2*)(at + 8 * PITCH) = make_float2(acc[i][4 * j + 2], acc[i][4 * j + 3]);
         }
-        meet();
+    };
+    auto take = [&](int i) {
+        const int first = row + strip_row(warp, i);
         decide<BY_COLUMN>(by_column, [&](auto columns) {
             if constexpr (columns.value) {
 #pragma unroll 1
                 for (int q = lane + 32 * part; q < 2 * ITEMS; q += 32 * PARTS) {
                     const int r = q % 16, c = q / 16 * 4;
-                    const float4 u = read(r, c).sum();
+                    const float4 u = read(i, r, c).sum();
                     float v[4] = {u.x, u.y, u.z, u.w};
                     f(first + r, column + c, v);
                 }
@@ -84,19 +93,31 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                     const int q = lane + (e * PARTS + part) * 32;
                     if (ITEMS % (32 * PARTS) != 0 && q >= ITEMS) break;
                     const int r = q / RUNS, c = q % RUNS * 8;
-                    const Parts left = read(r, c), right = read(r, c + 4);
+                    const Parts left = read(i, r, c), right = read(i, r, c + 4);
                     const float4 low = left.sum(), high = right.sum();
                     float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
                     f(first + r, column + c, v);
                 }
             }
         });
-    }
+    };
 #if SPLIT > 1
-    // nobody's strips go before everybody has read them
+    // meeting other blocks takes a while, so they do it once
+#pragma unroll
+    for (int i = 0; i < STRIPS; ++i) put(i);
     meet();
+#pragma unroll
+    for (int i = 0; i < STRIPS; ++i) take(i);
+#else
+#pragma unroll
+    for (int i = 0; i < STRIPS; ++i) {
+        meet();
+        put(i);
+        meet();
+        take(i);
+    }
 #endif
-    __syncthreads();
+    leave();
 }
 
 #endif

@@ -18,8 +18,8 @@
 //! A caller may hand in one piece of memory as an input and as an output. What reads an input and what writes an output
 //! therefore stay in list order.
 //!
-//! An edge from a small step to its only successor, which has no other predecessor, is programmatic: the successor may
-//! start while the small one ends.
+//! An edge from a step that has little to do but with weights to its only successor, which has no other predecessor, is
+//! programmatic: the successor may start while the step ends, and ask for weights of its own.
 
 use bespoke_device::Edge;
 
@@ -57,7 +57,7 @@ pub(crate) fn arrange(plan: &mut Plan) {
             plan.edges.push(Edge {
                 from,
                 to,
-                programmatic: before.len() == 1 && outgoing[from] == 1 && sizes[from].small,
+                programmatic: before.len() == 1 && outgoing[from] == 1 && sizes[from].brief,
             });
         }
     }
@@ -67,6 +67,9 @@ pub(crate) fn arrange(plan: &mut Plan) {
 /// What matters of a step's size.
 #[derive(Clone, Copy, Debug)]
 struct Size {
+    /// Whether its tensors of the run are small.
+    brief: bool,
+    /// Whether its weights are, too.
     small: bool,
     work: u32,
 }
@@ -91,8 +94,10 @@ fn size(plan: &Plan, step: &Step) -> Size {
         step.template.name(),
         "pointwise" | "ints" | "gather" | "scatter" | "pad" | "resize"
     );
+    let brief = largest <= SMALL_ELEMENTS;
     Size {
-        small: largest <= SMALL_ELEMENTS && weights <= SMALL_WEIGHTS,
+        brief,
+        small: brief && weights <= SMALL_WEIGHTS,
         work: if light { LIGHT } else { HEAVY },
     }
 }

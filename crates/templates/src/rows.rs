@@ -12,7 +12,6 @@ use crate::expr::cuda;
 use crate::pointwise::persistent_grid;
 use crate::source::{cuda_compute_type, cuda_type};
 use crate::spec::{Args, Tile};
-use crate::tile::cluster_launch;
 use crate::view;
 
 /// The space.
@@ -459,19 +458,18 @@ impl Kept {
 const MOST_PACKS: i64 = 32;
 
 /// Threads of a block and blocks of a cluster for rows so few that most multiprocessors would have none, and so long that
-/// blocks gain more than they lose by meeting, which takes a microsecond or two, and by being launched together.
+/// blocks gain more than they lose by meeting, which takes a microsecond or two.
 fn shared(rows: i64, columns: i64, width: i64, props: &DeviceProps) -> Option<(i64, i64)> {
     const THREADS: i64 = 512;
     // for each thread
     const PACKS: i64 = 2;
-    // seconds
-    const LAUNCH: f64 = 4.0e-6;
+    // blocks: with more, rows of a block of their own were seen to be faster
+    const PAIRED: i64 = 132;
+    const CLUSTERED: i64 = 64;
     let room = 2 * i64::from(props.multiprocessors);
     let fits = |s: &i64| {
-        let blocks = rows.saturating_mul(*s);
-        blocks <= room
-            && columns >= s * THREADS * PACKS * width
-            && cluster_launch(blocks as f64, *s as f64) <= LAUNCH
+        let most = if *s > 2 { CLUSTERED } else { PAIRED };
+        rows.saturating_mul(*s) <= room.min(most) && columns >= s * THREADS * PACKS * width
     };
     let split = [8, 4, 2].into_iter().find(fits)?;
     (rows > 0 && props.arch.has_clusters()).then_some((THREADS, split))

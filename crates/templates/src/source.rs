@@ -112,19 +112,28 @@ fn divisors(spec: &KernelSpec) -> String {
     out
 }
 
-/// A grid of at most so many blocks lets the next kernel start at once; a larger one, which may fill the device, when its
-/// blocks end. Blocks that only wait would take the place of blocks that work.
-const EARLY_BLOCKS: u32 = 128;
+/// A grid of at most so many blocks lets the next kernel start at once. Blocks that only wait go where there is room now: with
+/// a larger grid at work, several to a multiprocessor, and others would have none of them.
+const EARLY_BLOCKS: u32 = 96;
 
 /// The macro `ARGUMENTS`: one declaration an argument, in order.
 ///
 /// Where kernels can be launched while the ones before them end, it then lets the next one start and waits for the ones
-/// before. The slots are written before a run, so they may be read first; nothing else may. That no read moves before
-/// the wait is seen to by the addresses, which come out of it. In a launch that overlaps nothing both do nothing. A tensor
-/// map is among the slots itself, and its address is all that is declared of it.
+/// before; after a large grid, the next one starts as threads leave. The slots are written before a run, so they may be read
+/// first; nothing else may. That no read moves before the wait is seen to by the addresses, which come out of it. In a launch
+/// that overlaps nothing all this does nothing. A tensor map is among the slots itself, and its address is all that is declared
+/// of it.
 fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
-    let mut out = String::from("#define ARGUMENTS");
     let waits = props.arch.has_dependent_launch();
+    let mut out = String::new();
+    if waits {
+        out.push_str(
+            "struct LetNextStart {\n    \
+             __device__ __forceinline__ void now() const { asm volatile(\"griddepcontrol.launch_dependents;\" ::: \"memory\"); }\n    \
+             __device__ __forceinline__ ~LetNextStart() { now(); }\n};\n",
+        );
+    }
+    out.push_str("#define ARGUMENTS");
     let (mut waited, mut slot) = (Vec::new(), 0);
     for p in spec.template.params() {
         let line = match p.dtype {
@@ -158,9 +167,8 @@ fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
     if waits {
         let _ = write!(
             out,
-            " \\\n    if (gridDim.x * gridDim.y * gridDim.z <= {EARLY_BLOCKS}) \
-             asm volatile(\"griddepcontrol.launch_dependents;\"); \
-             \\\n    asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");"
+            " \\\n    const LetNextStart next; \\\n    if (gridDim.x * gridDim.y * gridDim.z <= {EARLY_BLOCKS}) \
+             next.now(); \\\n    asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");"
         );
     }
     for line in waited {

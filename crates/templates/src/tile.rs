@@ -11,7 +11,7 @@ use bespoke_device::{DeviceProps, LaunchConfig};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-pub(crate) use self::model::{cluster_launch, seconds};
+pub(crate) use self::model::seconds;
 
 use crate::expr::cuda;
 use crate::source::{cuda_compute_type, cuda_type};
@@ -92,6 +92,12 @@ const MMA_TILES: &[[i64; 7]] = &[
     [16, 32, 256, 1, 1, 8, 4],
     [16, 16, 256, 1, 1, 8, 5],
     [64, 16, 128, 2, 1, 4, 4],
+    [32, 16, 256, 1, 1, 8, 5],
+    [64, 16, 256, 1, 1, 8, 4],
+    [32, 32, 256, 1, 1, 8, 4],
+    [64, 32, 128, 2, 1, 4, 5],
+    [64, 64, 128, 2, 2, 2, 4],
+    [128, 64, 64, 4, 2, 1, 6],
 ];
 
 /// `wgmma`: BM, BN, warpgroups, stages, steps whose products are still under way when the next begins, blocks of a
@@ -286,10 +292,15 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
                 // with two barriers a stage
                 return pipeline + tile.get("STAGES") * 16 + 1024;
             }
-            // on the way out each warp lays sixteen rows of its sums into shared memory
+            // on the way out each warp lays sixteen rows of its sums into shared memory, or all where others read them there
             let warps = tile.get("THREADS") / 32;
             let columns = bn / tile.get("WARPS_N").max(1);
-            let strips = warps * 16 * (columns + 4) * 4;
+            let rows = match (tile.get("SPLIT"), tile.get("WGMMA")) {
+                (0 | 1, _) => 16,
+                (_, 1) => bm / warps.max(1),
+                _ => bm / tile.get("WARPS_M").max(1),
+            };
+            let strips = warps * rows * (columns + 4) * 4;
             // wgmma wants the stages at multiples of 1 KiB
             pipeline.max(strips) + tile.get("WGMMA") * 1024
         }

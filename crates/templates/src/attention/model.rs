@@ -7,7 +7,6 @@ use bespoke_device::DeviceProps;
 
 use super::{Attention, Problem};
 use crate::spec::Tile;
-use crate::tile::cluster_launch;
 
 /// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen on one H100.
 const MMA_SHARE: f64 = 0.45;
@@ -22,6 +21,11 @@ const THREE_GROUPS: f64 = 0.8;
 /// in bytes.
 const CACHE: f64 = 2.06;
 const CACHE_LINE: f64 = 128.0;
+/// Bytes a second that one multiprocessor gets at most.
+const ONE_RATE: f64 = 50e9;
+/// What blocks of a cluster take to meet, in seconds, and bytes of sums that one puts together with the others' in a second.
+const MEETING: f64 = 1.5e-6;
+const NEIGHBOUR_RATE: f64 = 16e9;
 /// What a tile of rows takes beside its steps, and a run beside its tiles, in seconds.
 const TILE_SECONDS: f64 = 1.6e-6;
 const RUN_SECONDS: f64 = 2.0e-6;
@@ -62,23 +66,24 @@ impl Attention {
         let work = together * steps * (products + exponentials) * multiprocessors / busy;
         // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
         let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
-        let traffic = together * moved * multiprocessors / (3.0 * props.bandwidth);
+        let traffic =
+            together * (moved * multiprocessors / (3.0 * props.bandwidth)).max(moved / ONE_RATE);
         // what one block waits for: the first copy, further ones that are not ahead of the work, and the chain from
         // products over the softmax to products again
-        let chain = 0.3e-6 + bm * bn / warps * 4.0e-10;
+        let chain = 0.9e-6 + bm * bn / warps * 4.0e-10;
         let latency = if stages > 1.0 {
             0.8e-6 + steps * chain.max(0.6e-6 / (stages - 1.0))
         } else {
             steps * (0.8e-6 + chain)
         };
         let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
-            (_, true) => 3.0e-6,
+            (_, true) => MEETING + together * bm * dv as f64 * 4.0 / NEIGHBOUR_RATE,
             (true, _) => 1.0e-6,
             _ => 0.0,
         };
         // a multiprocessor begins a block as soon as another ends
         let rounds = (all / multiprocessors).ceil() / together;
-        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6) + cluster_launch(all, split)
+        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6)
     }
 
     /// The same with `wgmma`: one group's exponentials are formed while another's products run.
@@ -107,8 +112,9 @@ impl Attention {
             let whole = bytes % CACHE_LINE == 0.0;
             bytes + if whole { 0.0 } else { CACHE_LINE }
         };
-        let moved = all * steps * bn * (line(self.size) + line(self.value_size));
-        let traffic = moved / (CACHE * props.bandwidth);
+        let moved = steps * bn * (line(self.size) + line(self.value_size));
+        let traffic =
+            (all * moved / (CACHE * props.bandwidth)).max(rounds * together * moved / ONE_RATE);
         work.max(alone).max(traffic) + rounds * TILE_SECONDS / together + RUN_SECONDS
     }
 }

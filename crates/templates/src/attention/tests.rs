@@ -196,8 +196,8 @@ fn tiles_suit_the_shape() {
         "{decode}"
     );
     assert!(!decode.contains("SPLIT=1 "), "{decode}");
-    // where heads are many, launching clusters would take longer than the keys
-    let many = best(128, 64, [2, 1, 1000], Arch::sm(90));
+    // where heads are many, each has a multiprocessor for itself
+    let many = best(128, 256, [2, 1, 1000], Arch::sm(90));
     assert!(
         many.contains("BM=16 ") && many.contains("SPLIT=1 "),
         "{many}"

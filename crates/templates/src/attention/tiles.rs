@@ -59,7 +59,12 @@ const ASKING: i64 = 128;
 pub(super) const FEW: i64 = 16;
 
 /// The same for clusters: few rows and many keys occupy few multiprocessors otherwise.
-const CLUSTER_TILES: &[[i64; 5]] = &[[16, 64, 1, 4, 2], [64, 64, 4, 1, 2]];
+const CLUSTER_TILES: &[[i64; 5]] = &[
+    [16, 128, 1, 4, 2],
+    [16, 128, 1, 8, 2],
+    [16, 64, 1, 4, 2],
+    [64, 64, 4, 1, 2],
+];
 /// Blocks of a cluster.
 const SPLITS: &[i64] = &[2, 4, 8];
 

@@ -17,29 +17,23 @@ const L2_RATE: f64 = 42e9;
 const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 /// The same where the copy engine brings them.
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
+/// Bytes a second that the copy engine brings to one multiprocessor, lines outside the matrix included, where each comes out of
+/// memory: with one row of tiles, no other block has read it before.
+const COLD_RATE: f64 = 55e9;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
 const MEETING_OF_GROUPS: f64 = 0.019e-6;
 /// What passes between asking for a chunk and having it in shared memory, in seconds; a guess.
 const LATENCY: f64 = 0.7e-6;
 
-/// What blocks of a cluster take to meet, in seconds, and bytes a second that one reads of the others' shared memory.
-const MEETING: f64 = 1.5e-6;
-const NEIGHBOUR_RATE: f64 = 50e9;
-
-/// What launching blocks as clusters takes more, in seconds a block: of pairs and of larger clusters. Seen on an H100 and an H200,
-/// with attention as with products: 512 blocks in clusters of eight began 34 µs later than they would have alone.
-const PAIRED_LAUNCH: f64 = 0.03e-6;
-const CLUSTERED_LAUNCH: f64 = 0.065e-6;
-
-/// What launching so many blocks in clusters of this size takes more than launching them alone, in seconds.
-pub(crate) fn cluster_launch(blocks: f64, split: f64) -> f64 {
-    match split {
-        s if s > 2.0 => blocks * CLUSTERED_LAUNCH,
-        s if s > 1.0 => blocks * PAIRED_LAUNCH,
-        _ => 0.0,
-    }
-}
+/// What two blocks of a cluster take to meet, in seconds, and more for each block more; and bytes a second of sums that a block
+/// puts together with what the others have. Fitted to one H200.
+const MEETING: f64 = 1.0e-6;
+const MEETING_OF_MORE: f64 = 0.25e-6;
+const NEIGHBOUR_RATE: f64 = 16e9;
+/// Share of the multiprocessors that clusters of more than two blocks can use: a cluster lies within a group of multiprocessors,
+/// and what a group has over stays empty.
+const IN_CLUSTERS: f64 = 0.85;
 
 /// Expected time of a problem.
 pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
@@ -102,7 +96,12 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
         } else {
             (warps / 4.0).powi(2) * MEETING_OF_GROUPS
         };
-        together * steps * (shared + meeting)
+        let copies = if tma && p.m as f64 <= bm {
+            (bm + bn) * bk * element / COLD_RATE
+        } else {
+            0.0
+        };
+        together * steps * (shared + meeting).max(copies)
     } else {
         together * lines * bk * steps * element / L2_RATE
     };
@@ -114,7 +113,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     let results =
         together * bm * bn / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
     let exchange = if split > 1.0 {
-        MEETING + bm * bn * 4.0 / NEIGHBOUR_RATE
+        MEETING + (split - 2.0) * MEETING_OF_MORE + bm * bn * 4.0 / NEIGHBOUR_RATE
     } else {
         0.0
     };
@@ -125,7 +124,8 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
         LATENCY + products + results
     };
     // a multiprocessor begins a block as soon as another ends, or stays at work and is asked for operands meanwhile
-    let rounds = (all / multiprocessors).ceil() / together;
+    let places = multiprocessors * if split > 2.0 { IN_CLUSTERS } else { 1.0 };
+    let rounds = (all / places).ceil() / together;
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n) * element / props.bandwidth;
     let rounds = if tma {
@@ -133,5 +133,5 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     } else {
         rounds * (block + exchange + 1.0e-6)
     };
-    rounds.max(memory) + cluster_launch(all, split)
+    rounds.max(memory)
 }
