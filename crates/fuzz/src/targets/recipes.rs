@@ -2,7 +2,7 @@
 //!
 //! Random nodes are almost never valid: operands must fit in number, rank, type and extents. So every operator has
 //! a recipe that is, and mutations start from there. A line is `@OPSET OPERATOR OPERANDS ATTRIBUTES ->RESULTS`, where
-//! opset and results may be missing (18 and 1). Operands are
+//! opset and results may be missing (18 and 1). An operator of another domain is `DOMAIN::OPERATOR`. Operands are
 //!
 //! - `f(n,4)`: an input; `f` f32, `h` f16, `l` i64, `b` bool, `u` u8; an extent is a number or a name;
 //! - `F(4)`: a constant of some numbers of that type;
@@ -17,7 +17,7 @@ use bespoke_onnx::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, V
 use super::protos;
 
 /// Operators that take something else than one f32 tensor.
-const RECIPES: [&str; 78] = [
+const RECIPES: [&str; 93] = [
     "Add f(n,4) F(4)",
     "Sub f(n,4) f(4)",
     "Mul f(n,4) F(1)",
@@ -96,6 +96,21 @@ const RECIPES: [&str; 78] = [
     "If b() then_branch={|Not(x0)z|z} else_branch={|Identity(x0)z|z}",
     "Loop l() b() f(n,4) body={i,c,s|Identity(c)k;Add(s,s)t|k,t}",
     "Scan f(4) f(n,4) num_scan_inputs=1 body={s,r|Add(s,r)t;Neg(t)u|t,u} ->2",
+    "@23 Attention f(n,2,s,4) f(n,1,t,4) f(n,1,t,4) is_causal=1",
+    "@23 RotaryEmbedding f(n,2,s,4) F(9,2) F(9,2) l(n,s)",
+    "SimplifiedLayerNormalization f(n,s,6) F(6)",
+    "com.microsoft::Attention f(n,s,6) F(6,24) F(24) l(n,s) num_heads=2",
+    "com.microsoft::BiasGelu f(n,4) F(4)",
+    "com.microsoft::EmbedLayerNormalization l(n,s) _ F(9,6) F(8,6) _ F(6) F(6) l(n,s) ->2",
+    "com.microsoft::FastGelu f(n,4) F(4)",
+    "com.microsoft::FusedMatMul f(n,s,4) F(5,4) transB=1",
+    "com.microsoft::Gelu f(n,4)",
+    "com.microsoft::GroupQueryAttention f(n,s,16) f(n,s,8) f(n,s,8) f(n,1,p,8) f(n,1,p,8) l(n) s9 num_heads=2 kv_num_heads=1 ->3",
+    "com.microsoft::MultiHeadAttention f(n,s,8) f(n,t,8) f(n,t,8) F(24) l(n,t) num_heads=2",
+    "com.microsoft::QuickGelu f(n,4)",
+    "com.microsoft::RotaryEmbedding f(n,2,s,4) l(n,s) F(9,2) F(9,2)",
+    "com.microsoft::SkipLayerNormalization f(n,s,6) f(n,s,6) F(6) F(6)",
+    "com.microsoft::SkipSimplifiedLayerNormalization f(n,s,6) f(n,s,6) F(6)",
 ];
 
 /// More that take one tensor, but not the usual one.
@@ -146,7 +161,9 @@ pub(super) fn model(line: &str) -> ModelProto {
         } else if let Some(number) = word.strip_prefix("->") {
             results = number.parse().unwrap_or(results);
         } else if node.op_type().is_empty() {
-            node.op_type = Some(word.into());
+            let (domain, op) = word.split_once("::").unwrap_or(("", word));
+            node.op_type = Some(op.into());
+            node.domain = (!domain.is_empty()).then(|| domain.into());
         } else if let Some((name, value)) = word.split_once('=') {
             node.attribute.push(attribute(name, value));
         } else {
@@ -279,6 +296,7 @@ fn attribute(name: &str, value: &str) -> AttributeProto {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bespoke_onnx::proto::NodeProto;
     use bespoke_onnx::{ImportOptions, import_bytes};
     use prost::Message;
 
@@ -297,9 +315,10 @@ mod tests {
             }
         }
         assert!(refused.is_empty(), "{}", refused.join("\n"));
-        for (name, _) in operators {
-            let uses = |m: &ModelProto| m.graph.iter().any(|g| g.node[0].op_type() == name);
-            assert!(models.iter().any(uses), "{name}");
+        for (domain, name, _) in bespoke_onnx::operators() {
+            let is = |n: &NodeProto| n.domain() == domain && n.op_type() == name;
+            let uses = |m: &ModelProto| m.graph.iter().any(|g| is(&g.node[0]));
+            assert!(models.iter().any(uses), "{domain} {name}");
         }
     }
 }

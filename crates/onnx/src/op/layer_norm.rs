@@ -1,7 +1,7 @@
 //! Normalisation over the trailing axes. ONNX: LayerNormalization (17).
 //!
 //! Statistics are computed in `f32` at least, whatever `stash_type` asks for. The optional outputs Mean and InvStdDev
-//! are computed where they are wanted.
+//! are computed where they are wanted. ONNX Runtime's optimiser writes the operator at opsets before 17 too.
 
 use crate::context::Cx;
 use crate::importer::{Done, invalid};

@@ -1,4 +1,5 @@
-//! Matrix products with numpy's rules. ONNX: MatMul (1, 9, 13), MatMulInteger (10).
+//! Matrix products with numpy's rules. ONNX: MatMul (1, 9, 13), MatMulInteger (10); ONNX Runtime: FusedMatMul
+//! (`com.microsoft` 1), with operands transposed and a factor.
 //!
 //! MatMulInteger multiplies 8-bit integers less their zero points into `i32`:
 //! `Σ (a − za)(b − zb) = Σ ab − za·Σ b − zb·Σ a + K·za·zb`. The corrections are sums over rows and columns; those over
@@ -22,6 +23,43 @@ pub(super) fn matmul(cx: &mut Cx<'_>) -> Done {
     }
     let operands = [cx.value(0)?, cx.value(1)?];
     let y = cx.emit("", MatMul::default(), &operands)?;
+    cx.set(0, y);
+    Ok(())
+}
+
+/// FusedMatMul.
+pub(super) fn fused(cx: &mut Cx<'_>) -> Done {
+    cx.inputs(2, 2)?;
+    let (a, b) = (cx.dtype(0)?, cx.dtype(1)?);
+    if a != b || !a.is_float() {
+        return invalid(format!(
+            "its operands are {a} and {b}, but must be floats of one type"
+        ));
+    }
+    for name in ["transBatchA", "transBatchB"] {
+        if cx.attrs.flag(name, false)? {
+            return unsupported(format!(
+                "attribute '{name}' is 1; switch off the fusion of transposes (MatmulTransposeFusion) when the model is \
+                 optimised"
+            ));
+        }
+    }
+    let alpha = f64::from(cx.attrs.float("alpha")?.unwrap_or(1.0));
+    let op = MatMul {
+        transpose_a: cx.attrs.flag("transA", false)?,
+        transpose_b: cx.attrs.flag("transB", false)?,
+    };
+    let operands = [cx.value(0)?, cx.value(1)?];
+    if alpha == 1.0 {
+        let y = cx.emit("", op, &operands)?;
+        cx.set(0, y);
+        return Ok(());
+    }
+    let product = cx.emit("product", op, &operands)?;
+    let y = cx.map("", &[product], |e, r| {
+        let alpha = e.number(a, alpha);
+        e.binary(BinaryOp::Mul, r[0], alpha)
+    })?;
     cx.set(0, y);
     Ok(())
 }
@@ -138,7 +176,7 @@ pub(super) fn integer(cx: &mut Cx<'_>) -> Done {
 
 #[cfg(test)]
 mod tests {
-    use crate::op::testing::{Model, narrow};
+    use crate::op::testing::{Model, attr, narrow};
     use bespoke_ir::DType;
 
     #[test]
@@ -195,5 +233,28 @@ mod tests {
             .node("MatMulInteger", &["a", "b", "za", "zb"], &["y"], &[])
             .graph("y");
         assert!(both.contains("expr=(add(sub(sub(x0, mul(x1, x2)), mul(x3, x4)), mul(mul(x1, x3), x5))) : i32[N,2]"), "{both}");
+    }
+
+    #[test]
+    fn fused_products_are_transposed_and_scaled() {
+        let model = Model::contrib(13)
+            .input("a", DType::F32, &["B", "M", "4"])
+            .input("b", DType::F32, &["B", "N", "4"]);
+        let fused = |attrs: &[crate::proto::AttributeProto]| {
+            model
+                .clone()
+                .contrib_node("FusedMatMul", &["a", "b"], &["y"], attrs)
+        };
+        let graph = fused(&[attr("transB", 1i64), attr("alpha", 0.5f32)]).graph("y");
+        assert!(
+            graph.contains("matmul(a, b) transpose_b : f32[B,M,N]"),
+            "{graph}"
+        );
+        assert!(
+            graph.contains("expr=(mul(x0, 0.5:f32)) : f32[B,M,N]"),
+            "{graph}"
+        );
+        let error = fused(&[attr("transBatchA", 1i64)]).error("y");
+        assert!(error.contains("MatmulTransposeFusion"), "{error}");
     }
 }

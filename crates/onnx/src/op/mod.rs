@@ -3,12 +3,15 @@
 //! An importer reads a node through [`Cx`] and says what it means in the IR's few operators. All versions of an
 //! operator share one importer, which asks for the opset where versions differ; each file lists those differences.
 //! To add an operator, write its file and add a line to [`OPERATORS`].
+//!
+//! Of the domain `com.microsoft` there is what ONNX Runtime's optimiser and its exporters of transformers write.
 
 use crate::context::Cx;
 use crate::importer::Done;
 
 mod activation;
 mod arg_reduce;
+mod attention;
 mod batch_norm;
 mod binary;
 mod branch;
@@ -23,16 +26,19 @@ mod cumsum;
 mod depth_space;
 mod dropout;
 mod einsum;
+mod embed_norm;
 mod expand;
 mod flatten;
 mod gather;
 mod gelu;
 mod gemm;
 mod group_norm;
+mod group_query_attention;
 mod identity;
 mod instance_norm;
 mod layer_norm;
 mod matmul;
+mod multi_head_attention;
 mod non_zero;
 mod pad;
 mod pool;
@@ -43,10 +49,13 @@ mod repeat;
 mod reshape;
 mod resize;
 mod rms_norm;
+mod rotary;
 mod scan;
 mod scatter;
+mod sdpa;
 mod select;
 mod shape;
+mod skip_norm;
 mod slice;
 mod softmax;
 mod split;
@@ -80,6 +89,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Asinh", 9, unary::import),
     ("", "Atan", 7, unary::import),
     ("", "Atanh", 9, unary::import),
+    ("", "Attention", 23, attention::import),
     ("", "AveragePool", 1, pool::average),
     ("", "BatchNormalization", 1, batch_norm::import),
     ("", "BitShift", 11, binary::shift),
@@ -132,7 +142,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "InstanceNormalization", 1, instance_norm::import),
     ("", "IsInf", 10, unary::is_inf),
     ("", "IsNaN", 9, unary::import),
-    ("", "LayerNormalization", 17, layer_norm::import),
+    ("", "LayerNormalization", 1, layer_norm::import),
     ("", "LeakyRelu", 1, activation::leaky_relu),
     ("", "Less", 1, compare::import),
     ("", "LessOrEqual", 12, compare::import),
@@ -173,6 +183,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Relu", 1, activation::relu),
     ("", "Reshape", 1, reshape::import),
     ("", "Resize", 10, resize::resize),
+    ("", "RotaryEmbedding", 23, rotary::import),
     ("", "Round", 11, unary::import),
     ("", "Scan", 9, scan::import),
     ("", "Scatter", 9, scatter::elements),
@@ -183,6 +194,7 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Shrink", 9, activation::shrink),
     ("", "Sigmoid", 1, unary::import),
     ("", "Sign", 9, unary::import),
+    ("", "SimplifiedLayerNormalization", 1, rms_norm::import),
     ("", "Sin", 7, unary::import),
     ("", "Sinh", 9, unary::import),
     ("", "Size", 1, shape::size),
@@ -208,6 +220,48 @@ pub(crate) const OPERATORS: &[Row] = &[
     ("", "Upsample", 1, resize::upsample),
     ("", "Where", 9, select::import),
     ("", "Xor", 1, binary::import),
+    (
+        "com.microsoft",
+        "Attention",
+        1,
+        multi_head_attention::projected,
+    ),
+    ("com.microsoft", "BiasGelu", 1, gelu::contrib),
+    (
+        "com.microsoft",
+        "EmbedLayerNormalization",
+        1,
+        embed_norm::import,
+    ),
+    ("com.microsoft", "FastGelu", 1, gelu::contrib),
+    ("com.microsoft", "FusedMatMul", 1, matmul::fused),
+    ("com.microsoft", "Gelu", 1, gelu::contrib),
+    (
+        "com.microsoft",
+        "GroupQueryAttention",
+        1,
+        group_query_attention::import,
+    ),
+    (
+        "com.microsoft",
+        "MultiHeadAttention",
+        1,
+        multi_head_attention::import,
+    ),
+    ("com.microsoft", "QuickGelu", 1, gelu::quick),
+    ("com.microsoft", "RotaryEmbedding", 1, rotary::contrib),
+    (
+        "com.microsoft",
+        "SkipLayerNormalization",
+        1,
+        skip_norm::import,
+    ),
+    (
+        "com.microsoft",
+        "SkipSimplifiedLayerNormalization",
+        1,
+        skip_norm::import,
+    ),
 ];
 
 /// The importer of an operator, or why there is none.

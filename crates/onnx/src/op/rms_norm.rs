@@ -1,9 +1,11 @@
 //! Normalisation by the root mean square over the trailing axes. ONNX: RMSNormalization (23).
 //!
-//! The result has the type of the scale, which may differ from the data's.
+//! The result has the type of the scale, which may differ from the data's. ONNX Runtime's optimiser writes the same as
+//! SimplifiedLayerNormalization, in the default domain at any opset, whose second output, the inverse of the root, is for
+//! training.
 
 use crate::context::Cx;
-use crate::importer::{Done, invalid};
+use crate::importer::{Done, invalid, unsupported};
 use bespoke_ir::BinaryOp;
 use bespoke_ir::op::Normalize;
 
@@ -11,6 +13,11 @@ use bespoke_ir::op::Normalize;
 pub(super) fn import(cx: &mut Cx<'_>) -> Done {
     cx.inputs(2, 2)?;
     cx.attrs.ignore(&["stash_type"]);
+    if cx.wants(1) {
+        return unsupported(
+            "its output 1, a statistic for training, is used; export the model for inference",
+        );
+    }
     let epsilon = f64::from(cx.attrs.float("epsilon")?.unwrap_or(1e-5));
     let rank = cx.rank(0)?;
     let axis = cx.axis(cx.attrs.int("axis")?.unwrap_or(-1), rank)?;
@@ -59,5 +66,21 @@ mod tests {
             graph.contains("expr=(mul(f16(x0), x1)) : f16[N,8]"),
             "{graph}"
         );
+    }
+
+    #[test]
+    fn what_the_optimiser_writes_is_the_same() {
+        let model =
+            Model::new(14)
+                .input("x", DType::F16, &["N", "8"])
+                .input("s", DType::F16, &["8"]);
+        let node = |outputs: &[&str]| {
+            let op = "SimplifiedLayerNormalization";
+            model.clone().node(op, &["x", "s"], outputs, &[])
+        };
+        let graph = node(&["y"]).graph("y");
+        assert!(graph.contains("normalize(x) axes=[1]"), "{graph}");
+        let error = node(&["y", "i"]).error("y i");
+        assert!(error.contains("export the model for inference"), "{error}");
     }
 }

@@ -161,6 +161,16 @@ impl Model {
         }
     }
 
+    /// An empty model of the given opset, with the operators of ONNX Runtime.
+    pub(crate) fn contrib(opset: i64) -> Self {
+        let mut model = Model::new(opset);
+        model.proto.opset_import.push(OperatorSetIdProto {
+            domain: Some("com.microsoft".into()),
+            version: Some(1),
+        });
+        model
+    }
+
     fn graph_mut(&mut self) -> &mut GraphProto {
         self.proto.graph.get_or_insert_default()
     }
@@ -194,6 +204,21 @@ impl Model {
             ..Default::default()
         });
         self
+    }
+
+    /// Adds a node of ONNX Runtime's own operators, named as the others are.
+    pub(crate) fn contrib_node(
+        self,
+        op: &str,
+        input: &[&str],
+        output: &[&str],
+        attributes: &[AttributeProto],
+    ) -> Self {
+        let mut model = self.node(op, input, output, attributes);
+        if let Some(node) = model.graph_mut().node.last_mut() {
+            node.domain = Some("com.microsoft".into());
+        }
+        model
     }
 
     /// The graph as a body with these inputs and outputs, separated by spaces.

@@ -1,10 +1,9 @@
 //! Gathers and scatters: data-dependent addresses.
 //!
 //! All three gathers are one template: for a position of the result, a tuple of indices is read, and each index moves
-//! along one axis of the data. All scatters are one template over the positions of the updates, after a copy of the
-//! data.
+//! along one axis of the data. All scatters are one template over the positions of the updates, after the data was
+//! copied, or was written there in the first place.
 
-use bespoke_ir::op::scatter_elements::ScatterReduction;
 use bespoke_ir::{NodeId, Op, SymInt, ValueId};
 use bespoke_templates::gather::Gather;
 use bespoke_templates::scatter::Scatter;
@@ -79,6 +78,9 @@ impl Lowering<'_> {
         let graph = self.graph;
         let node = graph.node(id);
         let phase = self.phase(v);
+        if let Op::ScatterElements(_) | Op::ScatterNd(_) = &node.op {
+            return self.emit_scatter(id, name, v);
+        }
         let data = self.access(node.inputs()[0])?;
         let index = self.access(node.inputs()[1])?;
         let index_type = graph.dtype(node.inputs()[1]);
@@ -93,12 +95,6 @@ impl Lowering<'_> {
             Op::Gather(g) => Addressing::along_axis(&data, &index, g.axis),
             Op::GatherElements(g) => Addressing::elements(&data, &index, g.axis),
             Op::GatherNd(g) => Addressing::tuples(&data, &index, g.batch_dims, tuple()),
-            Op::ScatterElements(s) => {
-                return self.emit_scatter(id, name, v, &data, &index, s.reduction, Some(s.axis));
-            }
-            Op::ScatterNd(s) => {
-                return self.emit_scatter(id, name, v, &data, &index, s.reduction, None);
-            }
             _ => return Err(self.internal(id, "not a gather")),
         };
         let y = self.result(
@@ -131,24 +127,14 @@ impl Lowering<'_> {
         Ok(y)
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "two operators share the tail of one function"
-    )]
-    fn emit_scatter(
-        &mut self,
-        id: NodeId,
-        name: &str,
-        v: ValueId,
-        data: &Access,
-        index: &Access,
-        reduction: ScatterReduction,
-        axis: Option<usize>,
-    ) -> Result<Access, PlanError> {
+    /// Updates are written over a copy of the data, or over the data where nothing else reads it and it is not there yet.
+    fn emit_scatter(&mut self, id: NodeId, name: &str, v: ValueId) -> Result<Access, PlanError> {
         let graph = self.graph;
         let node = graph.node(id);
+        let &[old, indices, new] = node.inputs() else {
+            return Err(self.internal(id, "a scatter has three operands"));
+        };
         let phase = self.phase(v);
-        let updates = self.access(node.inputs()[2])?;
         let y = self.result(
             v,
             phase,
@@ -156,14 +142,19 @@ impl Lowering<'_> {
             &[],
             Some((0..graph.dims(v).len()).collect()),
         )?;
+        self.set_target(old, &y, phase);
+        let data = self.access(old)?;
+        let index = self.access(indices)?;
+        let updates = self.access(new)?;
         let dtype = graph.dtype(v);
-        self.copy(phase, name, dtype, data, &y)?;
-        let addressing = match axis {
-            Some(axis) => Addressing::elements(&y, index, axis),
-            None => {
-                let tuple = index.dims.last().and_then(SymInt::as_const).unwrap_or(0) as usize;
-                Addressing::tuples(&y, index, 0, tuple)
-            }
+        if !data.is_same(&y) {
+            self.copy(phase, name, dtype, &data, &y)?;
+        }
+        let tuple = || index.dims.last().and_then(SymInt::as_const).unwrap_or(0) as usize;
+        let (addressing, reduction) = match &node.op {
+            Op::ScatterElements(s) => (Addressing::elements(&y, &index, s.axis), s.reduction),
+            Op::ScatterNd(s) => (Addressing::tuples(&y, &index, 0, tuple()), s.reduction),
+            _ => return Err(self.internal(id, "not a scatter")),
         };
         let mut args = Args::default();
         args.ints("d", &updates.dims).view("u", &updates);
@@ -178,7 +169,7 @@ impl Lowering<'_> {
             rank: updates.rank(),
             tuple: addressing.axes.len(),
             data: dtype,
-            index: graph.dtype(node.inputs()[1]),
+            index: graph.dtype(indices),
             reduction,
         };
         self.step(phase, name, template, args)?;
