@@ -3,11 +3,14 @@
 // `Row` says which. A row that fits in the registers of its group (ITEMS packs a thread) is read once; a longer one is
 // read again for each statistic and for the result, which comes from the level-2 cache mostly. What stays in registers is
 // in A and mapped once; or AS_READ, where twice as many elements fit, and is mapped again each time.
+//
+// What KEEP_Z stores of a row, if anything, is stored once: where a row is read for the first time if that is the only time,
+// and otherwise at the end, so that it may lie over what the row is read from.
 
 #ifdef AS_READ
 typedef NARROW KEPT;
 constexpr bool AGAIN = true;
-#define KEEP(v, x) x0_v.at[v]
+#define KEEP(v, x) AS_IS(v)
 #else
 typedef A KEPT;
 constexpr bool AGAIN = false;
@@ -27,7 +30,7 @@ constexpr bool AGAIN = false;
             for (int j = 0; j < ITEMS; ++j) { \
                 const int item = lane + j * TOGETHER; \
                 if (item < items) { \
-                    INNER FETCH_X \
+                    INNER FETCH_X KEEP_Z \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) { \
                         const A x = (A)VALUE(v); \
@@ -91,7 +94,7 @@ constexpr bool AGAIN = false;
             const A two = Row::scale(across<SumOf, 1>(second_sum), count); \
             if (live) { \
                 for (long long item = lane; item < items; item += TOGETHER) { \
-                    INNER FETCH_X FETCH_E \
+                    INNER FETCH_X FETCH_E KEEP_Z \
                     Pack<Y, V> pack; \
                     _Pragma("unroll") \
                     for (int v = 0; v < V; ++v) \

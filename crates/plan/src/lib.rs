@@ -7,7 +7,8 @@
 //! - **Views before copies** ([`access`]): transposes, slices, broadcasts and most reshapes only change how a tensor is
 //!   addressed. What no stride can say becomes a counted copy step.
 //! - **Fusion** ([`lower`]): elementwise work joins the step whose result it consumes (as epilogue) or that consumes it
-//!   (as prologue); a concat's operands are written straight into their place.
+//!   (as prologue); a normalisation stores the sum that it normalises; a concat's operands are written straight into
+//!   their place.
 //! - **Layout**: results of convolutions are channels-last; what follows elementwise keeps the order it finds; weights
 //!   are brought into one canonical order once, by *setup* steps that run at load.
 //! - **Order** (`order`): steps run in list order, or, as a graph, in the order of the plan's edges, which leave small

@@ -6,7 +6,8 @@
 //!   the arguments of its template, maps first and each of an operand that the step reads;
 //! - every buffer that a step reads was written by an earlier step of its list, uploaded, or is an input; setup steps
 //!   touch only constants and persistent buffers;
-//! - no step writes an input, a constant or (outside the setup) a persistent buffer, nor a buffer that it reads;
+//! - no step writes an input, a constant or (outside the setup) a persistent buffer, nor a buffer that it reads, nor one
+//!   twice;
 //! - every output is written;
 //! - edges lead from earlier steps to later ones, and a path of them orders every two steps of which one writes a buffer
 //!   that the other touches, and every step that reads an input and every one that writes an output, since a caller may
@@ -155,7 +156,8 @@ fn check_step(
             return fail(format!("the setup reads `{}`", name(plan, *b)));
         }
     }
-    for b in buffers(step, true) {
+    let writes = buffers(step, true);
+    for (i, &b) in writes.iter().enumerate() {
         let allowed = match place(&b) {
             Place::Persistent => setup,
             Place::Arena { .. } | Place::Output(_) => !setup,
@@ -166,6 +168,9 @@ fn check_step(
         }
         if reads.contains(&b) {
             return fail(format!("it reads and writes `{}`", name(plan, b)));
+        }
+        if writes[..i].contains(&b) {
+            return fail(format!("two of its results are in `{}`", name(plan, b)));
         }
         written[b.0 as usize] = true;
     }
@@ -253,8 +258,8 @@ pub fn verify_memory(plan: &Plan, binding: &crate::Binding) -> Result<(), Verify
 #[cfg(test)]
 mod tests {
     use bespoke_device::MAP_SLOTS;
-    use bespoke_ir::op::MatMul;
-    use bespoke_ir::{DType, Graph, TensorType};
+    use bespoke_ir::op::{Map, MatMul, Normalize};
+    use bespoke_ir::{BinaryOp, DType, Expr, Graph, TensorType};
 
     use super::*;
 
@@ -298,6 +303,35 @@ mod tests {
             // lines of the second operand do not run along the reduction
             assert_eq!(row[MAP_SLOTS..][..MAP_SLOTS], [0; MAP_SLOTS]);
         }
+    }
+
+    #[test]
+    fn a_step_whose_results_share_a_buffer_is_found() {
+        let mut g = Graph::new("sum");
+        let mut input =
+            |name| g.add_input(name, TensorType::new(DType::F16, vec![3.into(), 8.into()]));
+        let operands = [input("x"), input("r")];
+        let add = Map::new(Expr::binary(BinaryOp::Add, DType::F16));
+        let sum = g.add1("sum", add, &operands).unwrap();
+        let norm = Normalize {
+            axes: vec![1],
+            epsilon: 1.0,
+            center: true,
+        };
+        let normal = g.add1("norm", norm, &[sum]).unwrap();
+        g.add_output(sum);
+        g.add_output(normal);
+        let mut plan = crate::plan(&g).unwrap();
+        verify(&plan).unwrap();
+        let results = plan.steps[0].args.iter_mut();
+        let results = results.filter(|a| matches!(a, Arg::Write(_)));
+        let results: Vec<&mut Arg> = results.collect();
+        assert_eq!(results.len(), 2);
+        for result in results {
+            *result = Arg::Write(plan.outputs[0].buffer);
+        }
+        let error = verify(&plan).unwrap_err();
+        assert_eq!(error.reason, "two of its results are in `sum`");
     }
 
     #[test]

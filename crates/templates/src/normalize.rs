@@ -3,6 +3,10 @@
 //!
 //! The variance is taken of the differences from the mean, in `f32` at least. A row is read once where it fits in the
 //! registers of its threads.
+//!
+//! What is normalised may be a result as well: a sum that the next layers read, `z = x + r` mostly. One kernel then does
+//! what would be two, and `z` is not read. Statistics are those of `z` as it is stored, so that the results are the same
+//! as those of two kernels.
 
 use std::sync::Arc;
 
@@ -21,8 +25,9 @@ use crate::spec::{Args, Cost, Param, Template, Tile};
 
 /// See the module.
 ///
-/// Space `d0 … d{outer+inner-1}`, outer axes first; `x0 …` feed the prologue; operand 0 of the epilogue is the normalised
-/// value (of the prologue's type), its others are `e0 …`; the result is `y`. All are viewed over the whole space.
+/// Space `d0 … d{outer+inner-1}`, outer axes first; `x0 …` feed the residual, whose value is the result `z`, or the prologue
+/// if there is none; operand 0 of the epilogue is the normalised value (of the prologue's type), its others are `e0 …`; the
+/// result is `y`. All are viewed over the whole space.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalize {
     /// Number of outer axes.
@@ -33,7 +38,9 @@ pub struct Normalize {
     pub center: bool,
     /// Added to the variance.
     pub epsilon: f64,
-    /// What is normalised; of a float type.
+    /// What is stored before it is normalised, if anything is; reads no coordinates.
+    pub residual: Option<Expr>,
+    /// What is normalised; of a float type. With a residual its only operand is `z`.
     pub prologue: Expr,
     /// What is done with it.
     pub epilogue: Expr,
@@ -48,6 +55,7 @@ impl Normalize {
         Framed {
             space,
             kept: space.rank(),
+            residual: self.residual.as_ref(),
             prologue: &self.prologue,
             epilogue: &self.epilogue,
         }
@@ -58,24 +66,17 @@ impl Normalize {
         args: &Args<'_>,
         operands: &mut [Operand<'_>],
     ) -> Result<(), TwinError> {
-        rows_host::rowwise::<T>(
-            self.frame().space,
-            &self.prologue,
-            &self.epilogue,
-            args,
-            operands,
-            |x, y| {
-                let count = x.len() as f64;
-                let mean = if self.center {
-                    T::of_f64(rows_host::sum_of(x, |v| v) / count)
-                } else {
-                    T::ZERO
-                };
-                let square = rows_host::sum_of(x, |v| v.sub(mean).mul(v.sub(mean))) / count;
-                let scale = T::of_f64(1.0 / (square + self.epsilon).sqrt());
-                rows_host::map(x, y, |v| v.sub(mean).mul(scale));
-            },
-        )
+        rows_host::rowwise::<T>(self.frame(), args, operands, |x, y| {
+            let count = x.len() as f64;
+            let mean = if self.center {
+                T::of_f64(rows_host::sum_of(x, |v| v) / count)
+            } else {
+                T::ZERO
+            };
+            let square = rows_host::sum_of(x, |v| v.sub(mean).mul(v.sub(mean))) / count;
+            let scale = T::of_f64(1.0 / (square + self.epsilon).sqrt());
+            rows_host::map(x, y, |v| v.sub(mean).mul(scale));
+        })
     }
 }
 
@@ -104,7 +105,7 @@ impl Template for Normalize {
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.frame().space.rowwise(&self.prologue, &self.epilogue);
+        let mut out = self.frame().rowwise();
         // printed as a double, whatever the value
         out.push_str(&format!(
             "constexpr bool CENTER = {};\n#define EPSILON {}\n",
@@ -147,15 +148,17 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 fn typed_samples(rng: &mut Rng) -> Vec<(Normalize, Sample)> {
     (0..4)
-        .map(|_| {
+        .map(|i| {
             let (outer, inner) = (rng.int(0, 2) as usize, rng.int(1, 3) as usize);
             let (center, epsilon) = (rng.chance(2), *rng.pick(&[1e-3, 0.1, 2.0]));
-            let (prologue, epilogue) = rowwise::expressions(rng);
+            let (mut prologue, epilogue) = rowwise::expressions(rng);
+            let residual = (i % 2 == 1).then(|| rowwise::residual(rng, &mut prologue));
             let template = Normalize {
                 outer,
                 inner,
                 center,
                 epsilon,
+                residual,
                 prologue,
                 epilogue,
             };
@@ -170,6 +173,8 @@ mod tests {
     use bespoke_device::Arch;
 
     use super::*;
+    use crate::arguments::Arguments;
+    use crate::sample::SampleSlot;
 
     #[test]
     fn twin_and_definition_agree() {
@@ -197,16 +202,65 @@ mod tests {
     }
 
     #[test]
-    fn definitions_of_a_plain_row() {
+    fn what_is_stored_is_normalised_as_if_it_were_read_back() {
+        for seed in 0..16 {
+            for (t, s) in typed_samples(&mut Rng::new(seed)) {
+                if t.residual.is_none() {
+                    continue;
+                }
+                let both = s.run_twin().unwrap();
+                let alone = Normalize {
+                    residual: None,
+                    ..t
+                };
+                let mut b = Arguments::new(&alone);
+                for (p, slot) in s.template.params().iter().zip(&s.slots) {
+                    let name = match p.name.strip_prefix('z') {
+                        Some(rest) => format!("x0{rest}"),
+                        None if p.name.starts_with('x') => continue,
+                        None => p.name.clone(),
+                    };
+                    let slot = match p.name.as_str() {
+                        "z" => SampleSlot::Read(both[1].clone()),
+                        _ => slot.clone(),
+                    };
+                    b.set(&name, slot);
+                }
+                let alone = b.finish(Arc::new(alone), 0.0).run_twin().unwrap();
+                assert!(alone[0] == both[0], "{}", s.template.describe());
+            }
+        }
+    }
+
+    /// Two axes of halves.
+    fn plain(residual: Option<Expr>) -> Normalize {
         let x = Expr::identity(DType::F16);
-        let t = Normalize {
+        Normalize {
             outer: 1,
             inner: 2,
             center: true,
             epsilon: 1e-5,
+            residual,
             prologue: x.clone(),
             epilogue: x,
-        };
-        insta::assert_snapshot!(t.definitions(&DeviceProps::preset(Arch::sm(89))));
+        }
+    }
+
+    fn definitions(t: &Normalize) -> String {
+        t.definitions(&DeviceProps::preset(Arch::sm(89)))
+    }
+
+    #[test]
+    fn definitions_of_a_plain_row() {
+        insta::assert_snapshot!(definitions(&plain(None)));
+    }
+
+    #[test]
+    fn definitions_of_a_row_that_is_stored() {
+        insta::assert_snapshot!(definitions(&plain(Some(sum()))));
+    }
+
+    fn sum() -> Expr {
+        Expr::binary(bespoke_ir::BinaryOp::Add, DType::F16)
     }
 }

@@ -51,6 +51,7 @@ impl Reduce {
         Framed {
             space: self.space(),
             kept: self.outer,
+            residual: None,
             prologue: &self.prologue,
             epilogue: &self.epilogue,
         }

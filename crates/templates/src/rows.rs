@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use bespoke_device::{DeviceProps, LaunchConfig};
-use bespoke_ir::{DType, Expr};
+use bespoke_ir::DType;
 
 use crate::expr::cuda;
 use crate::pointwise::persistent_grid;
@@ -187,62 +187,6 @@ impl Rows {
         out
     }
 
-    /// The functions `prologue` and `epilogue` and the macros VALUE, RESULT and STORE of maps from rows to rows.
-    pub(crate) fn rowwise(self, prologue: &Expr, epilogue: &Expr) -> String {
-        let extras = &epilogue.inputs()[1..];
-        let value = prologue.dtype();
-        let accumulator = if value == DType::F64 {
-            "double"
-        } else {
-            "float"
-        };
-        let mut out = cuda::function("prologue", prologue);
-        out.push_str(&cuda::function("epilogue", epilogue));
-        let _ = writeln!(
-            out,
-            "typedef {accumulator} A;\ntypedef {} P;\ntypedef {} Y;",
-            cuda_compute_type(value),
-            cuda_type(epilogue.dtype())
-        );
-        if let [narrow] = *prologue.inputs() {
-            let _ = writeln!(out, "typedef {} NARROW;", cuda_type(narrow));
-        }
-        out.push_str(&reals(value));
-        let reads = names("x", prologue.inputs())
-            .into_iter()
-            .chain(names("e", extras))
-            .collect::<Vec<_>>();
-        let writes = vec![("y".to_owned(), epilogue.dtype())];
-        let mut bases: Vec<(String, String)> = reads
-            .iter()
-            .map(|(n, ty)| (n.clone(), format!("const {}", cuda_type(*ty))))
-            .collect();
-        bases.push(("y".to_owned(), cuda_type(epilogue.dtype()).to_owned()));
-        out.push_str(&self.vectors(&reads, &writes));
-        out.push_str(&self.space(&bases));
-        out.push_str(&self.fetches("FETCH_X", "x", prologue.inputs()));
-        out.push_str(&self.fetches("FETCH_E", "e", extras));
-        let value = cuda::call(
-            "prologue",
-            prologue,
-            &Rows::packed_values("x", prologue.inputs()),
-            |a| self.coordinate(a),
-        );
-        let mut values = vec!["value".to_owned()];
-        values.extend(Rows::packed_values("e", extras));
-        let result = cuda::call("epilogue", epilogue, &values, |a| self.coordinate(a));
-        let _ = writeln!(
-            out,
-            "#define VALUE(v) {value}\n#define RESULT(v, value) {result}"
-        );
-        let _ = writeln!(
-            out,
-            "#define STORE put(y_p + ({}), pack);",
-            self.within("y")
-        );
-        out
-    }
-
     /// The space of scans and searches along one axis: `LOAD(i)`, element `i` of the row of operand `name`, the bases of
     /// the results, and the type P in which elements are computed.
     pub(crate) fn row_operand(self, name: &str, dtype: DType, results: &[(&str, DType)]) -> String {
@@ -368,11 +312,12 @@ impl Rows {
             let threads = (group * split).max(1);
             let packs = ((columns / width + threads - 1) / threads).max(1);
             let elements = packs * width;
-            if packs > MOST_PACKS || elements > registers * kept.a_register {
+            let wide = elements * kept.registers;
+            if packs > MOST_PACKS || wide > registers * kept.a_register {
                 return None;
             }
             let mut t = tile(group, false, packs);
-            if elements > registers {
+            if wide > registers {
                 t.0.insert("AS_READ", 1);
             }
             Some(t)
@@ -438,6 +383,8 @@ pub(crate) struct Kept {
     packs: i64,
     /// Elements in a register at most.
     a_register: i64,
+    /// Registers of an element of the accumulator's type.
+    registers: i64,
 }
 
 impl Kept {
@@ -450,7 +397,17 @@ impl Kept {
 
     const fn packs(packs: i64, narrow: bool) -> Kept {
         let a_register = if narrow { 2 } else { 1 };
-        Kept { packs, a_register }
+        Kept {
+            packs,
+            a_register,
+            registers: 1,
+        }
+    }
+
+    /// The same for rows that are computed in this type.
+    pub(crate) fn of(self, dtype: DType) -> Kept {
+        let registers = if dtype == DType::F64 { 2 } else { 1 };
+        Kept { registers, ..self }
     }
 }
 

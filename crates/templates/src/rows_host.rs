@@ -6,7 +6,8 @@ use bespoke_ir::{DType, Expr};
 use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
 use crate::expr::{regions, simd};
-use crate::rows::Rows;
+use crate::framed::Framed;
+use crate::pointwise;
 use crate::spec::Args;
 use crate::view::Strided;
 
@@ -195,31 +196,44 @@ pub(crate) fn scaled<T: Real>(y: &mut [T], scale: T) {
 }
 
 /// The twin of templates that map rows to rows: `row(x, y)` computes a whole row of values between prologue and epilogue.
+/// A residual is written first, and then read, as it would be by a step of its own.
 pub(crate) fn rowwise<T: Real>(
-    rows: Rows,
-    prologue: &Expr,
-    epilogue: &Expr,
+    frame: Framed<'_>,
     args: &Args<'_>,
     operands: &mut [Operand<'_>],
     row: impl Fn(&[T], &mut [T]) + Sync,
 ) -> Result<(), TwinError> {
-    let (rank, outer) = (rows.rank(), rows.outer);
+    let (rank, outer) = (frame.space.rank(), frame.space.outer);
+    let Framed {
+        prologue, epilogue, ..
+    } = frame;
     let extents = args.ints("d", rank);
-    let (mut writes, reads) = lanes::split_operands(operands);
-    let Some(bytes) = writes.pop() else {
-        return Err(TwinError("the result is missing".to_owned()));
+    let (writes, reads) = lanes::split_operands(operands);
+    let mut writes = writes.into_iter();
+    let mut result = || {
+        let missing = || TwinError("a result is missing".to_owned());
+        writes.next().ok_or_else(missing)
     };
-    let y = ElementsMut::of(epilogue.dtype(), bytes)?;
+    let y = ElementsMut::of(epilogue.dtype(), result()?)?;
     let out = Strided::of(args, "y", rank);
     lanes::check("y", &out, &extents, y.len())?;
-    let before = Function::new(
-        prologue,
-        lanes::views(args, "x", prologue.inputs(), &reads, &extents)?,
-    );
-    let extras = reads.get(prologue.inputs().len()..).unwrap_or(&[]);
+    let mut views = lanes::views(args, "x", frame.inputs(), &reads, &extents)?;
+    if let Some(residual) = frame.residual {
+        let (z, out) = (result()?, Strided::of(args, "z", rank));
+        let elements = ElementsMut::of(residual.dtype(), &mut *z)?;
+        pointwise::map(residual, views, elements, &out, &extents)?;
+        views = vec![View::new(
+            "z",
+            Elements::of(residual.dtype(), z)?,
+            out,
+            &extents,
+        )?];
+    }
+    let before = Function::new(prologue, views);
+    let extras = reads.get(frame.inputs().len()..).unwrap_or(&[]);
     let after = Function::new(
         epilogue,
-        lanes::views(args, "e", &epilogue.inputs()[1..], extras, &extents)?,
+        lanes::views(args, "e", frame.extras(), extras, &extents)?,
     );
     map_rows(&before, &after, outer, &extents, y, &out, row);
     Ok(())

@@ -28,6 +28,20 @@ pub(crate) fn expressions(rng: &mut Rng) -> (Expr, Expr) {
     (prologue, sample::expression(rng, &types, result))
 }
 
+/// Puts a random residual in front of a prologue: what that computed is stored, now and then in a narrower type.
+pub(crate) fn residual(rng: &mut Rng, prologue: &mut Expr) -> Expr {
+    let value = prologue.dtype();
+    let stored = match value {
+        DType::F32 => *rng.pick(&[value, DType::F16, DType::BF16]),
+        _ => value,
+    };
+    let after = match stored == value {
+        true => Expr::identity(value),
+        false => Expr::cast(stored, value),
+    };
+    std::mem::replace(prologue, after).then_cast(stored)
+}
+
 /// Compares the twin of a sample with its definition in `f64`, row by row; `map` is what is done to a row between
 /// prologue and epilogue.
 #[cfg(test)]
@@ -38,6 +52,7 @@ pub(crate) fn check(sample: &Sample, frame: Framed<'_>, map: impl Fn(&mut [f64])
 
     let Framed {
         space,
+        residual,
         prologue,
         epilogue,
         ..
@@ -55,6 +70,7 @@ pub(crate) fn check(sample: &Sample, frame: Framed<'_>, map: impl Fn(&mut [f64])
         read("e", frame.extras().len()),
     );
     let mut results = std::collections::HashMap::new();
+    let mut stored = std::collections::HashMap::new();
     let whole: regions::Region = extents.iter().map(|&d| 0..d).collect();
     regions::for_each_row(&whole[..space.outer], rank, |outer, _| {
         let mut region = whole.clone();
@@ -63,10 +79,16 @@ pub(crate) fn check(sample: &Sample, frame: Framed<'_>, map: impl Fn(&mut [f64])
         }
         let (mut positions, mut values) = (Vec::new(), Vec::new());
         regions::for_each_row(&region, rank, |position, _| {
-            let inputs: Vec<Number> = x
+            let mut inputs: Vec<Number> = x
                 .iter()
                 .map(|(t, v)| t.get(v.at(position) as usize))
                 .collect();
+            if let Some(residual) = residual {
+                let z = eval_expr(residual, &inputs, position, &mut Vec::new());
+                let z = z.cast(residual.dtype());
+                stored.insert(position.to_vec(), z);
+                inputs = vec![z];
+            }
             positions.push(position.to_vec());
             values.push(eval_expr(prologue, &inputs, position, &mut Vec::new()).to_f64());
         });
@@ -79,4 +101,7 @@ pub(crate) fn check(sample: &Sample, frame: Framed<'_>, map: impl Fn(&mut [f64])
         }
     });
     oracle.check(&extents, |p| results[p]);
+    if residual.is_some() {
+        oracle.check_result("z", &extents, |p| stored[p]);
+    }
 }

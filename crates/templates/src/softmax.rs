@@ -41,6 +41,7 @@ impl Softmax {
         Framed {
             space,
             kept: space.rank(),
+            residual: None,
             prologue: &self.prologue,
             epilogue: &self.epilogue,
         }
@@ -51,23 +52,16 @@ impl Softmax {
         args: &Args<'_>,
         operands: &mut [Operand<'_>],
     ) -> Result<(), TwinError> {
-        rows_host::rowwise::<T>(
-            self.frame().space,
-            &self.prologue,
-            &self.epilogue,
-            args,
-            operands,
-            |x, y| {
-                let top = rows_host::largest(x);
-                if self.log {
-                    let sum = T::of_f64(rows_host::sum_exponentials(x, top).ln());
-                    rows_host::map(x, y, |v| v.sub(top).sub(sum));
-                } else {
-                    let sum = rows_host::exponentials(x, top, y);
-                    rows_host::scaled(y, T::of_f64(1.0 / sum));
-                }
-            },
-        )
+        rows_host::rowwise::<T>(self.frame(), args, operands, |x, y| {
+            let top = rows_host::largest(x);
+            if self.log {
+                let sum = T::of_f64(rows_host::sum_exponentials(x, top).ln());
+                rows_host::map(x, y, |v| v.sub(top).sub(sum));
+            } else {
+                let sum = rows_host::exponentials(x, top, y);
+                rows_host::scaled(y, T::of_f64(1.0 / sum));
+            }
+        })
     }
 }
 
@@ -94,7 +88,7 @@ impl Template for Softmax {
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
-        let mut out = self.frame().space.rowwise(&self.prologue, &self.epilogue);
+        let mut out = self.frame().rowwise();
         out.push_str(&format!("constexpr bool LOGARITHM = {};\n", self.log));
         out
     }

@@ -6,9 +6,11 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bespoke_device::{Arch, DeviceProps};
+use bespoke_ir::{BinaryOp, DType, Expr};
 use bespoke_jit::{CompileRequest, JitError, Nvrtc, SearchPlan};
+use bespoke_templates::normalize::Normalize;
 use bespoke_templates::sample::{Rng, Sample};
-use bespoke_templates::{Args, KernelSpec};
+use bespoke_templates::{Args, KernelSpec, Template};
 
 /// Architectures with a preset, the newest of each family.
 const ARCHS: &[&str] = &[
@@ -124,6 +126,64 @@ families! {
     topk false,
     reduce true,
     softmax true,
+}
+
+/// Sums of halves that are stored and normalised: rows that one block keeps, that several share, and that stream.
+#[test]
+fn sums_that_are_normalised() {
+    let Some(nvrtc) = nvrtc_for("sums_that_are_normalised") else {
+        return;
+    };
+    let half = DType::F16;
+    let mut bad = Vec::new();
+    for (i, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        let shapes = [[16384, 3072], [12288, 768], [2, 16384], [300, 1 << 16]];
+        for (k, [rows, columns]) in shapes.into_iter().enumerate() {
+            if k % 2 != i % 2 {
+                continue;
+            }
+            let wide = k % 3 == 1;
+            let template = Arc::new(Normalize {
+                outer: 1,
+                inner: 1,
+                center: !wide,
+                epsilon: 1e-5,
+                residual: Some(Expr::binary(BinaryOp::Add, half)),
+                prologue: match wide {
+                    true => Expr::cast(half, DType::F32),
+                    false => Expr::identity(half),
+                },
+                epilogue: Expr::identity(if wide { DType::F32 } else { half }),
+            });
+            let params = template.params();
+            let mut row = Vec::new();
+            for p in &params {
+                match p.name.as_str() {
+                    _ if p.dtype.is_some() => row.extend([0, rows * columns * 4]),
+                    "d0" => row.push(rows),
+                    "d1" => row.push(columns),
+                    name if name.ends_with("_s0") => row.push(columns),
+                    name if name.ends_with("_s1") => row.push(1),
+                    _ => row.push(0),
+                }
+            }
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(template.clone(), &args, &props);
+            let tiles: Vec<_> = exact.tiles(&args, &props).take(2).collect();
+            let specs = tiles.into_iter().map(|tile| KernelSpec {
+                tile,
+                ..exact.clone()
+            });
+            for spec in specs.chain([KernelSpec::generic(template.clone(), &props)]) {
+                bad.extend(compile(&nvrtc, &spec, &props, true).err());
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
 /// Tiles for the copy engine, which few samples are fit for.

@@ -110,6 +110,13 @@ impl Lowering<'_> {
             let elsewhere = |place: &Access| place.buffer != buffer;
             let apart = match &self.state[x.index()] {
                 State::Done(access) => elsewhere(access),
+                // the normalisation that it is left to may store it, and then reads what it is made of
+                State::Pending(p) if self.left.contains_key(&x) => {
+                    if self.left.get(&x).copied() == pending.anchor {
+                        reads.extend_from_slice(&p.operands);
+                    }
+                    self.targets.get(&x).is_none_or(elsewhere)
+                }
                 State::Pending(p) if p.anchor.is_none() && !self.targets.contains_key(&x) => {
                     reads.extend_from_slice(&p.operands);
                     true

@@ -2,7 +2,8 @@
 //!
 //! Nodes are visited in topological order. A node with one reader is not emitted at once but kept as `Pending`: an
 //! elementwise reader then joins it as its epilogue, a reduction absorbs elementwise work as its prologue. Whoever needs
-//! the bytes *forces* it. Where a result is a part of a concat or ends in an output of the model, `ahead` has told
+//! the bytes *forces* it. Elementwise work of several readers is emitted at once, unless one of them is a normalisation
+//! that can store it (`residual`). Where a result is a part of a concat or ends in an output of the model, `ahead` has told
 //! before anything else where its bytes go.
 //!
 //! One file an anchor:
@@ -25,6 +26,7 @@ mod index;
 mod matmul;
 mod place;
 mod pointwise;
+mod residual;
 mod rows;
 pub(crate) mod space;
 mod view;
@@ -99,6 +101,8 @@ pub(crate) struct Lowering<'a> {
     phase: Vec<Phase>,
     readers: Vec<u32>,
     targets: HashMap<ValueId, Access>,
+    /// Values that a normalisation may store, with that.
+    left: HashMap<ValueId, NodeId>,
     reordered: HashMap<(ValueId, Vec<usize>), Access>,
 }
 
@@ -123,6 +127,7 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         phase: vec![Phase::Run; bound],
         readers,
         targets: HashMap::new(),
+        left: HashMap::new(),
         reordered: HashMap::new(),
     };
     let mut inputs = Vec::new();
@@ -205,6 +210,7 @@ impl Lowering<'_> {
 
     /// The value's bytes; computes it now if it is pending.
     pub(crate) fn access(&mut self, v: ValueId) -> Result<Access, PlanError> {
+        self.recall(v)?;
         match std::mem::replace(&mut self.state[v.index()], State::Todo) {
             State::Done(access) => {
                 self.state[v.index()] = State::Done(access.clone());
@@ -327,10 +333,10 @@ impl Lowering<'_> {
         self.keep(v, pending)
     }
 
-    /// Keeps a result pending if its only reader may join it; computes it otherwise.
+    /// Keeps a result pending if its only reader may join it, or a normalisation store it; computes it otherwise.
     pub(crate) fn keep(&mut self, v: ValueId, pending: Pending) -> Result<(), PlanError> {
         self.state[v.index()] = State::Pending(pending);
-        if self.readers[v.index()] != 1 {
+        if self.readers[v.index()] != 1 && !self.leave(v) {
             self.access(v)?;
         }
         Ok(())

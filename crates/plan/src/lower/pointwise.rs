@@ -82,7 +82,9 @@ impl Lowering<'_> {
             }
         };
         for &v in &pending.operands {
-            self.access(v)?;
+            if !self.is_between(v, y) {
+                self.access(v)?;
+            }
         }
         self.keep(y, pending)
     }

@@ -1,7 +1,8 @@
 //! Operators that combine the elements of rows: reductions, softmax, normalisations, scans, sorts.
 //!
 //! The iteration space has outer axes, one position of which is a row, and inner axes, which a row is made of. A pending
-//! map that only feeds the operator becomes its prologue.
+//! map that only feeds the operator becomes its prologue; one that others read as well may be stored by a normalisation
+//! (`residual`).
 
 use bespoke_ir::expr::Expr;
 use bespoke_ir::{NodeId, Op, SymInt, ValueId};
@@ -55,12 +56,18 @@ impl Lowering<'_> {
         };
         let outer: Vec<usize> = (0..rank).filter(|i| !inner.contains(i)).collect();
         let fuses = matches!(node.op, Op::Reduce(_) | Op::Softmax(_) | Op::Normalize(_));
-        let (prologue, xs) = if fuses {
-            self.prologue(vx, phase)?
-        } else {
-            (Expr::identity(graph.dtype(vx)), vec![self.access(vx)?])
+        let stored = self.residual(id, vx, v, &epilogue.extras)?;
+        let (residual, z) = match &stored {
+            Some(r) => (Some(r.expr.clone()), Some(r.place.clone())),
+            None => (None, None),
         };
-        let y = self.result(v, phase, name, &xs, None)?;
+        let (prologue, xs) = match stored {
+            Some(r) => (r.prologue, r.operands),
+            None if fuses => self.prologue(vx, phase)?,
+            None => (Expr::identity(graph.dtype(vx)), vec![self.access(vx)?]),
+        };
+        let like = z.as_ref().map_or(&xs[..], std::slice::from_ref);
+        let y = self.result(v, phase, name, like, None)?;
         let reduces = matches!(node.op, Op::Reduce(_) | Op::ArgReduce(_));
         let keep_dims = match &node.op {
             Op::Reduce(r) => r.keep_dims,
@@ -87,8 +94,14 @@ impl Lowering<'_> {
         let mut strides = vec![in_axes(&y)];
         strides.extend(xs.iter().map(|x| x.strides.clone()));
         strides.extend(epilogue.extras.iter().map(in_axes));
+        strides.extend(z.iter().map(|z| z.strides.clone()));
         let space = Space { dims, strides };
-        // walk the outer axes as the result lies in memory, the inner ones as the first operand does
+        // walk the outer axes as the result lies in memory, the inner ones as the first operand does, or what is stored of
+        // it
+        let lead = match z {
+            Some(_) => space.strides.len() - 1,
+            None => 1,
+        };
         let sorted = |a: &[SymInt], axes: &[usize]| -> Vec<usize> {
             let view = Access {
                 buffer: y.buffer,
@@ -103,7 +116,7 @@ impl Lowering<'_> {
         };
         let outer = sorted(&space.strides[0], &outer);
         let inner = if fuses {
-            sorted(&space.strides[1], &inner)
+            sorted(&space.strides[lead], &inner)
         } else {
             inner
         };
@@ -132,6 +145,9 @@ impl Lowering<'_> {
         for (i, e) in epilogue.extras.iter().enumerate() {
             let s = &space.strides[1 + xs.len() + i][..y_rank];
             args.strided(&format!("e{i}"), e.buffer, &e.offset, s);
+        }
+        if let Some(z) = &z {
+            args.strided("z", z.buffer, &z.offset, &space.strides[lead]);
         }
         let epilogue = epilogue.expr;
         match &node.op {
@@ -164,6 +180,7 @@ impl Lowering<'_> {
                     inner: n,
                     center: op.center,
                     epsilon: op.epsilon,
+                    residual,
                     prologue,
                     epilogue,
                 };
