@@ -209,7 +209,7 @@ impl Across {
         fits && of.inputs().iter().enumerate().all(read) && (0..of.outputs.len()).all(written)
     }
 
-    /// Whether this moves at most half of the bytes between memory and multiprocessors, of enough elements. Element by
+    /// Whether this moves less than half of the bytes between memory and multiprocessors, of enough elements. Element by
     /// element, a warp moves a sector for each position along the last axis, if the operand's step is that wide; in tiles, it
     /// moves what the tiles hold, beyond the edges too.
     pub(super) fn pays(&self, of: &Pointwise, args: &Args<'_>, props: &DeviceProps) -> bool {
@@ -227,7 +227,7 @@ impl Across {
             single += bytes * points as f64 * size as f64 / shared as f64;
             tiled += size as f64 * held;
         }
-        single >= 2.0 * tiled && points >= WORTH * i64::from(props.multiprocessors)
+        single > 2.0 * tiled && points >= WORTH * i64::from(props.multiprocessors)
     }
 
     /// The constants of this.
