@@ -291,11 +291,16 @@ pub(super) fn sample(rng: &mut Rng) -> (Pointwise, Sample) {
         ty => vec![function(rng, &operands, ty, across)],
     };
     let template = Pointwise { rank: 3, outputs };
-    let lengths = [8, 16, 33, 64, 77, 100, 128, 200, 264, 264];
+    // every other sample is made of whole vectors
+    let whole = rng.chance(2);
+    let lengths: &[i64] = match whole {
+        true => &[16, 64, 128, 200, 264],
+        false => &[8, 33, 77, 100, 128, 201, 264],
+    };
     let mut extents = [0; 3];
     extents[batch] = rng.int(1, 3);
-    extents[across] = *rng.pick(&lengths);
-    extents[last] = *rng.pick(&lengths);
+    extents[across] = *rng.pick(lengths);
+    extents[last] = *rng.pick(lengths);
     let mut args = Arguments::new(&template);
     for (a, &d) in extents.iter().enumerate() {
         args.int(&format!("d{a}"), d);
@@ -310,7 +315,11 @@ pub(super) fn sample(rng: &mut Rng) -> (Pointwise, Sample) {
             false => [batch, across, last],
         };
         let repeated = (!written && number > 0 && rng.chance(3)).then(|| rng.int(0, 2) as usize);
-        let offset = *rng.pick(&[0, 0, 8, 4, 1]);
+        let offset = if whole {
+            8
+        } else {
+            *rng.pick(&[0, 0, 8, 4, 1])
+        };
         let (mut step, mut strides) = (1, [0; 3]);
         for (inner, &axis) in order.iter().rev().enumerate() {
             if repeated == Some(axis) {
@@ -320,7 +329,7 @@ pub(super) fn sample(rng: &mut Rng) -> (Pointwise, Sample) {
             step *= extents[axis];
             // lines lie apart from each other, by whole vectors or not
             if inner == 0 {
-                step += *rng.pick(&[0, 0, 8, 3]);
+                step += if whole { 8 } else { *rng.pick(&[0, 0, 8, 3]) };
             }
         }
         args.int(&format!("{name}_o"), offset);
