@@ -1,8 +1,9 @@
 // Elementwise functions of broadcast, strided operands.
 //
-// The template prints, for the operands at hand: the functions f0, f1, …; DECLARE (registers for ITEMS points of V
-// elements each), LOCATE (position of item j), FETCH (load item j), STORE (compute and store item j), TOTAL, and VECTORS,
-// the condition under which V elements along the last axis move in one instruction.
+// The template prints, for the operands at hand: the functions f0, f1, …; READS (a macro for each operand: its number, name
+// and type, where the element for item j lies, and its step along the last axis), POSITIONS (variables for those of N items),
+// LOCATE (position of item j), STORE (compute and store item j), TOTAL, and VECTORS, the condition under which V elements
+// along the last axis move in one instruction.
 //
 // With SPAN, which says that the innermost SPAN axes are known, vectors of WIDTH elements reach over those: STEPS_a
 // positions of axis a. What an operand has for them lies in one aligned run of elements, which is loaded whole; every lane
@@ -24,20 +25,24 @@ __device__ constexpr int run_of(long long reach) {
     return run;
 }
 
+// V elements for each of N items
+#define DECLARE(number, name, type, index, along) Pack<type, RUN_##name> name##_v[N];
+#define FETCH(number, name, type, index, along) fetch(name##_v[j], name + (index + LOW_##name), SPANNED(1, along));
+
 // V elements a thread and item; positions in Index, which is 32 bits wide where that is enough. All loads stand before
 // the first use, so that they are in flight together.
 #define WALK(WIDTH, INDEX) { \
-    constexpr int V = WIDTH; \
+    constexpr int V = WIDTH, N = ITEMS; \
     typedef INDEX Index; \
     const Index total = (Index)(TOTAL / V); \
     const Index step = (Index)gridDim.x * (THREADS * ITEMS); \
     _Pragma("unroll 1") \
     for (Index base = (Index)blockIdx.x * (THREADS * ITEMS) + threadIdx.x; base < total; base += step) { \
-        DECLARE \
+        POSITIONS READS(DECLARE) \
         _Pragma("unroll") \
         for (int j = 0; j < ITEMS; ++j) { \
             const Index item = base + j * THREADS; \
-            if (item < total) { LOCATE FETCH } \
+            if (item < total) { LOCATE READS(FETCH) } \
         } \
         _Pragma("unroll") \
         for (int j = 0; j < ITEMS; ++j) { \
@@ -48,7 +53,10 @@ __device__ constexpr int run_of(long long reach) {
 
 KERNEL {
     ARGUMENTS
-#ifdef SPAN
+#ifdef ACROSS
+    READS(TILE)
+    if (TOTAL >= (1ll << 31)) WALK_TILES(unsigned long long) else WALK_TILES(unsigned int)
+#elif defined(SPAN)
     if (TOTAL >= (1ll << 31)) WALK(WIDTH, unsigned long long) else WALK(WIDTH, unsigned int)
 #else
     // tensors of 2³¹ elements and more are rare enough for one loop

@@ -195,8 +195,28 @@ __device__ __forceinline__ void put(void* p, const Words<4>& w) {
 }
 __device__ __forceinline__ void put(void* p, const Words<2>& w) { *(unsigned short*)p = w.at[0]; }
 __device__ __forceinline__ void put(void* p, const Words<1>& w) { *(unsigned char*)p = w.at[0]; }
+// A pack as words and back. Words are not taken apart, so that a load whose result is kept in them is not waited for.
+template <typename T, int N> __device__ __forceinline__ Words<sizeof(T) * N> to_words(const Pack<T, N>& pack) {
+    Words<sizeof(T) * N> words;
+    memcpy(&words, &pack, sizeof(words));
+    return words;
+}
+template <typename T, int N> __device__ __forceinline__ Pack<T, N> from_words(const Words<sizeof(T) * N>& words) {
+    Pack<T, N> pack;
+    memcpy(&pack, &words, sizeof(pack));
+    return pack;
+}
 template <typename T, int N> __device__ __forceinline__ void put(T* p, const Pack<T, N>& pack) {
-    Words<sizeof(pack)> words;
-    memcpy(&words, &pack, sizeof(pack));
-    put((void*)p, words);
+    put((void*)p, to_words(pack));
+}
+// as the fetch of a pack
+template <int N, typename T> __device__ __forceinline__ Words<sizeof(T) * N> fetch_words(const T* p, long long stride) {
+    Pack<T, N> pack;
+    fetch(pack, p, stride);
+    return to_words(pack);
+}
+// to shared memory, in one instruction, where a pack of T fits
+template <typename T, int N> __device__ __forceinline__ void put_shared(T* p, const Words<sizeof(T) * N>& words) {
+    struct alignas(sizeof(T) * N) Line { Words<sizeof(T) * N> words; };
+    *(Line*)p = Line{words};
 }

@@ -1,8 +1,10 @@
 //! Elements that indices choose: Gather, GatherElements and GatherND.
 //!
 //! For a position of the result a tuple of indices is read, and each index moves along one axis of the data. A negative
-//! index counts from the end; an index outside yields 0. The twin moves whole rows where the indices do not vary along
-//! them (embedding tables).
+//! index counts from the end; an index outside yields 0. Where the indices do not vary along the last axis (embedding
+//! tables) rows are chosen, and move in vectors of up to 16 bytes along it as far as extents, strides and offsets allow: one
+//! index is read and looked at for a whole vector. Both ways are in every kernel that knows no better, so that the generic one
+//! is right for every view. The twin moves whole rows.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,12 +13,13 @@ use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::{DType, Expr};
 
 use crate::arguments::{self, Arguments};
-use crate::expr::host;
 use crate::expr::lanes::{self, Elements, Lane, View};
+use crate::expr::{cuda, host};
 use crate::pointwise::view_bytes;
 use crate::random;
-use crate::sample::{Rng, Sample};
-use crate::source::kernel_text;
+use crate::rows;
+use crate::sample::{Rng, Sample, SampleSlot};
+use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile};
 use crate::view::{self, Strided};
 use crate::walk::{self, One, Target};
@@ -151,6 +154,117 @@ impl Gather {
     fn extents(&self, args: &Args<'_>) -> Vec<i64> {
         args.ints("d", self.rank)
     }
+
+    /// Types of the epilogue's operands `e0, e1, …`.
+    fn extras(&self) -> &[DType] {
+        self.epilogue.inputs().get(1..).unwrap_or(&[])
+    }
+
+    /// Elements that move in one instruction at most: 16 bytes of the widest type, at most 8.
+    fn vector(&self) -> i64 {
+        let types = [self.data, self.epilogue.dtype()];
+        let all = types.iter().chain(self.extras());
+        let widest = all.filter_map(|ty| ty.size()).max().unwrap_or(4);
+        (16 / widest as i64).clamp(1, 8)
+    }
+
+    /// Elements that move in one instruction at these arguments, if tensors begin at whole vectors.
+    fn width(&self, args: &Args<'_>) -> i64 {
+        let Some(last) = self.rank.checked_sub(1) else {
+            return 1;
+        };
+        let along = |name: &str| args.int(&format!("{name}_s{last}"));
+        let whole = |name: &str, width: i64| {
+            let outer = args.ints(&format!("{name}_s"), last);
+            along(name) == 1
+                && args.int(&format!("{name}_o")) % width == 0
+                && outer.iter().all(|s| s % width == 0)
+        };
+        let fits = |width: &i64| {
+            let extras = (0..self.extras().len()).map(|k| format!("e{k}"));
+            let indexed = args.ints("x_t", self.tuple);
+            args.int(&format!("d{last}")) % width == 0
+                && along("i") == 0
+                && indexed.iter().all(|s| s % width == 0)
+                && whole("x", *width)
+                && whole("y", *width)
+                && extras
+                    .into_iter()
+                    .all(|e| along(&e) == 0 || whole(&e, *width))
+        };
+        let widths = [8, 4, 2].into_iter().filter(|w| *w <= self.vector());
+        widths.into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// CUDA text of the condition under which VEC elements along the last axis move at once, which [`Gather::width`] tells in
+    /// advance.
+    fn vectors(&self) -> String {
+        let Some(last) = self.rank.checked_sub(1) else {
+            return "#define VECTORS false\n".to_owned();
+        };
+        let mut out = format!("#define VECTORS (VEC > 1 && d{last} % VEC == 0 && i_s{last} == 0");
+        for j in 0..self.tuple {
+            let _ = write!(out, " && x_t{j} % VEC == 0");
+        }
+        for name in ["x", "y"] {
+            let _ = write!(
+                out,
+                " \\\n    && {name}_s{last} == 1{}",
+                rows::aligned(name, last)
+            );
+        }
+        for k in 0..self.extras().len() {
+            let aligned = rows::aligned(&format!("e{k}"), last);
+            let _ = write!(
+                out,
+                " \\\n    && (e{k}_s{last} == 0 || (e{k}_s{last} == 1{aligned}))"
+            );
+        }
+        out.push_str(")\n");
+        out
+    }
+
+    /// CUDA text of what V positions read, and of what becomes of it: `Lanes`, FETCH_EXTRAS, UNPACK, FINISH.
+    fn lanes(&self) -> String {
+        let last = self.rank.checked_sub(1);
+        let along = |name: &str| last.map_or("0".to_owned(), |a| format!("{name}_s{a}"));
+        let held = |name: &str, ty: DType| format!(" Words<sizeof({}) * V> {name};", cuda_type(ty));
+        let unpacked = |name: &str, ty: DType| {
+            let ty = cuda_type(ty);
+            format!(" const Pack<{ty}, V> {name}_v = from_words<{ty}, V>(lanes.{name});")
+        };
+        let mut words = held("x", self.data);
+        let mut unpack = format!("#define UNPACK(lanes){}", unpacked("x", self.data));
+        let mut fetch = String::from("#define FETCH_EXTRAS(lanes, p)");
+        let mut values = vec![cuda::load(self.data, "x_v.at", "v")];
+        let mut out = String::new();
+        for (k, &ty) in self.extras().iter().enumerate() {
+            let name = format!("e{k}");
+            walk::at_macro(&mut out, &name, self.rank);
+            words.push_str(&held(&name, ty));
+            unpack.push_str(&unpacked(&name, ty));
+            // writing to a String cannot fail
+            let _ = write!(
+                fetch,
+                " lanes.{name} = fetch_words<V>({name} + AT_{name}(p), {});",
+                along(&name)
+            );
+            values.push(cuda::load(ty, &format!("{name}_v.at"), "v"));
+        }
+        out.push_str(&cuda::function("epilogue", &self.epilogue));
+        let call = cuda::call("epilogue", &self.epilogue, &values, |axis| {
+            match last == Some(axis as usize) {
+                true => format!("p[{axis}] + v"),
+                false => format!("p[{axis}]"),
+            }
+        });
+        let _ = write!(
+            out,
+            "template <int V> struct Lanes {{{words} }};\n#define ALONG_x {}\n{fetch}\n{unpack}\n#define FINISH(v, p) {call}\n",
+            along("x")
+        );
+        out
+    }
 }
 
 impl Template for Gather {
@@ -186,18 +300,39 @@ impl Template for Gather {
     fn definitions(&self, _: &DeviceProps) -> String {
         let mut out = String::new();
         index_definitions(&mut out, self.rank, self.tuple, "x");
+        // writing to a String cannot fail
+        let _ = writeln!(
+            out,
+            "typedef {} INDEX;\ntypedef {} RESULT;",
+            cuda_type(self.index),
+            cuda_type(self.epilogue.dtype())
+        );
         walk::at_macro(&mut out, "x", self.rank);
-        walk::load_macro(&mut out, "x", self.data);
-        walk::finish(&mut out, self.data, &self.epilogue, self.rank);
+        walk::at_macro(&mut out, "y", self.rank);
+        out.push_str(&self.lanes());
+        out.push_str(&self.vectors());
         out
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        walk::tiles(walk::work(args, self.rank), 4, props)
+        let width = args.map_or(self.vector(), |a| self.width(a));
+        // about as many loads in flight a thread, whatever the epilogue reads
+        let most = match self.extras().len() {
+            0 => 4,
+            1..=2 => 2,
+            _ => 1,
+        };
+        let mut tiles = walk::tiles(walk::work(args, self.rank).map(|w| w / width), most, props);
+        for tile in &mut tiles {
+            tile.0.insert("VEC", width);
+        }
+        tiles
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
-        walk::geometry(tile, walk::work(args, self.rank), props)
+        // single elements, where addresses forbid vectors, need more blocks than this and do with fewer
+        let width = args.map_or(1, |a| self.width(a).min(tile.get("VEC").max(1)));
+        walk::geometry(tile, walk::work(args, self.rank).map(|w| w / width), props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {
@@ -289,165 +424,100 @@ fn cases(rng: &mut Rng) -> Vec<(Gather, Sample)> {
     ];
     let mut all = Vec::new();
     for &data in TYPES {
-        let rank = rng.int(0, 4) as usize;
-        let tuple = rng.int(1, 3) as usize;
         let index = if rng.chance(2) {
             DType::I32
         } else {
             DType::I64
         };
-        let extents = random::extents(rng, rank, 6000);
-        let epilogue = random::epilogue(rng, data, rank);
-        let extras = epilogue.inputs().len() - 1;
-        let tolerance = arguments::tolerance(epilogue.dtype());
-        let template = Gather {
-            rank,
-            tuple,
-            data,
-            index,
-            epilogue,
-        };
-        let mut args = Arguments::new(&template);
-        random::ints(&mut args, "d", &extents);
-        let every: Vec<usize> = (0..rank).collect();
-        args.tensor(rng, "y", &extents, &[]);
-        for i in 0..extras {
-            args.tensor(rng, &format!("e{i}"), &extents, &every);
-        }
-        random::indexed(rng, &mut args, "x", &extents, tuple, data, index);
-        all.push((template.clone(), args.finish(Arc::new(template), tolerance)));
+        all.push(elements(rng, data, index));
+        all.push(table(rng, data, index));
     }
     all
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oracle::{self, Oracle};
-    use crate::sample::SampleSlot;
-    use bespoke_device::Arch;
-    use bespoke_reference::Number;
-
-    #[test]
-    fn twin_and_definition_agree() {
-        for seed in 0..20 {
-            for (t, sample) in cases(&mut Rng::new(seed)) {
-                let oracle = Oracle::new(&sample);
-                let args = oracle.args();
-                let extents = t.extents(&args);
-                let (x, x_view) = oracle.read("x", t.rank);
-                let i = oracle.read("i", t.rank);
-                let extras: Vec<_> = (1..t.epilogue.inputs().len())
-                    .map(|k| oracle.read(&format!("e{}", k - 1), t.rank))
-                    .collect();
-                oracle.check(&extents, |p| {
-                    let zero = if t.data.is_float() {
-                        Number::F(0.0)
-                    } else {
-                        Number::I(0)
-                    };
-                    let offset = oracle::tuple(&args, "x", &i, p, t.tuple);
-                    let value = offset.map_or(zero, |o| x.get((x_view.at(p) + o) as usize));
-                    oracle::epilogue(&t.epilogue, &extras, value, p)
-                });
-            }
-        }
+/// Elements of tensors in any order of axes.
+fn elements(rng: &mut Rng, data: DType, index: DType) -> (Gather, Sample) {
+    let rank = rng.int(0, 4) as usize;
+    let tuple = rng.int(1, 3) as usize;
+    let extents = random::extents(rng, rank, 6000);
+    let epilogue = random::epilogue(rng, data, rank);
+    let tolerance = arguments::tolerance(epilogue.dtype());
+    let template = Gather {
+        rank,
+        tuple,
+        data,
+        index,
+        epilogue,
+    };
+    let mut args = Arguments::new(&template);
+    random::ints(&mut args, "d", &extents);
+    let every: Vec<usize> = (0..rank).collect();
+    args.tensor(rng, "y", &extents, &[]);
+    for i in 0..template.extras().len() {
+        args.tensor(rng, &format!("e{i}"), &extents, &every);
     }
-
-    #[test]
-    fn the_operators_are_this_template() {
-        use bespoke_ir::{Op, op};
-        use bespoke_reference::{Tensor, eval_node};
-        // Gather along axis 1 of [2, 3]: positions (before, index, index), data strides (3, 0, 0)
-        let x = Tensor::from_i64(DType::F32, &[2, 3], &[0, 1, 2, 3, 4, 5]).unwrap();
-        let i = Tensor::from_i64(DType::I64, &[2, 2], &[0, -1, 1, 7]).unwrap();
-        let epilogue = Expr::identity(DType::F32);
-        let t = Gather {
-            rank: 3,
-            tuple: 1,
-            data: DType::F32,
-            index: DType::I64,
-            epilogue,
-        };
-        let mut args = Arguments::new(&t);
-        random::ints(&mut args, "d", &[2, 2, 2]);
-        random::view(
-            &mut args,
-            "y",
-            0,
-            &[4, 2, 1],
-            SampleSlot::Write(vec![0; 32]),
-        );
-        random::view(
-            &mut args,
-            "x",
-            0,
-            &[3, 0, 0],
-            SampleSlot::Read(x.to_bytes()),
-        );
-        random::view(
-            &mut args,
-            "i",
-            0,
-            &[0, 2, 1],
-            SampleSlot::Read(i.to_bytes()),
-        );
-        args.int("n0", 3);
-        args.int("x_t0", 1);
-        let got = args.finish(Arc::new(t), 0.0).run_twin().unwrap();
-        let want = eval_node(&Op::from(op::Gather { axis: 1 }), &[&x, &i], &[]).unwrap();
-        assert_eq!(got[0], want[0].to_bytes());
-    }
-
-    #[test]
-    fn a_view_that_leaves_its_memory_is_refused() {
-        let epilogue = Expr::identity(DType::F32);
-        let t = Gather {
-            rank: 1,
-            tuple: 1,
-            data: DType::F32,
-            index: DType::I64,
-            epilogue,
-        };
-        let mut args = Arguments::new(&t);
-        random::ints(&mut args, "d", &[2]);
-        random::view(&mut args, "y", 0, &[1], SampleSlot::Write(vec![0; 8]));
-        random::view(&mut args, "x", 0, &[0], SampleSlot::Read(vec![0; 8]));
-        random::view(&mut args, "i", 0, &[1], SampleSlot::Read(vec![0; 16]));
-        args.int("n0", 3);
-        args.int("x_t0", 1);
-        let error = args.finish(Arc::new(t), 0.0).run_twin().unwrap_err();
-        insta::assert_snapshot!(error, @"the host twin cannot run: view `x` reaches elements 0 to 2 of a tensor of 2");
-    }
-
-    #[test]
-    fn definitions_read_like_written_by_hand() {
-        let epilogue = Expr::cast(DType::F16, DType::F32);
-        let t = Gather {
-            rank: 3,
-            tuple: 1,
-            data: DType::F16,
-            index: DType::I64,
-            epilogue,
-        };
-        let props = DeviceProps::preset(Arch::sm(89));
-        insta::assert_snapshot!(t.definitions(&props), @r"
-        constexpr int RANK = 3;
-        #define EXTENTS {d0, d1, d2}
-        #define CHANNELS_LAST (y_s1 == 1 && d1 > 1)
-        constexpr int TUPLE = 1;
-        #define INDEXED_EXTENTS {n0}
-        #define INDEXED_STRIDES {x_t0}
-        #define AT_i(p) (i_o + p[0] * i_s0 + p[1] * i_s1 + p[2] * i_s2)
-        #define AT_x(p) (x_o + p[0] * x_s0 + p[1] * x_s1 + p[2] * x_s2)
-        #define LOAD_x(at) load(x + (at))
-        typedef float VALUE;
-        #define AT_y(p) (y_o + p[0] * y_s0 + p[1] * y_s1 + p[2] * y_s2)
-        __device__ __forceinline__ float epilogue(float x0) {
-            const float t1 = (float)x0;
-            return t1;
-        }
-        #define FINISH(v, p) epilogue(v)
-        ");
-    }
+    random::indexed(rng, &mut args, "x", &extents, tuple, data, index);
+    (template.clone(), args.finish(Arc::new(template), tolerance))
 }
+
+/// Rows of a table, most of them of whole vectors: `y[b, r, c] = x[i[b, r], c]`.
+fn table(rng: &mut Rng, data: DType, index: DType) -> (Gather, Sample) {
+    let epilogue = random::epilogue(rng, data, 3);
+    let tolerance = arguments::tolerance(epilogue.dtype());
+    let template = Gather {
+        rank: 3,
+        tuple: 1,
+        data,
+        index,
+        epilogue,
+    };
+    // whole vectors of every width, and none
+    let columns = *rng.pick(&[8, 16, 64, 136, 20, 6, 33]);
+    let extents = [rng.int(1, 4), rng.int(1, 40), columns];
+    let rows = rng.int(1, 9);
+    let mut args = Arguments::new(&template);
+    random::ints(&mut args, "d", &extents);
+    let view = |rng: &mut Rng, args: &mut Arguments, name: &str, order: [i64; 3]| {
+        // rows lie apart from each other, by whole vectors or not
+        let pitch = columns + *rng.pick(&[0, 0, 8, 3]);
+        let offset = *rng.pick(&[0, 0, 8, 4, 1]);
+        let strides = [order[0] * pitch, order[1] * pitch, order[2]];
+        let reach: i64 = strides.iter().zip(&extents).map(|(s, d)| s * (d - 1)).sum();
+        let dtype = args.dtype(name);
+        let bytes = arguments::elements(rng, dtype, (offset + reach + 1) as usize);
+        (offset, strides, bytes)
+    };
+    let (offset, strides, bytes) = view(rng, &mut args, "y", [extents[1], 1, 1]);
+    random::view(&mut args, "y", offset, &strides, SampleSlot::Write(bytes));
+    for k in 0..template.extras().len() {
+        let name = format!("e{k}");
+        let order = *rng.pick(&[[extents[1], 1, 1], [0, 1, 1], [0, 0, 1], [extents[1], 1, 0]]);
+        let (offset, strides, bytes) = view(rng, &mut args, &name, order);
+        random::view(&mut args, &name, offset, &strides, SampleSlot::Read(bytes));
+    }
+    let pitch = columns + *rng.pick(&[0, 0, 8, 3]);
+    let offset = *rng.pick(&[0, 0, 8, 4, 1]);
+    let bytes = arguments::elements(rng, data, (offset + rows * pitch) as usize);
+    random::view(&mut args, "x", offset, &[0, 0, 1], SampleSlot::Read(bytes));
+    args.int("n0", rows);
+    args.int("x_t0", pitch);
+    let count = extents[0] * extents[1];
+    let indices = (0..count).map(|_| rng.int(-rows - 1, rows));
+    let bytes: Vec<u8> = indices
+        .flat_map(|v| match index {
+            DType::I32 => (v as i32).to_le_bytes().to_vec(),
+            _ => v.to_le_bytes().to_vec(),
+        })
+        .collect();
+    random::view(
+        &mut args,
+        "i",
+        0,
+        &[extents[1], 1, 0],
+        SampleSlot::Read(bytes),
+    );
+    (template.clone(), args.finish(Arc::new(template), tolerance))
+}
+
+#[cfg(test)]
+mod tests;

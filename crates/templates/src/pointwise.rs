@@ -4,11 +4,12 @@
 //! The CUDA side moves 16 bytes a load along the last axis when every operand allows it (stride 1 and aligned, or
 //! broadcast), with several independent loads a thread, and single elements otherwise; both are in every variant, so the
 //! generic kernel is right for every stride. Where the innermost axes are known, a vector does the same over several of
-//! them, or for operands in another order. The twin reorders and merges axes until rows are long.
+//! them, or for operands in another order (`span`). Where an operand's neighbours lie along another axis than the result's,
+//! as in a transpose, a block goes through shared memory tile by tile, if that moves much fewer bytes (`across`). The twin
+//! reorders and merges axes until rows are long.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
@@ -16,16 +17,17 @@ use bespoke_ir::{DType, Expr};
 
 use crate::arguments::{self, Arguments};
 use crate::expr::cuda;
-use crate::expr::host::Function;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
-use crate::expr::regions::{self, Part};
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Baked, Cost, Param, Template, Tile, Want};
 use crate::view::{self, Strided};
 
+mod across;
+mod host;
 mod span;
 
+use across::Across;
 use span::Span;
 
 /// See the module.
@@ -121,7 +123,7 @@ impl Template for Pointwise {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!(""; "pointwise.cu")
+        kernel_text!(""; "across.cuh", "pointwise.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -137,15 +139,15 @@ impl Template for Pointwise {
         let _ = writeln!(out, "#define TOTAL (1ll{})", extents.concat());
 
         out.push_str(&self.steps());
-        let mut declare = String::from("#define DECLARE");
+        let mut positions = String::from("#define POSITIONS");
         let mut locate = String::from("#define LOCATE Index rest = item;");
         for a in (0..self.rank).rev() {
-            let _ = write!(declare, " Index i{a}[ITEMS];");
+            let _ = write!(positions, " Index i{a}[N];");
             let _ = match a {
-                0 => write!(locate, " i0[j] = rest * STEPS_0;"),
+                0 => write!(locate, " i0[j] = rest * PER(0);"),
                 _ => write!(
                     locate,
-                    " i{a}[j] = rest % (Index)(d{a} / STEPS_{a}) * STEPS_{a}; rest /= (Index)(d{a} / STEPS_{a});"
+                    " i{a}[j] = rest % (Index)COUNT({a}) * PER({a}); rest /= (Index)COUNT({a});"
                 ),
             };
         }
@@ -155,22 +157,18 @@ impl Template for Pointwise {
         let vars: Vec<&str> = vars.iter().map(String::as_str).collect();
         let stride = |name: &str| last.map_or("0".to_owned(), |a| format!("{name}_s{a}"));
 
-        let mut fetch = String::from("#define FETCH");
+        let mut reads = String::from("#define READS(DO)");
         let mut vectors = last.map_or("false".to_owned(), |a| {
             format!("d{a} % VEC == 0 && VEC > 1")
         });
         for (i, &ty) in self.inputs().iter().enumerate() {
             let name = format!("x{i}");
             out.push_str(&self.run(&name));
-            let _ = write!(
-                declare,
-                " Pack<{}, RUN_{name}> {name}_v[ITEMS];",
-                cuda_type(ty)
-            );
             let index = view::cuda_index(&name, &vars);
             let _ = write!(
-                fetch,
-                " \\\n    fetch({name}_v[j], {name} + ({index} + LOW_{name}), SPANNED(1, {}));",
+                reads,
+                " \\\n    DO({i}, {name}, {}, {index}, {})",
+                cuda_type(ty),
                 stride(&name)
             );
             let aligned = self.aligned(&name);
@@ -203,10 +201,13 @@ impl Template for Pointwise {
             let aligned = self.aligned(&name);
             let _ = write!(vectors, " \\\n    && {} == 1{aligned}", stride(&name));
         }
+        let counts: Vec<String> = (0..self.rank).map(|a| format!(" * COUNT({a})")).collect();
         for text in [
-            declare,
+            positions,
             locate,
-            fetch,
+            format!("#define LAST {}", last.unwrap_or(0)),
+            format!("#define COUNTS (1ll{})", counts.concat()),
+            reads,
             store,
             format!("#define VECTORS ({vectors})"),
         ] {
@@ -260,11 +261,19 @@ impl Template for Pointwise {
             best.0.insert("SPAN", span.axes as i64);
             best.0.insert("WIDTH", span.width);
             tiles.insert(0, best);
+            return tiles;
         }
+        let across = Across::all(self, args, props);
+        let pays = across.first().is_some_and(|a| a.pays(self, args, props));
+        let at = if pays { 0 } else { tiles.len() };
+        tiles.splice(at..at, across.into_iter().map(Across::tile));
         tiles
     }
 
     fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
+        if let Some(across) = Across::of(tile) {
+            return across.is_legal(self, &|name| baked.get(name).copied());
+        }
         let span = Span {
             axes: tile.get("SPAN").max(0) as usize,
             width: tile.get("WIDTH"),
@@ -273,6 +282,9 @@ impl Template for Pointwise {
     }
 
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig {
+        if let Some(across) = Across::of(tile) {
+            return across.geometry(self, args, props);
+        }
         let threads = tile.get("THREADS");
         let per_block = threads * tile.get("ITEMS").max(1);
         let work = args.map(|a| {
@@ -338,7 +350,7 @@ impl Template for Pointwise {
                     View::new(&name, e, Strided::of(args, &name, self.rank), &extents)
                 })
                 .collect::<Result<_, _>>()?;
-            map(expr, views, elements, &out, &extents)?;
+            host::map(expr, views, elements, &out, &extents)?;
         }
         Ok(())
     }
@@ -428,125 +440,6 @@ impl Pointwise {
     }
 }
 
-/// Evaluates an expression of views into a result; the twin of every pointwise step.
-pub(crate) fn map(
-    expr: &Expr,
-    mut views: Vec<View<'_>>,
-    elements: ElementsMut<'_>,
-    out: &Strided,
-    extents: &[i64],
-) -> Result<(), TwinError> {
-    lanes::check("y", out, extents, elements.len())?;
-    let (mut out, mut extents) = (out.clone(), extents.to_vec());
-    if !expr.reads_coords() {
-        coalesce(&mut extents, &mut out, &mut views);
-    }
-    let axes: Vec<usize> = (0..extents.len()).collect();
-    let function = Function::new(expr, views);
-    regions::for_each_region(
-        elements,
-        &out,
-        &extents,
-        &axes,
-        16 * 1024,
-        &|region, part| {
-            map_region(&function, region, part);
-        },
-    );
-    Ok(())
-}
-
-/// Drops axes of extent 1, orders the others by the steps of the result, and merges neighbours that every view walks over
-/// in one stride.
-fn coalesce(extents: &mut Vec<i64>, out: &mut Strided, views: &mut [View<'_>]) {
-    let mut order: Vec<usize> = (0..extents.len()).filter(|&a| extents[a] != 1).collect();
-    order.sort_by_key(|&a| std::cmp::Reverse(out.strides[a]));
-    // groups of old axes, each one new axis
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for a in order {
-        let merges = groups.last().and_then(|g| g.last()).is_some_and(|&before| {
-            let joined = |s: &Strided| s.strides[before] == s.strides[a] * extents[a];
-            joined(out) && views.iter().all(|v| joined(&v.strided))
-        });
-        match groups.last_mut() {
-            Some(group) if merges => group.push(a),
-            _ => groups.push(vec![a]),
-        }
-    }
-    let regroup = |s: &Strided| Strided {
-        offset: s.offset,
-        strides: groups
-            .iter()
-            .map(|g| g.last().map_or(0, |&a| s.strides[a]))
-            .collect(),
-    };
-    let merged = regroup(out);
-    for v in views.iter_mut() {
-        v.strided = regroup(&v.strided);
-    }
-    let joined: Vec<i64> = groups
-        .iter()
-        .map(|g| g.iter().map(|&a| extents[a]).product())
-        .collect();
-    *out = merged;
-    *extents = joined;
-}
-
-/// Rows shorter than this are not worth a call of the interpreter if another axis is longer.
-const SHORT: i64 = 24;
-
-/// Lanes of a row when an operand is read across: that many cache lines stay while their neighbours are read.
-const ACROSS: i64 = 128;
-
-fn map_region(function: &Function<'_>, region: &[Range<i64>], part: &mut Part<'_>) {
-    let mut worker = function.worker();
-    let extent = |a: usize| region[a].end - region[a].start;
-    let mut inner = regions::innermost(&part.strided, region);
-    if region.is_empty() {
-        let mut lane = part.lane(&[], 0);
-        worker.run_views(&[], 0, 1, &mut lane);
-        return;
-    }
-    if extent(inner) < SHORT {
-        inner = (0..region.len())
-            .max_by_key(|&a| extent(a))
-            .unwrap_or(inner);
-    }
-    // an operand that steps widely along the rows, but by ones along another axis
-    let across = (0..region.len())
-        .filter(|&b| b != inner && extent(b) > 1)
-        .find(|&b| {
-            function
-                .views()
-                .iter()
-                .any(|v| v.strided.strides[inner] > 1 && v.strided.strides[b] == 1)
-        });
-    let Some(across) = across.filter(|_| extent(inner) > 1) else {
-        regions::for_each_row(region, inner, |position, count| {
-            let mut lane = part.lane(position, inner);
-            worker.run_views(position, inner, count, &mut lane);
-        });
-        return;
-    };
-    // tiles of the plane (across, inner)
-    let mut outer = region.to_vec();
-    outer[inner].end = outer[inner].start + 1;
-    regions::for_each_row(&outer, across, |corner, _| {
-        let mut position = corner.to_vec();
-        let mut at = region[inner].start;
-        while at < region[inner].end {
-            let count = ACROSS.min(region[inner].end - at) as usize;
-            position[inner] = at;
-            for b in region[across].clone() {
-                position[across] = b;
-                let mut lane = part.lane(&position, inner);
-                worker.run_views(&position, inner, count, &mut lane);
-            }
-            at += count as i64;
-        }
-    });
-}
-
 /// Random runs.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
     typed_samples(rng).into_iter().map(|s| s.1).collect()
@@ -599,6 +492,7 @@ fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
         })
         .collect();
     samples.insert(1, span::sample(rng));
+    samples.insert(0, across::sample(rng));
     samples
 }
 

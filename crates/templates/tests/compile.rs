@@ -216,3 +216,37 @@ fn gemm_by_tensor_maps() {
         .collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
+
+/// Tiles for operands that lie across, with the widest and the narrowest vectors, which few samples are fit for.
+#[test]
+fn pointwise_across() {
+    let Some(nvrtc) = nvrtc_for("pointwise_across") else {
+        return;
+    };
+    let mut bad = Vec::new();
+    for (k, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        // several samples, as each has elements of one type
+        for seed in 0..4 {
+            let mut rng = Rng::new((k * 4 + seed) as u64);
+            let sample = bespoke_templates::pointwise::samples(&mut rng).remove(0);
+            let (params, row) = (sample.template.params(), sample.row());
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
+            let all = exact.tiles(&args, &props);
+            let tiles: Vec<_> = all.filter(|t| t.0.contains_key("ACROSS")).collect();
+            assert!(!tiles.is_empty(), "{exact}");
+            for tile in [&tiles[0], &tiles[tiles.len() - 1]] {
+                let spec = KernelSpec {
+                    tile: tile.clone(),
+                    ..exact.clone()
+                };
+                bad.extend(compile(&nvrtc, &spec, &props, true).err());
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}

@@ -8,6 +8,7 @@ use bespoke_ir::{NodeId, Op, SymInt, ValueId};
 use bespoke_templates::gather::Gather;
 use bespoke_templates::scatter::Scatter;
 
+use super::space::{Space, memory_order};
 use super::{Epilogue, Lowering, PlanError};
 use crate::access::Access;
 use crate::builder::Args;
@@ -104,20 +105,35 @@ impl Lowering<'_> {
             &[],
             Some((0..graph.dims(v).len()).collect()),
         )?;
+        let mut strides = vec![y.strides.clone(), addressing.data, addressing.index];
+        strides.extend(epilogue.extras.iter().map(|e| e.strides.clone()));
+        let mut space = Space {
+            dims: y.dims.clone(),
+            strides,
+        };
+        // an expression that reads positions names axes as they are
+        if !epilogue.expr.reads_coords() {
+            let order = memory_order(&y, &graph.symbols);
+            space = space.select(&order).collapse(&graph.symbols, 0);
+        }
+        let [to, from, choice, extras @ ..] = &space.strides[..] else {
+            return Err(self.internal(id, "a gather without operands"));
+        };
         let mut args = Args::default();
-        args.ints("d", &y.dims).view("y", &y);
-        args.strided("x", data.buffer, &data.offset, &addressing.data);
-        args.strided("i", index.buffer, &index.offset, &addressing.index);
+        args.ints("d", &space.dims);
+        args.strided("y", y.buffer, &y.offset, to);
+        args.strided("x", data.buffer, &data.offset, from);
+        args.strided("i", index.buffer, &index.offset, choice);
         args.int("i_t", &addressing.tuple_stride);
         for (j, &axis) in addressing.axes.iter().enumerate() {
             args.int(format!("n{j}"), &data.dims[axis]);
             args.int(format!("x_t{j}"), &data.strides[axis]);
         }
-        for (i, e) in epilogue.extras.iter().enumerate() {
-            args.view(&format!("e{i}"), e);
+        for (i, (e, strides)) in epilogue.extras.iter().zip(extras).enumerate() {
+            args.strided(&format!("e{i}"), e.buffer, &e.offset, strides);
         }
         let template = Gather {
-            rank: y.rank(),
+            rank: space.dims.len(),
             tuple: addressing.axes.len(),
             data: graph.dtype(node.inputs()[0]),
             index: index_type,

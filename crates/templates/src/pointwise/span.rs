@@ -32,7 +32,8 @@ const RUN: i64 = 32;
 /// What is known of an integer argument.
 pub(super) type Known<'k> = &'k dyn Fn(&str) -> Option<Baked>;
 
-fn exact(known: Known<'_>, name: &str) -> Option<i64> {
+/// The value of an argument, if it is known.
+pub(super) fn exact(known: Known<'_>, name: &str) -> Option<i64> {
     match known(name)? {
         Baked::Exact(value) => Some(value),
         Baked::Multiple(_) => None,
@@ -40,7 +41,7 @@ fn exact(known: Known<'_>, name: &str) -> Option<i64> {
 }
 
 /// Whether an argument is known to be a multiple of `by`, a power of two, once `more` is added.
-fn divides(known: Known<'_>, name: &str, more: i64, by: i64) -> bool {
+pub(super) fn divides(known: Known<'_>, name: &str, more: i64, by: i64) -> bool {
     match known(name) {
         Some(Baked::Exact(value)) => (value + more) % by == 0,
         Some(Baked::Multiple(m)) => m % by == 0 && more % by == 0,
