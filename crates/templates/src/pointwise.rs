@@ -24,7 +24,7 @@ use crate::spec::{Args, Baked, Cost, Param, Template, Tile, Want};
 use crate::view::{self, Strided};
 
 mod across;
-mod host;
+pub(crate) mod host;
 mod span;
 
 use across::Across;

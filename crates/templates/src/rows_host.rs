@@ -221,7 +221,7 @@ pub(crate) fn rowwise<T: Real>(
     if let Some(residual) = frame.residual {
         let (z, out) = (result()?, Strided::of(args, "z", rank));
         let elements = ElementsMut::of(residual.dtype(), &mut *z)?;
-        pointwise::map(residual, views, elements, &out, &extents)?;
+        pointwise::host::map(residual, views, elements, &out, &extents)?;
         views = vec![View::new(
             "z",
             Elements::of(residual.dtype(), z)?,

@@ -12,7 +12,7 @@ use crate::expr::regions::{self, Part};
 use crate::view::Strided;
 
 /// Evaluates an expression of views into a result.
-pub(super) fn map(
+pub(crate) fn map(
     expr: &Expr,
     mut views: Vec<View<'_>>,
     elements: ElementsMut<'_>,
