@@ -17,8 +17,8 @@ const L2_RATE: f64 = 42e9;
 const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 /// The same where the copy engine brings them.
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
-/// Bytes a second that the copy engine brings to one multiprocessor, lines outside the matrix included, where each comes out of
-/// memory: with one row of tiles, no other block has read it before.
+/// Bytes a second that the copy engine brings to one multiprocessor, lines outside the matrix included, where most come out of
+/// memory: with a row or two of tiles, hardly another block has read them before.
 const COLD_RATE: f64 = 55e9;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
@@ -96,7 +96,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
         } else {
             (warps / 4.0).powi(2) * MEETING_OF_GROUPS
         };
-        let copies = if tma && p.m as f64 <= bm {
+        let copies = if tma && p.m as f64 <= 2.0 * bm {
             (bm + bn) * bk * element / COLD_RATE
         } else {
             0.0
