@@ -18,8 +18,8 @@
 //! A caller may hand in one piece of memory as an input and as an output. What reads an input and what writes an output
 //! therefore stay in list order.
 //!
-//! An edge from a step that has little to do but with weights to its only successor, which has no other predecessor, is
-//! programmatic: the successor may start while the step ends, and ask for weights of its own.
+//! An edge from a step whose tensors of the run are small to its only successor, which has no other predecessor, is
+//! programmatic: the successor may start while the step ends.
 
 use bespoke_device::Edge;
 

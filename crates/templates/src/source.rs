@@ -237,7 +237,8 @@ mod tests {
             assert!(!source(89).contains("griddepcontrol"));
             let text = source(90);
             let (before, after) = text.split_once("griddepcontrol.wait").unwrap();
-            assert!(before.contains("griddepcontrol.launch_dependents"));
+            assert!(before.contains("~LetNextStart() { now(); }"));
+            assert!(before.contains("const LetNextStart next;") && before.contains("next.now();"));
             for p in sample
                 .template
                 .params()

@@ -11,7 +11,7 @@ use bespoke_device::{DeviceProps, LaunchConfig};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
-pub(crate) use self::model::seconds;
+pub(crate) use self::model::{NEIGHBOUR_RATE, seconds};
 
 use crate::expr::cuda;
 use crate::source::{cuda_compute_type, cuda_type};

@@ -7,6 +7,7 @@ use bespoke_device::DeviceProps;
 
 use super::{Attention, Problem};
 use crate::spec::Tile;
+use crate::tile::NEIGHBOUR_RATE;
 
 /// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen on one H100.
 const MMA_SHARE: f64 = 0.45;
@@ -23,9 +24,8 @@ const CACHE: f64 = 2.06;
 const CACHE_LINE: f64 = 128.0;
 /// Bytes a second that one multiprocessor gets at most.
 const ONE_RATE: f64 = 50e9;
-/// What blocks of a cluster take to meet, in seconds, and bytes of sums that one puts together with the others' in a second.
+/// What blocks of a cluster take to meet, in seconds.
 const MEETING: f64 = 1.5e-6;
-const NEIGHBOUR_RATE: f64 = 16e9;
 /// What a tile of rows takes beside its steps, and a run beside its tiles, in seconds.
 const TILE_SECONDS: f64 = 1.6e-6;
 const RUN_SECONDS: f64 = 2.0e-6;

@@ -18,19 +18,23 @@ const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 /// The same where the copy engine brings them.
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
 /// Bytes a second that the copy engine brings to one multiprocessor, lines outside the matrix included, where most come out of
-/// memory: with a row or two of tiles, hardly another block has read them before.
+/// memory: with one row of tiles, no other block has read them before.
 const COLD_RATE: f64 = 55e9;
+/// What a kernel with tensor maps takes more in a chain of products of some microseconds each, in seconds. Its stages leave no
+/// room for a block of the next kernel, which is likely the reason.
+const MAPS: f64 = 0.35e-6;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
 const MEETING_OF_GROUPS: f64 = 0.019e-6;
 /// What passes between asking for a chunk and having it in shared memory, in seconds; a guess.
 const LATENCY: f64 = 0.7e-6;
 
-/// What two blocks of a cluster take to meet, in seconds, and more for each block more; and bytes a second of sums that a block
-/// puts together with what the others have. Fitted to one H200.
+/// Bytes a second of sums that a block of a cluster puts together with what the others have. This and the next two are fitted to
+/// one H200.
+pub(crate) const NEIGHBOUR_RATE: f64 = 16e9;
+/// What two blocks of a cluster take to meet, in seconds, and more for each block more.
 const MEETING: f64 = 1.0e-6;
 const MEETING_OF_MORE: f64 = 0.25e-6;
-const NEIGHBOUR_RATE: f64 = 16e9;
 /// Share of the multiprocessors that clusters of more than two blocks can use: a cluster lies within a group of multiprocessors,
 /// and what a group has over stays empty.
 const IN_CLUSTERS: f64 = 0.85;
@@ -96,7 +100,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
         } else {
             (warps / 4.0).powi(2) * MEETING_OF_GROUPS
         };
-        let copies = if tma && p.m as f64 <= 2.0 * bm {
+        let copies = if tma && p.m as f64 <= bm {
             (bm + bn) * bk * element / COLD_RATE
         } else {
             0.0
@@ -129,7 +133,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n) * element / props.bandwidth;
     let rounds = if tma {
-        rounds * (products + results) + LATENCY + 1.0e-6
+        rounds * (products + results) + LATENCY + 1.0e-6 + MAPS
     } else {
         rounds * (block + exchange + 1.0e-6)
     };
