@@ -10,7 +10,9 @@ use bespoke_templates::Template;
 
 use crate::access::Access;
 use crate::lower::PlanError;
-use crate::{Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, first_slot, order};
+use crate::{
+    Arg, Buffer, BufferId, ExprId, Place, Plan, Port, PortSlots, Step, first_slot, group, order,
+};
 
 /// When a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -225,29 +227,16 @@ impl Builder {
             .zip(outputs)
             .map(|(&v, b)| port(v, b))
             .collect();
-        let mut spans: Vec<Option<(usize, usize)>> = vec![None; self.buffers.len()];
-        for (i, step) in self.steps.iter().enumerate() {
-            for arg in &step.args {
-                if let Arg::Read(b) | Arg::Write(b) = arg {
-                    let span = spans[b.0 as usize].get_or_insert((i, i));
-                    span.1 = i;
-                }
-            }
-        }
         let buffers = self
             .buffers
             .into_iter()
-            .zip(spans)
-            .map(|(b, span)| Buffer {
+            .map(|b| Buffer {
                 place: match b.place {
                     ProtoPlace::Input(i) => Place::Input(i),
                     ProtoPlace::Output(i) => Place::Output(i),
                     ProtoPlace::Constant(c) => Place::Constant(c),
                     ProtoPlace::Persistent => Place::Persistent,
-                    ProtoPlace::Arena => {
-                        let (first, last) = span.unwrap_or((0, 0));
-                        Place::Arena { first, last }
-                    }
+                    ProtoPlace::Arena => Place::Arena { first: 0, last: 0 },
                 },
                 dtype: b.dtype,
                 bytes: b.bytes,
@@ -269,8 +258,28 @@ impl Builder {
             inputs,
             outputs,
         };
+        group::join(&mut plan);
+        set_lives(&mut plan);
         plan.port_slots = PortSlots::of(&plan);
         order::arrange(&mut plan);
         plan
+    }
+}
+
+/// From which step to which each temporary lives.
+fn set_lives(plan: &mut Plan) {
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
+    for (i, step) in plan.steps.iter().enumerate() {
+        for arg in &step.args {
+            if let Arg::Read(b) | Arg::Write(b) = arg {
+                let life = lives[b.0 as usize].get_or_insert((i, i));
+                life.1 = i;
+            }
+        }
+    }
+    for (buffer, life) in plan.buffers.iter_mut().zip(lives) {
+        if let (Place::Arena { first, last }, Some(life)) = (&mut buffer.place, life) {
+            (*first, *last) = life;
+        }
     }
 }

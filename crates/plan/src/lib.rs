@@ -11,6 +11,7 @@
 //!   their place.
 //! - **Layout**: results of convolutions are channels-last; what follows elementwise keeps the order it finds; weights
 //!   are brought into one canonical order once, by *setup* steps that run at load.
+//! - **Groups** (`group`): elementwise steps side by side in the list, none of which needs another, share a launch.
 //! - **Order** (`order`): steps run in list order, or, as a graph, in the order of the plan's edges, which leave small
 //!   independent steps room to run side by side.
 //! - **Memory** ([`memory`]): temporaries share one arena, laid out by liveness at the actual extents.
@@ -22,6 +23,7 @@ pub mod access;
 pub mod bind;
 mod builder;
 mod closure;
+mod group;
 pub mod lower;
 pub mod memory;
 mod order;

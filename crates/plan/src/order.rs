@@ -92,7 +92,7 @@ fn size(plan: &Plan, step: &Step) -> Size {
     }
     let light = matches!(
         step.template.name(),
-        "pointwise" | "ints" | "gather" | "scatter" | "pad" | "resize"
+        "pointwise" | "group" | "ints" | "gather" | "scatter" | "pad" | "resize"
     );
     let brief = largest <= SMALL_ELEMENTS;
     Size {

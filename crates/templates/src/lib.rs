@@ -31,6 +31,7 @@ mod finish;
 mod framed;
 pub mod gather;
 pub mod gemm;
+pub mod group;
 pub mod ints;
 pub mod normalize;
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Template for Pointwise {
     }
 
     fn body(&self) -> &'static str {
-        kernel_text!(""; "across.cuh", "pointwise.cu")
+        kernel_text!(""; "across.cuh", "pointwise.cuh", "pointwise.cu")
     }
 
     fn definitions(&self, _: &DeviceProps) -> String {
@@ -235,12 +235,7 @@ impl Template for Pointwise {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        // about eight loads in flight a thread, without running out of registers
-        let most = match self.inputs().len() {
-            0..=1 => 4,
-            2..=3 => 2,
-            _ => 1,
-        };
+        let most = self.loads_ahead();
         let mut tiles: Vec<Tile> = [most, 1]
             .into_iter()
             .map(|items| Tile::new(&[("THREADS", 256), ("ITEMS", items)]))
@@ -287,15 +282,9 @@ impl Template for Pointwise {
         }
         let threads = tile.get("THREADS");
         let per_block = threads * tile.get("ITEMS").max(1);
-        let work = args.map(|a| {
-            let total = total(a, self.rank);
-            // whether vectors apply also hangs on addresses; single elements need more blocks, never fewer
-            let whole = |v: i64| self.rank > 0 && a.int(&format!("d{}", self.rank - 1)) % v == 0;
-            match tile.get("WIDTH") {
-                0 if whole(self.vector()) => total / self.vector(),
-                0 => total,
-                width => total / width,
-            }
+        let work = args.map(|a| match tile.get("WIDTH") {
+            0 => self.items(a),
+            width => total(a, self.rank) / width,
         });
         // blocks that come when others end share out the work better than rounds of blocks that stay, until there are many
         let rounds = if work.is_some() { 8 } else { 1 };
@@ -357,6 +346,26 @@ impl Template for Pointwise {
 }
 
 impl Pointwise {
+    /// Items that a thread loads before it computes: about eight loads in flight, without running out of registers.
+    pub(crate) fn loads_ahead(&self) -> i64 {
+        match self.inputs().len() {
+            0..=1 => 4,
+            2..=3 => 2,
+            _ => 1,
+        }
+    }
+
+    /// What moves in one instruction of a thread, along the last axis: vectors, or elements where those do not fit.
+    pub(crate) fn items(&self, args: &Args<'_>) -> i64 {
+        let total = total(args, self.rank);
+        // whether vectors apply also hangs on addresses; single elements need more blocks, never fewer
+        let last = self.rank.checked_sub(1);
+        match last.is_some_and(|a| args.int(&format!("d{a}")) % self.vector() == 0) {
+            true => total / self.vector(),
+            false => total,
+        }
+    }
+
     /// The span of vectors at these arguments, where they do not move along the last axis anyway.
     fn span(&self, args: &Args<'_>) -> Option<Span> {
         let last = self.rank.checked_sub(1)?;
@@ -445,7 +454,7 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
     typed_samples(rng).into_iter().map(|s| s.1).collect()
 }
 
-fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
+pub(crate) fn typed_samples(rng: &mut Rng) -> Vec<(Pointwise, Sample)> {
     use DType::*;
     let types = [F32, F16, BF16, F64, I32, I64, U8, I8, Bool];
     let mut samples: Vec<_> = (0..4)

@@ -1,4 +1,4 @@
-//! Assembles a kernel's source: prelude, definitions, tile constants, arguments, body.
+//! Assembles a kernel's source: prelude, tile constants, definitions, arguments, body.
 //!
 //! The text is all there is to a kernel, so its digest names it in the cache. It starts with the specification as a
 //! comment and reads like a file that somebody wrote for exactly this case.
@@ -62,8 +62,6 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
     let _ = writeln!(out, "// {spec}\n// for {}\n", props.arch);
     out.push_str(PRELUDE);
     let _ = writeln!(out, "\n// ---- this kernel ----\n");
-    out.push_str(&t.definitions(props));
-    out.push('\n');
     for (name, value) in &spec.tile.0 {
         let _ = writeln!(out, "#define {name} {value}");
     }
@@ -76,6 +74,8 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
         out,
         "#define KNOWN {known}\n#define IS_ALIGNED(N, p) {aligned}"
     );
+    out.push_str(&t.definitions(props));
+    out.push('\n');
     if t.reads_divisors() {
         out.push_str(&divisors(spec));
     }

@@ -1,5 +1,6 @@
 //! Specifications: which kernel, with which constants.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -299,7 +300,7 @@ impl Cost {
 }
 
 /// A family of kernels with its options chosen; see the crate.
-pub trait Template: fmt::Debug + Send + Sync + 'static {
+pub trait Template: Any + fmt::Debug + Send + Sync {
     /// Name of the family: the file in `/kernels` and the function in the cubin.
     fn name(&self) -> &'static str;
 

@@ -87,6 +87,7 @@ const SHARED: &[Test] = tests!(true, None; contract::{
     softmax,
     normalize,
     cumsum,
+    group,
     arg_reduce,
     attention,
     topk,

@@ -49,6 +49,7 @@ families!(
     softmax,
     normalize,
     cumsum,
+    group,
     arg_reduce,
     topk,
     gather,
