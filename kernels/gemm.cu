@@ -114,6 +114,10 @@ KERNEL {
         return;
     }
     take_registers<FEW>();
+#elif STREAMED
+    static_assert(ORDER(a, ROW, COLUMN) == YES && CHUNKS(a, A_TYPE, ROW, COLUMN, m) == YES && ORDER(b, COLUMN, ROW) == YES &&
+                      CHUNKS(b, B_TYPE, COLUMN, ROW, n) == YES && k_DIVISOR % 8 == 0,
+                  "lines are whole chunks");
 #else
     const bool aligned_a = IS_ALIGNED(Chunk<A_TYPE>::N, a) && BATCHES_ALIGNED(a, Chunk<A_TYPE>::N);
     const bool aligned_b = IS_ALIGNED(Chunk<B_TYPE>::N, b) && BATCHES_ALIGNED(b, Chunk<B_TYPE>::N);
@@ -156,6 +160,11 @@ KERNEL {
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         operands.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
         finish(acc, row, column, put);
+#elif STREAMED
+        float acc[STRIPS_N][STRIPS_M][4] = {};
+        accumulate<A_TYPE>(acc, a + BATCH_OFFSET(a) + row * ROW_STRIDE(a), ROW_STRIDE(a), m - row,
+                           b + BATCH_OFFSET(b) + column * COLUMN_STRIDE(b), COLUMN_STRIDE(b), n - column, k);
+        finish(acc, memory, row, column, m - row, put);
 #else
         Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m)> from_a(
             a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));

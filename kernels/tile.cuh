@@ -1,6 +1,6 @@
 // One tile of a matrix product, C = A·B, in shared memory and registers: what gemm, conv and conv_transpose have in
 // common. Where the operands come from is a loader's business, what happens to the result a finisher's, and the
-// arithmetic an engine's: tile_simt.cuh, tile_mma.cuh or tile_wgmma.cuh, whichever the element type and the tile call for.
+// arithmetic an engine's: tile_simt.cuh, tile_mma.cuh, tile_wgmma.cuh or tile_streamed.cuh, whichever the element type and the tile call for.
 //
 // A tile operand lies in shared memory as lines of 16-byte chunks. Its lines are rows of the result and it runs along the
 // reduction (`by_row`), or its lines are steps of the reduction and it runs along the rows: whichever way it is
@@ -65,6 +65,9 @@ template <typename T> __device__ __forceinline__ T zero() {
 #endif
 #ifndef TMA
 #define TMA 0
+#endif
+#ifndef STREAMED
+#define STREAMED 0
 #endif
 // Threads that multiply; behind them are four warps for the copy engine, if there is one.
 constexpr int COMPUTING = THREADS - TMA * 128;

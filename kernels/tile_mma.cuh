@@ -1,7 +1,7 @@
 // The engine of mma.sync: 16-bit operands through ldmatrix, sums in f32. Warps share a tile as WARPS_M×WARPS_N, and each
 // place among WARPS_K that take turns along a step.
 
-#if TENSOR_CORES && !WGMMA
+#if TENSOR_CORES && !WGMMA && !STREAMED
 
 constexpr int WARP_ROWS = BM / WARPS_M, STRIP_COLUMNS = BN / WARPS_N, STRIPS = WARP_ROWS / 16;
 

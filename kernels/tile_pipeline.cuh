@@ -1,7 +1,7 @@
 // How the operands of a tile get into shared memory ahead of the tensor cores, step after step: what the engines of
 // mma.sync and of wgmma have in common.
 
-#if TENSOR_CORES
+#if TENSOR_CORES && !STREAMED
 
 // Where a chunk of an operand of ROWS rows lies: the engine's choice.
 template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, int chunk);

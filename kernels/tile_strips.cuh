@@ -3,7 +3,7 @@
 // They lie as mma lays them out: warp by warp in STRIPS strips of 16 rows and STRIP_COLUMNS columns, of which a lane has
 // columns 8j + 2(lane mod 4) + {0, 1} of rows lane / 4 and lane / 4 + 8.
 
-#if TENSOR_CORES
+#if TENSOR_CORES && !STREAMED
 
 // Four sums of the strips that block `part` of the cluster has in its shared memory, at the place where this block's are.
 __device__ __forceinline__ float4 read_strip(const float* at, int part) {

@@ -8,7 +8,8 @@
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
 //! `STAGES` of operands in flight, otherwise `TM`×`TN` results a thread. `WGMMA` is Hopper's engine, `TMA` the same with
-//! operands that the copy engine brings: `a` of any order, lines of `b` along the reduction, `n` a multiple of 32.
+//! operands that the copy engine brings: `a` of any order, lines of `b` along the reduction, `n` a multiple of 32. `STREAMED` is for
+//! few rows: lines of both operands run along the reduction, those of `b` go straight into registers.
 
 mod host;
 mod integers;
@@ -135,7 +136,7 @@ impl Template for Gemm {
 
     fn body(&self) -> &'static str {
         kernel_text!(
-            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "roles.cuh", "tile_wgmma.cuh", "tile_tma.cuh", "tile_strips.cuh", "gemm.cu"
+            "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "roles.cuh", "tile_wgmma.cuh", "tile_tma.cuh", "tile_strips.cuh", "tile_streamed.cuh", "gemm.cu"
         )
     }
 
@@ -211,7 +212,8 @@ impl Template for Gemm {
     }
 
     fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
-        if tile.get("TMA") == 0 {
+        let (mapped, streamed) = (tile.get("TMA") == 1, tile.get("STREAMED") == 1);
+        if !mapped && !streamed {
             return true;
         }
         // what `kernels/gemm.cu` asserts
@@ -220,8 +222,12 @@ impl Template for Gemm {
         let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
         let by_row = one("a_s1") && line("a_s0");
         let by_step = one("a_s0") && line("a_s1");
-        let a = divides("a_o", 8) && (by_row || by_step);
-        a && divides("b_o", 8) && one("b_s0") && line("b_s1") && divides("n", 32)
+        let b = divides("b_o", 8) && one("b_s0") && line("b_s1");
+        let rest = match streamed {
+            true => by_row && divides("k", 8),
+            false => (by_row || by_step) && divides("n", 32),
+        };
+        divides("a_o", 8) && b && rest
     }
 
     fn expected_seconds(&self, tile: &Tile, args: &Args<'_>, props: &DeviceProps) -> Option<f64> {
@@ -470,34 +476,58 @@ mod tests {
         assert!(seen > 0, "some operands have a map");
     }
 
-    #[test]
-    fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
+    /// Whether tiles with a constant are taken for exactly what they are fit for: the samples at these places from the end, with
+    /// each of the arguments known.
+    fn only_fit(constant: &str, fit: std::ops::Range<usize>, arguments: &[&str]) {
         let props = DeviceProps::preset(Arch::of_card(9, 0));
-        let copies = |spec: &KernelSpec, args: &Args<'_>| {
-            spec.tiles(args, &props)
-                .filter(|t| t.get("TMA") == 1)
-                .count()
+        let special = |spec: &KernelSpec, args: &Args<'_>| {
+            let tiles = spec.tiles(args, &props);
+            tiles.filter(|t| t.get(constant) == 1).count()
         };
         for seed in 0..20 {
-            // the last two are such products
             for (i, (gemm, sample)) in cases(&mut Rng::new(seed)).into_iter().rev().enumerate() {
                 let params = gemm.params();
                 let row = sample.row();
                 let args = Args::new(&params, &row);
                 let exact = KernelSpec::exact(gemm.clone(), &args, &props);
-                assert!(i >= 2 || copies(&exact, &args) > 0, "{exact}");
+                assert!(!fit.contains(&i) || special(&exact, &args) > 0, "{exact}");
                 let open = KernelSpec::tuned(gemm.clone(), &args, &props);
-                assert_eq!(copies(&open, &args), 0, "nothing is known of {open}");
-                for name in ["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"] {
+                assert_eq!(special(&open, &args), 0, "nothing is known of {open}");
+                for &name in arguments {
                     let mut spec = exact.clone();
                     spec.baked.remove(name);
-                    assert_eq!(copies(&spec, &args), 0, "{name} is open in {spec}");
+                    assert_eq!(special(&spec, &args), 0, "{name} is open in {spec}");
                 }
-                let arch = DeviceProps::preset(Arch::sm(89));
-                let none = exact.tiles(&args, &arch).all(|t| t.get("TMA") == 0);
-                assert!(none, "sm_89 has no copy engine");
             }
         }
+    }
+
+    #[test]
+    fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
+        only_fit(
+            "TMA",
+            2..4,
+            &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"],
+        );
+        let sample = samples(&mut Rng::new(1)).into_iter().rev().nth(2);
+        let sample = sample.expect("the copy engine's");
+        let (params, row) = (sample.template.params(), sample.row());
+        let args = Args::new(&params, &row);
+        let old = DeviceProps::preset(Arch::sm(89));
+        let tiles = sample.template.tiles(Some(&args), &old);
+        assert!(
+            tiles.iter().all(|t| t.get("TMA") == 0),
+            "sm_89 has no copy engine"
+        );
+    }
+
+    #[test]
+    fn only_lines_of_whole_chunks_are_streamed() {
+        only_fit(
+            "STREAMED",
+            0..2,
+            &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "k"],
+        );
     }
 
     #[test]

@@ -130,6 +130,24 @@ const TMA_TILES: &[[i64; 4]] = &[
     [64, 64, 1, 8],
 ];
 
+/// `mma.sync` for few rows, the lines of the second operand streamed into registers: BM, BN, warps along the reduction, turns of
+/// these under way, blocks of a multiprocessor.
+const STREAMED_TILES: &[[i64; 5]] = &[
+    [8, 16, 16, 2, 1],
+    [8, 32, 4, 2, 4],
+    [8, 32, 8, 2, 2],
+    [8, 16, 4, 4, 4],
+    [8, 16, 8, 4, 2],
+    [16, 16, 16, 2, 1],
+    [16, 32, 8, 1, 2],
+    [16, 16, 8, 2, 2],
+    [24, 32, 8, 1, 2],
+    [40, 16, 16, 1, 1],
+    [40, 16, 8, 1, 2],
+    [40, 32, 8, 1, 1],
+    [64, 16, 8, 1, 1],
+];
+
 /// Threads of a tile that leaves registers for more.
 const MODERATE: i64 = 256;
 
@@ -190,6 +208,19 @@ fn tma_tile(&[bm, bn, groups, stages]: &[i64; 4]) -> Tile {
     tile
 }
 
+fn streamed_tile(&[bm, bn, warps, ahead, blocks]: &[i64; 5]) -> Tile {
+    Tile::new(&[
+        ("BM", bm),
+        ("BN", bn),
+        ("BK", warps * 64),
+        ("WARPS_K", warps),
+        ("STREAMED", 1),
+        ("AHEAD", ahead),
+        ("BLOCKS", blocks),
+        ("THREADS", warps * 32),
+    ])
+}
+
 fn simt_tile(&[bm, bn, bk, tm, tn]: &[i64; 5]) -> Tile {
     Tile::new(&[
         ("BM", bm),
@@ -229,9 +260,12 @@ pub(crate) fn tiles(
             let mapped = operands == Operands::Mapped && problem.is_some();
             let tma = TMA_TILES.iter().filter(|_| mapped).map(tma_tile);
             let mma = MMA_TILES.iter().map(|row| mma_tile(row, props));
+            let rows = problem.filter(|_| plain).map_or(i64::MAX, |p| p.m);
+            let streamed = STREAMED_TILES.iter().filter(|t| rows <= t[0]);
             wgmma
                 .chain(tma)
                 .filter(|_| props.arch.has_wgmma())
+                .chain(streamed.map(streamed_tile))
                 .chain(mma)
                 .filter(|t| props.arch.has_cp_async() || t.get("BM") * t.get("BN") <= 128 * 128)
                 .collect()
@@ -250,7 +284,9 @@ pub(crate) fn tiles(
     if let Some(p) = problem {
         if engine == Engine::TensorCores && props.arch.has_clusters() {
             // blocks of a cluster exchange sums by the way that results take out of the other engines
-            let moderate = |t: &&Tile| t.get("THREADS") <= MODERATE && t.get("TMA") == 0;
+            let moderate = |t: &&Tile| {
+                t.get("THREADS") <= MODERATE && t.get("TMA") == 0 && t.get("STREAMED") == 0
+            };
             let moderate = legal.iter().filter(moderate);
             let split = moderate.flat_map(|t| splits(t, p, props));
             legal.extend(split.collect::<Vec<_>>());
@@ -287,6 +323,9 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
     let (bm, bn, bk) = (tile.get("BM"), tile.get("BN"), tile.get("BK"));
     match engine {
         Engine::TensorCores => {
+            if tile.get("STREAMED") == 1 {
+                return tile.get("WARPS_K") * bm * (bn + 4) * 4;
+            }
             let pipeline = tile.get("STAGES") * (bm + bn) * bk * 2;
             if tile.get("TMA") == 1 {
                 // with two barriers a stage
@@ -314,7 +353,7 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
 /// Blocks of a tile that fit on a multiprocessor.
 fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     // registers are shared out for so many
-    if tile.get("WGMMA") == 1 {
+    if tile.get("WGMMA") == 1 || tile.get("STREAMED") == 1 {
         return tile.get("BLOCKS");
     }
     let threads = tile.get("THREADS").max(1);
@@ -344,6 +383,7 @@ fn blocks(tile: &Tile, p: Problem) -> i64 {
 pub(crate) fn same_sums(a: &Tile, b: &Tile) -> bool {
     let parts = |t: &Tile, name| t.get(name).max(1);
     a.get("WGMMA") == b.get("WGMMA")
+        && a.get("STREAMED") == b.get("STREAMED")
         && a.get("BK") == b.get("BK")
         && parts(a, "WARPS_K") == parts(b, "WARPS_K")
         && parts(a, "SPLIT") == parts(b, "SPLIT")
@@ -464,7 +504,9 @@ mod tests {
             );
             let small = best(1, 4096, 4096, arch);
             assert!(
-                small.starts_with("16x") || small.starts_with("32x"),
+                ["8x", "16x", "32x"]
+                    .iter()
+                    .any(|rows| small.starts_with(rows)),
                 "sm_{arch}: {small}"
             );
         }
@@ -483,16 +525,17 @@ mod tests {
                 DType::I64,
             ] {
                 let engine = Engine::of(dtype, dtype, &props);
-                let p = Problem {
-                    matrices: 3,
-                    m: 100,
-                    n: 100,
-                    k: 100,
-                    epilogue: 1,
-                };
-                let all = tiles(engine, Some(p), Operands::Mapped, 0, &props);
-                assert!(!all.is_empty());
-                for t in &all {
+                let all = [1, 100].map(|m| {
+                    let p = Problem {
+                        matrices: 3,
+                        m,
+                        n: 100,
+                        k: 100,
+                        epilogue: 1,
+                    };
+                    tiles(engine, Some(p), Operands::Mapped, 0, &props)
+                });
+                for t in all.iter().flatten() {
                     let threads = t.get("THREADS");
                     assert!((32..=1024).contains(&threads) && threads % 32 == 0, "{t}");
                     assert!(
@@ -500,7 +543,8 @@ mod tests {
                         "{t}"
                     );
                     if engine == Engine::TensorCores {
-                        assert_eq!(t.get("BM") / t.get("WARPS_M").max(1) % 16, 0, "{t}");
+                        let rows = if t.get("STREAMED") == 1 { 8 } else { 16 };
+                        assert_eq!(t.get("BM") / t.get("WARPS_M").max(1) % rows, 0, "{t}");
                         assert_eq!(t.get("BN") / t.get("WARPS_N").max(1) % 16, 0, "{t}");
                         assert_eq!(t.get("BK") / t.get("WARPS_K") % 16, 0, "{t}");
                     }

@@ -122,6 +122,7 @@ families! {
     pointwise true,
     arg_reduce false,
     cumsum false,
+    group true,
     ints false,
     topk false,
     reduce true,
@@ -186,35 +187,55 @@ fn sums_that_are_normalised() {
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
+/// Compiles every tile of matrix products that has this constant, for the samples of some seeds.
+fn special_tiles(name: &str, constant: &str, archs: &[&str], seeds: u64) {
+    let Some(nvrtc) = nvrtc_for(name) else { return };
+    let mut bad = Vec::new();
+    for arch in archs {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        let mut done = Vec::new();
+        for seed in 0..seeds {
+            for sample in bespoke_templates::gemm::samples(&mut Rng::new(seed)) {
+                let (params, row) = (sample.template.params(), sample.row());
+                let args = Args::new(&params, &row);
+                let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
+                let special = exact
+                    .tiles(&args, &props)
+                    .filter(|t| t.get(constant) == 1 && !done.contains(t));
+                let special: Vec<_> = special.collect();
+                for tile in special {
+                    done.push(tile.clone());
+                    let spec = KernelSpec {
+                        tile,
+                        ..exact.clone()
+                    };
+                    bad.extend(compile(&nvrtc, &spec, &props, true).err());
+                }
+            }
+        }
+        assert!(!done.is_empty(), "{name}: no tile for {}", props.arch);
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
 /// Tiles for the copy engine, which few samples are fit for.
 #[test]
 fn gemm_by_tensor_maps() {
-    let Some(nvrtc) = nvrtc_for("gemm_by_tensor_maps") else {
-        return;
-    };
-    let Ok(arch) = "sm_90a".parse::<Arch>() else {
-        panic!("an architecture")
-    };
-    let props = DeviceProps::preset(arch);
-    let Some(sample) = bespoke_templates::gemm::samples(&mut Rng::new(7)).pop() else {
-        panic!("there are samples")
-    };
-    let (params, row) = (sample.template.params(), sample.row());
-    let args = Args::new(&params, &row);
-    let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
-    let tiles = exact.tiles(&args, &props).filter(|t| t.get("TMA") == 1);
-    let specs: Vec<KernelSpec> = tiles
-        .map(|tile| KernelSpec {
-            tile,
-            ..exact.clone()
-        })
-        .collect();
-    assert!(!specs.is_empty());
-    let bad: Vec<String> = specs
-        .iter()
-        .filter_map(|spec| compile(&nvrtc, spec, &props, true).err())
-        .collect();
-    assert!(bad.is_empty(), "{}", bad.join("\n"));
+    special_tiles("gemm_by_tensor_maps", "TMA", &["sm_90a"], 1);
+}
+
+/// Tiles for few rows, which few samples are fit for.
+#[test]
+fn gemm_streamed() {
+    special_tiles(
+        "gemm_streamed",
+        "STREAMED",
+        &["sm_75", "sm_80", "sm_90a", "sm_120"],
+        6,
+    );
 }
 
 /// Tiles for operands that lie across, with the widest and the narrowest vectors, which few samples are fit for.

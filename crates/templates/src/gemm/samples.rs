@@ -1,4 +1,5 @@
-//! Random matrix products for tests: every type, layout, broadcast and remainder, and those that the copy engine can walk over.
+//! Random matrix products for tests: every type, layout, broadcast and remainder, those that the copy engine can walk over,
+//! and those of few rows.
 
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         all.push((gemm.clone(), s.finish(gemm, tolerance)));
     }
     all.extend([DType::F16, DType::BF16].map(|dtype| mapped(rng, dtype)));
+    all.extend([DType::F16, DType::BF16].map(|dtype| streamed(rng, dtype)));
     all
 }
 
@@ -94,22 +96,48 @@ fn mapped(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
         s.int(name, value);
     }
     let by_row = rng.chance(2);
-    for (name, rows, by_row) in [("a", m, by_row), ("b", n, true)] {
-        let (lines, length) = if by_row { (rows, k) } else { (k, rows) };
-        let (offset, line) = (8 * rng.int(0, 2), (length + 7) / 8 * 8 + 8 * rng.int(0, 1));
-        s.int(&format!("{name}_o"), offset);
-        // rows of `b` are its second axis
-        let strides = if by_row == (name == "a") {
-            [line, 1]
-        } else {
-            [1, line]
-        };
-        for (axis, stride) in strides.into_iter().enumerate() {
-            s.int(&format!("{name}_s{axis}"), stride);
-        }
-        let count = (offset + lines * line) as usize;
-        s.set(name, SampleSlot::Read(elements(rng, dtype, count)));
+    lines(rng, &mut s, "a", m, k, by_row);
+    lines(rng, &mut s, "b", n, k, true);
+    for i in 0..gemm.extras() {
+        s.tensor(rng, &format!("e{i}"), &[m, n], &[0, 1]);
     }
+    s.tensor(rng, "y", &[m, n], &[]);
+    (gemm.clone(), s.finish(gemm, tolerance(dtype)))
+}
+
+/// An operand of so many rows (of `b`: columns) whose lines begin at whole chunks, and run along the reduction or along the rows.
+fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row: bool) {
+    let (lines, length) = if by_row { (rows, k) } else { (k, rows) };
+    let (offset, line) = (8 * rng.int(0, 2), (length + 7) / 8 * 8 + 8 * rng.int(0, 1));
+    s.int(&format!("{name}_o"), offset);
+    // rows of `b` are its second axis
+    let strides = if by_row == (name == "a") {
+        [line, 1]
+    } else {
+        [1, line]
+    };
+    for (axis, stride) in strides.into_iter().enumerate() {
+        s.int(&format!("{name}_s{axis}"), stride);
+    }
+    let data = elements(rng, s.dtype(name), (offset + lines * line) as usize);
+    s.set(name, SampleSlot::Read(data));
+}
+
+/// A product of few rows whose lines are whole chunks.
+fn streamed(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
+    let (m, n, k) = (rng.int(1, 40), rng.int(1, 300), 8 * rng.int(1, 300));
+    let gemm = Arc::new(Gemm {
+        batch: 0,
+        a: dtype,
+        b: dtype,
+        epilogue: epilogue(rng, dtype, 2),
+    });
+    let mut s = Arguments::new(&*gemm);
+    for (name, value) in [("m", m), ("n", n), ("k", k)] {
+        s.int(name, value);
+    }
+    lines(rng, &mut s, "a", m, k, true);
+    lines(rng, &mut s, "b", n, k, true);
     for i in 0..gemm.extras() {
         s.tensor(rng, &format!("e{i}"), &[m, n], &[0, 1]);
     }

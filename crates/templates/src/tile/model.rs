@@ -39,8 +39,54 @@ const MEETING_OF_MORE: f64 = 0.25e-6;
 /// and what a group has over stays empty.
 const IN_CLUSTERS: f64 = 0.85;
 
+/// What a block of streamed lines waits for a load while all multiprocessors read, and what it takes to begin and to end, in
+/// seconds; these and the next are fitted to what thirty tiles took on one H200, operands out of memory.
+const STREAM_LATENCY: f64 = 1.45e-6;
+const STREAM_TURN: f64 = 0.7e-6;
+/// What a kernel of streamed lines takes besides.
+const STREAM_START: f64 = 1.2e-6;
+/// Bytes a second that one multiprocessor gets of the level-2 cache then.
+const STREAM_RATE: f64 = 80e9;
+/// Share of the memory's bandwidth that is reached.
+const STREAM_SHARE: f64 = 0.88;
+/// So few rows that operands come out of memory once; what other tiles were seen to take more then, as a factor and in seconds.
+const COLD_ROWS: i64 = 64;
+const COLD_FACTOR: f64 = 1.25;
+const COLD_MORE: f64 = 1.8e-6;
+
+/// Expected time of a problem of few rows, whose second operand is streamed: what each multiprocessor has of it, at the rate that
+/// the loads under way allow, or all of it at that of the device's memory.
+fn streamed_seconds(tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+    let multiprocessors = f64::from(props.multiprocessors.max(1));
+    let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
+    let lines = tile.get("BN") as f64;
+    let under_way = lines * ((tile.get("AHEAD") * tile.get("BK")) as f64).min(k) * 2.0;
+    let block = STREAM_TURN + lines * k * 2.0 / (under_way / STREAM_LATENCY);
+    let own = (blocks(tile, p) as f64 / multiprocessors).max(1.0);
+    let together = (tile.get("BLOCKS") as f64).min(own);
+    // all lines of both operands pass through the level-2 cache
+    let lines = lines + m.min(tile.get("BM") as f64);
+    let own = (own / together * block).max(own.ceil() * lines * k * 2.0 / STREAM_RATE);
+    let bytes = p.matrices as f64 * (m * k + n * k + m * n) * 2.0;
+    let memory = bytes / (props.bandwidth * STREAM_SHARE);
+    // where both are about as long, neither is hidden
+    STREAM_START + (own.powi(4) + memory.powi(4)).powf(0.25)
+}
+
 /// Expected time of a problem.
 pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+    if tile.get("STREAMED") == 1 {
+        return streamed_seconds(tile, p, props);
+    }
+    let warm = staged_seconds(engine, tile, p, props);
+    match engine {
+        Engine::TensorCores if p.m <= COLD_ROWS => warm * COLD_FACTOR + COLD_MORE,
+        _ => warm,
+    }
+}
+
+/// The same where operands wait in shared memory, and most of them come out of the level-2 cache.
+fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
     let multiprocessors = f64::from(props.multiprocessors.max(1));
     let (bm, bn, bk) = (
         tile.get("BM") as f64,
