@@ -4,8 +4,8 @@
 // the exponent.
 //
 // Rows are those of all `g` heads of queries that share a head of k and v: row r is row r % m of head r / m. A tile lies in
-// shared memory as lines of 16-byte chunks, heads padded with zeros to a multiple of 16 elements. What multiplies is one of two
-// engines: `walk` is in attention_mma.cuh or in attention_wgmma.cuh.
+// shared memory as lines of 16-byte chunks, heads padded with zeros to a multiple of 16 elements. What multiplies is one of three
+// engines: `walk` is in attention_mma.cuh, attention_wgmma.cuh or attention_streamed.cuh.
 
 #if CLUSTERS
 extern "C" __global__ void __cluster_dims__(SPLIT, 1, 1) bespoke_attention(const long long* __restrict__ slots);
@@ -119,6 +119,20 @@ KERNEL {
         wait<0>();
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         meet_group();
+#elif STREAMED
+        static_assert(ROWS_WHOLE(q) && ROWS_WHOLE(y) && KEYS_WHOLE(k) && KEYS_WHOLE(v), "lines are whole chunks");
+        constexpr bool y_vector = true;
+        const T* const q_base = q + BATCH_OFFSET(q);
+        const T* const k_base = k + BATCH_OFFSET(k);
+        const T* const v_base = v + BATCH_OFFSET(v);
+        auto row_of_q = ROW_OF(q);
+        auto part_of_q = [&](int line, int chunk) {
+            bool there;
+            const T* const p = row_of_q(line, there) + chunk * 8;
+            return there ? *(const uint4*)p : make_uint4(0, 0, 0, 0);
+        };
+        auto line_k = [&](int key) { return k_base + key * KEY_ROW_STRIDE(k); };
+        auto line_v = [&](int key) { return v_base + key * KEY_ROW_STRIDE(v); };
 #else
         const T* const q_base = q + BATCH_OFFSET(q);
         const T* const k_base = k + BATCH_OFFSET(k);
@@ -148,6 +162,8 @@ KERNEL {
         __syncthreads();
         copy<ROWS_WHOLE(q), BM, D, QC>(shared_q, q_base, COLUMN_STRIDE(q), q_vector, ROW_OF(q));
 #endif
+        // The lines of which a lane has sums.
+        auto line_of = [&](int i, int h) { return STREAMED ? lane % 4 * 2 + h : warp_row + i * 16 + h * 8 + lane / 4; };
 #if MASK
         // A mask of known neighbours is read while scores are multiplied, for the two rows of a lane or what all rows share; one of
         // four bytes would take too many registers for two.
@@ -164,12 +180,12 @@ KERNEL {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 // what is past the last row repeats it
-                const int row = minimum(first + warp_row + i * 16 + h * 8 + lane / 4, rows - 1), head = g == 1 ? 0 : row / m;
+                const int row = minimum(first + line_of(i, h), rows - 1), head = g == 1 ? 0 : row / m;
                 mask[i][h] = e0 + BATCH_OFFSET(e0) + head * GROUP_STRIDE(e0) + (row - head * m) * ROW_STRIDE(e0);
             }
         }
 #endif
-        float o[RM][VC][4] = {};
+        Sums o = {};
         float top[RM][2], sum[RM][2];
 #pragma unroll
         for (int i = 0; i < RM; ++i) {
@@ -191,6 +207,19 @@ KERNEL {
         };
 #endif
         // scores under scale and mask; none behind the last key
+#if STREAMED
+        auto see = [&](float (&s)[4], int key) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int at = key + lane / 4 + e / 2 * 8;
+                if (!LATE) s[e] *= SCALE_LOG2E;
+#if MASK
+                if (at < n) s[e] = masked(s[e], mask[0][e % 2] + at * COLUMN_STRIDE(e0));
+#endif
+                if (at >= n) s[e] = -infinity();
+            }
+        };
+#else
         auto see = [&](float (&s)[RM][CN][4], int tile) {
             const int key = (tile * SPLIT + place) * BN;
             const int column = key + warp_column + lane % 4 * 2;
@@ -239,6 +268,7 @@ KERNEL {
                 }
             }
         };
+#endif
 #if WGMMA
         auto ahead = [&] {
             meet_group();
@@ -246,6 +276,10 @@ KERNEL {
         };
         walk(o, top, sum, group_q, shared_k, shared_v, keys, values, turns, steps, look, see, ahead);
         if (steps == 0) ahead();
+#elif STREAMED
+        walk(o, top[0], sum[0], (place * WARPS_N + warp) * 16, SPLIT * BN, n, part_of_q, line_k, line_v, see);
+        // what was read of the item before is done with
+        __syncthreads();
 #else
         walk(o, top, sum, shared_q, shared_k, shared_v, steps, copy_k, copy_v, see);
         // without any tile q may still be under way, and in no group yet
@@ -260,8 +294,10 @@ KERNEL {
         for (int i = 0; i < RM; ++i) {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], 1);
-                sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], 2);
+                // lanes that have columns (of streamed keys: rows) of the same line
+                sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], STREAMED ? 4 : 1);
+                sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], STREAMED ? 8 : 2);
+                if (STREAMED) sum[i][h] += __shfl_xor_sync(0xffffffffu, sum[i][h], 16);
             }
         }
         auto row_of_y = ROW_OF(y);
@@ -300,6 +336,7 @@ KERNEL {
                 for (int j = 0; j < 8; ++j) p[j * COLUMN_STRIDE(y)] = c.v[j];
             }
         };
+#if !STREAMED
         if constexpr (WARPS_N == 1 && SPLIT == 1) {
             // through the memory of q: a warp's rows are its own business
 #pragma unroll
@@ -323,7 +360,9 @@ KERNEL {
                 const int line = warp_row + at / (DV / 8), chunk = at % (DV / 8);
                 put(line, chunk, shared_q[swizzled<VC>(line, chunk)]);
             }
-        } else {
+        } else
+#endif
+        {
             // every part relative to the largest score of all, in a strip each
             constexpr int PITCH = VC * 8 + 4, PARTS = SPLIT * WARPS_N;
             // strips of a block that others read: what they have comes slower than a block's own, which are added up before
@@ -334,8 +373,8 @@ KERNEL {
             for (int i = 0; i < RM; ++i) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    if (lane % 4 == 0)
-                        known[warp % WARPS_N * BM + warp_row + i * 16 + h * 8 + lane / 4] = make_float2(top[i][h], sum[i][h]);
+                    if (STREAMED ? lane < 4 : lane % 4 == 0)
+                        known[warp % WARPS_N * BM + line_of(i, h)] = make_float2(top[i][h], sum[i][h]);
                 }
             }
             meet();
@@ -343,23 +382,44 @@ KERNEL {
             for (int i = 0; i < RM; ++i) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    const int line = warp_row + i * 16 + h * 8 + lane / 4;
-                    float2 parts[PARTS];
-#pragma unroll
-                    for (int w = 0; w < PARTS; ++w) parts[w] = peek(known + w % WARPS_N * BM + line, w / WARPS_N);
+                    const int line = line_of(i, h);
+                    // few enough to be held, or eight together and twice
+                    constexpr int HELD = PARTS > 16 ? 8 : PARTS;
+                    float2 parts[HELD];
                     float best = -infinity(), total = 0;
+                    auto see_parts = [&](int from) {
 #pragma unroll
-                    for (int w = 0; w < PARTS; ++w) best = fmaxf(best, parts[w].x);
+                        for (int p = 0; p < HELD; ++p) {
+                            const int w = from + p;
+                            parts[p] = w < PARTS ? peek(known + w % WARPS_N * BM + line, w / WARPS_N) : make_float2(-infinity(), 0);
+                        }
+                    };
+#pragma unroll 1
+                    for (int w = 0; w < PARTS; w += HELD) {
+                        see_parts(w);
+#pragma unroll
+                        for (int p = 0; p < HELD; ++p) best = fmaxf(best, parts[p].x);
+                    }
                     const float base = base_of(best);
+#pragma unroll 1
+                    for (int w = 0; w < PARTS; w += HELD) {
+                        if (HELD < PARTS) see_parts(w);
 #pragma unroll
-                    for (int w = 0; w < PARTS; ++w) total += parts[w].y * power_of_two((parts[w].x - base) * FACTOR);
+                        for (int p = 0; p < HELD; ++p) total += parts[p].y * power_of_two((parts[p].x - base) * FACTOR);
+                    }
                     const bool defined = total > 0;
                     const float scale = power_of_two((top[i][h] - base) * FACTOR) / total;
-                    float* const at = strips + (warp % WARPS_N * BM + line) * PITCH + lane % 4 * 2;
+                    float* const at = strips + (warp % WARPS_N * BM + line) * PITCH;
+                    auto set = [&](int column, float left, float right) {
+                        *(float2*)(at + column) = defined ? make_float2(left * scale, right * scale) : make_float2(undefined, undefined);
+                    };
+#if STREAMED
 #pragma unroll
-                    for (int c = 0; c < VC; ++c)
-                        *(float2*)(at + c * 8) = defined ? make_float2(o[i][c][2 * h] * scale, o[i][c][2 * h + 1] * scale)
-                                                         : make_float2(undefined, undefined);
+                    for (int c = 0; c < VC / 2; ++c) set(c / 4 * 64 + lane / 4 * 8 + c % 4 * 2, o[c][h], o[c][2 + h]);
+#else
+#pragma unroll
+                    for (int c = 0; c < VC; ++c) set(c * 8 + lane % 4 * 2, o[i][c][2 * h], o[i][c][2 * h + 1]);
+#endif
                 }
             }
             if constexpr (STRIPS < WARPS_N) {

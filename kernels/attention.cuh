@@ -1,4 +1,4 @@
-// What both engines of attention, attention_mma.cuh and attention_wgmma.cuh, and the kernel around them have in common: copies
+// What the engines of attention, attention_mma.cuh, attention_wgmma.cuh and attention_streamed.cuh, and the kernel around them have in common: copies
 // into shared memory, masks, and the online softmax of a strip of 16 rows.
 //
 // A warp holds scores and results in strips, eight columns at a time as the tensor cores leave them: lane l has of each the
@@ -7,6 +7,9 @@
 
 #ifndef WGMMA
 #define WGMMA 0
+#endif
+#ifndef STREAMED
+#define STREAMED 0
 #endif
 // wgmma gets its keys from the copy engine.
 #define TMA WGMMA
@@ -31,7 +34,13 @@ struct Chunk {
 
 constexpr int QC = (D + 15) / 16 * 2, VC = (DV + 15) / 16 * 2;
 constexpr int WARP_ROWS = BM / WARPS_M, WARP_COLUMNS = BN / WARPS_N;
-constexpr int RM = WARP_ROWS / 16, CN = WARP_COLUMNS / 8;
+constexpr int RM = STREAMED ? 1 : WARP_ROWS / 16, CN = WARP_COLUMNS / 8;
+// The results of a lane, as the engine has them.
+#if STREAMED
+typedef float Sums[VC / 2][4];
+#else
+typedef float Sums[RM][VC][4];
+#endif
 // Chunks of a line in shared memory: the engine of wgmma has panels of eight. Results of mma.sync go through the memory of q.
 constexpr int LINE_QC = WGMMA ? (QC + 7) / 8 * 8 : QC, LINE_VC = WGMMA ? (VC + 7) / 8 * 8 : VC;
 constexpr int Q_CHUNKS = BM * (!WGMMA && VC > QC ? VC : LINE_QC), K_CHUNKS = BN * LINE_QC, V_CHUNKS = BN * LINE_VC;
@@ -39,7 +48,7 @@ constexpr float LOG2E = 1.4426950408889634f, LOWEST = -3.402823466e38f;
 // without a mask the scale waits until the exponent is formed; a negative one would turn the order of the scores around
 constexpr bool LATE = MASK == 0 && SCALE_LOG2E > 0;
 constexpr float FACTOR = LATE ? SCALE_LOG2E : 1.0f;
-static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0 && COMPUTING == 32 * WARPS_M * WARPS_N, "a warp works on tiles of 16");
+static_assert((STREAMED || BM % (16 * WARPS_M) == 0) && BN % (16 * WARPS_N) == 0 && COMPUTING == 32 * WARPS_M * WARPS_N, "a warp works on tiles of 16");
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float power_of_two(float x) {

@@ -4,7 +4,7 @@
 // With m16n8k16, lane l holds of A the rows l/4 and l/4 + 8 and two neighbouring columns from l%4·2 and l%4·2 + 8 on, of B the
 // column l/4 and rows as A's columns, of C the rows of A and the columns from l%4·2 on.
 
-#if !WGMMA
+#if !WGMMA && !STREAMED
 
 // fragments of q that are few enough stay in registers
 constexpr bool KEEP_Q = RM * QC <= 16;

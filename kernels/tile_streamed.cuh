@@ -13,11 +13,18 @@
 // Strips of 16 columns of the product, and strips of eight rows.
 constexpr int STRIPS_N = BN / 16, STRIPS_M = BM / 8, PITCH = BN + 4;
 
-// 16 bytes that nobody reads again.
+// 16 bytes that nobody reads again before the caches have gone around: what others read stays in them.
 __device__ __forceinline__ uint4 stream(const void* p) {
     uint4 v;
+#if __CUDA_ARCH__ >= 800
+    unsigned long long first;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(__cvta_generic_to_global(p)), "l"(first));
+#else
     asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(__cvta_generic_to_global(p)));
+#endif
     return v;
 }
 __device__ __forceinline__ void mask(uint4& v, unsigned int by) { v.x &= by, v.y &= by, v.z &= by, v.w &= by; }

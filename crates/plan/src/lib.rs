@@ -214,6 +214,11 @@ impl Plan {
         self.steps.last().map_or(0, |s| s.first_slot + s.slots)
     }
 
+    /// Bytes of the extent block of a run, with what kernels ask the cache for beyond their row.
+    pub fn block_bytes(&self) -> u64 {
+        (self.slot_count() + bespoke_templates::source::ROW_AHEAD) as u64 * 8
+    }
+
     /// Slots of the extent block of the setup.
     pub fn setup_slot_count(&self) -> usize {
         self.setup.last().map_or(0, |s| s.first_slot + s.slots)

@@ -88,7 +88,7 @@ impl Executables {
             return Ok(block.clone());
         }
         let bytes = match &program.own {
-            Some(own) => own.plan.slot_count().max(1) as u64 * 8,
+            Some(own) => own.plan.block_bytes(),
             None => self.block.len(),
         };
         let what = "the extent block of a program";
@@ -315,7 +315,7 @@ impl Lane {
         ledger: &Arc<Ledger>,
         order: GraphOrder,
     ) -> Result<Lane, Error> {
-        let bytes = plan.slot_count().max(1) as u64 * 8;
+        let bytes = plan.block_bytes();
         let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
         Ok(Lane {
             executables: Arc::new(Executables {

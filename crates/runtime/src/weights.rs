@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bespoke_device::{Device, DevicePtr, MAP_SLOTS, Memory, Stream};
 use bespoke_plan::{Arg, BufferId, ExprId, Place, Plan, Step};
+use bespoke_templates::source::ROW_AHEAD;
 
 use self::digests::{Constant, Digests};
 use crate::error::Error;
@@ -222,7 +223,7 @@ impl Weights {
             let row = &mut slots[step.first_slot..];
             step.write_maps(row, |map| loading.device.tensor_map(map));
         }
-        let bytes = slots.len() as u64 * 8;
+        let bytes = (slots.len() + ROW_AHEAD) as u64 * 8;
         let block = loading.device.alloc("the setup's arguments", bytes)?;
         loading.stream.write(block.ptr(), &le_bytes(&slots))?;
         let launches = setup.launches(&plan.setup, block.ptr());

@@ -14,7 +14,8 @@
 //! 1` so do the blocks of a cluster, through each other's shared memory, where there are clusters. With `WGMMA` it is
 //! Hopper's own instructions that multiply: 64 rows a group of four warps, `BLOCKS` on a multiprocessor, and the copy engine
 //! that brings keys and values, of which tensor maps come first among the arguments. There are such maps of up to three
-//! batch axes, heads whose elements lie side by side, and strides of whole chunks.
+//! batch axes, heads whose elements lie side by side, and strides of whole chunks. `STREAMED` is for up to eight rows: keys and
+//! values of such heads go straight into registers.
 
 mod host;
 mod model;
@@ -179,6 +180,7 @@ impl Template for Attention {
             "roles.cuh",
             "attention_mma.cuh",
             "attention_wgmma.cuh",
+            "attention_streamed.cuh",
             "attention.cu"
         )
     }
@@ -289,10 +291,10 @@ impl Template for Attention {
     }
 
     fn suits(&self, tile: &Tile, baked: &BTreeMap<String, Baked>) -> bool {
-        if tile.get("WGMMA") == 0 {
+        if tile.get("WGMMA") == 0 && tile.get("STREAMED") == 0 {
             return true;
         }
-        // what `kernels/attention_wgmma.cuh` asserts, and that no axis of a map is one of broadcast
+        // what `kernels/attention.cu` and `kernels/attention_wgmma.cuh` assert, and that no axis of a map is one of broadcast
         let whole = |name: &str, lines: usize| {
             let stride = |i: usize| format!("{name}_s{i}");
             divides(baked, &format!("{name}_o"), STEP)
@@ -329,7 +331,9 @@ impl Template for Attention {
         // after each step of keys the sums so far are corrected, parts of the keys are merged at the end, and `wgmma` adds up in
         // an order of its own
         let parts = |t: &Tile, name| t.get(name).max(1);
-        a.get("WGMMA") == b.get("WGMMA")
+        ["WGMMA", "STREAMED"]
+            .iter()
+            .all(|name| a.get(name) == b.get(name))
             && ["BN", "WARPS_N", "SPLIT"]
                 .iter()
                 .all(|name| parts(a, name) == parts(b, name))

@@ -220,7 +220,8 @@ impl Template for Gemm {
         let divides = |name: &str, by: i64| divides(baked, name, by);
         let one = |name: &str| baked.get(name) == Some(&Baked::Exact(1));
         let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
-        let by_row = one("a_s1") && line("a_s0");
+        // a single row, or the same for all, has no line behind it; the copy engine wants one
+        let by_row = one("a_s1") && divides("a_s0", 8) && (streamed || line("a_s0"));
         let by_step = one("a_s0") && line("a_s1");
         let b = divides("b_o", 8) && one("b_s0") && line("b_s1");
         let rest = match streamed {

@@ -116,11 +116,15 @@ fn divisors(spec: &KernelSpec) -> String {
 /// a larger grid at work, several to a multiprocessor, and others would have none of them.
 const EARLY_BLOCKS: u32 = 96;
 
+/// Slots behind its own row that a kernel asks the level-2 cache for: those of the step that comes next in the list, which the
+/// weights of a run have long driven out. Blocks of slots have so many more at their end.
+pub const ROW_AHEAD: usize = 64;
+
 /// The macro `ARGUMENTS`: one declaration an argument, in order.
 ///
 /// Where kernels can be launched while the ones before them end, it then lets the next one start and waits for the ones
 /// before; after a large grid, the next one starts as threads leave. The slots are written before a run, so they may be read
-/// first; nothing else may. That no read moves before the wait is seen to by the addresses, which come out of it. In a launch
+/// first, and those of the next step be asked for; nothing else may. That no read moves before the wait is seen to by the addresses, which come out of it. In a launch
 /// that overlaps nothing all this does nothing. A tensor map is among the slots itself, and its address is all that is declared
 /// of it.
 fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
@@ -134,6 +138,13 @@ fn arguments(spec: &KernelSpec, props: &DeviceProps) -> String {
         );
     }
     out.push_str("#define ARGUMENTS");
+    let row: usize = spec.template.params().iter().map(|p| p.kind.slots()).sum();
+    let _ = write!(
+        out,
+        " \\\n    if (blockIdx.x == 0 && threadIdx.x < {}) asm volatile(\"prefetch.global.L2 [%0];\" :: \
+         \"l\"(__cvta_generic_to_global(slots + {row} + threadIdx.x * 16)));",
+        ROW_AHEAD / 16
+    );
     let (mut waited, mut slot) = (Vec::new(), 0);
     for p in spec.template.params() {
         let line = match p.dtype {
@@ -266,11 +277,12 @@ mod tests {
         let props = DeviceProps::preset(Arch::sm(90));
         let text = KernelSpec::generic(std::sync::Arc::new(gemm), &props).source(&props);
         let start = text.find("#define ARGUMENTS").unwrap();
-        let lines: Vec<&str> = text[start..].lines().take(5).map(str::trim).collect();
+        let lines: Vec<&str> = text[start..].lines().take(6).map(str::trim).collect();
         assert_eq!(
             lines,
             [
                 "#define ARGUMENTS \\",
+                "if (blockIdx.x == 0 && threadIdx.x < 4) asm volatile(\"prefetch.global.L2 [%0];\" :: \"l\"(__cvta_generic_to_global(slots + 50 + threadIdx.x * 16))); \\",
                 "const void* const a_map = slots + 0; \\",
                 "const void* const b_map = slots + 16; \\",
                 "const int m = (int)slots[32]; \\",

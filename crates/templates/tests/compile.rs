@@ -187,8 +187,8 @@ fn sums_that_are_normalised() {
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
-/// Compiles every tile of matrix products that has this constant, for the samples of some seeds.
-fn special_tiles(name: &str, constant: &str, archs: &[&str], seeds: u64) {
+/// Compiles every tile that has this constant, for the samples of some seeds.
+fn special_tiles(name: &str, samples: Samples, constant: &str, archs: &[&str], seeds: u64) {
     let Some(nvrtc) = nvrtc_for(name) else { return };
     let mut bad = Vec::new();
     for arch in archs {
@@ -198,7 +198,7 @@ fn special_tiles(name: &str, constant: &str, archs: &[&str], seeds: u64) {
         let props = DeviceProps::preset(arch);
         let mut done = Vec::new();
         for seed in 0..seeds {
-            for sample in bespoke_templates::gemm::samples(&mut Rng::new(seed)) {
+            for sample in samples(&mut Rng::new(seed)) {
                 let (params, row) = (sample.template.params(), sample.row());
                 let args = Args::new(&params, &row);
                 let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
@@ -224,19 +224,26 @@ fn special_tiles(name: &str, constant: &str, archs: &[&str], seeds: u64) {
 /// Tiles for the copy engine, which few samples are fit for.
 #[test]
 fn gemm_by_tensor_maps() {
-    special_tiles("gemm_by_tensor_maps", "TMA", &["sm_90a"], 1);
+    let samples = bespoke_templates::gemm::samples;
+    special_tiles("gemm_by_tensor_maps", samples, "TMA", &["sm_90a"], 1);
 }
 
 /// Tiles for few rows, which few samples are fit for.
 #[test]
 fn gemm_streamed() {
-    special_tiles(
-        "gemm_streamed",
-        "STREAMED",
-        &["sm_75", "sm_80", "sm_90a", "sm_120"],
-        6,
-    );
+    let samples = bespoke_templates::gemm::samples;
+    special_tiles("gemm_streamed", samples, "STREAMED", STREAMS, 6);
 }
+
+/// The same of attention.
+#[test]
+fn attention_streamed() {
+    let samples = bespoke_templates::attention::samples;
+    special_tiles("attention_streamed", samples, "STREAMED", STREAMS, 4);
+}
+
+/// Architectures of every kind of loads, and with and without clusters.
+const STREAMS: &[&str] = &["sm_75", "sm_80", "sm_90a", "sm_120"];
 
 /// Tiles for operands that lie across, with the widest and the narrowest vectors, which few samples are fit for.
 #[test]

@@ -30,9 +30,35 @@ const MEETING: f64 = 1.5e-6;
 const TILE_SECONDS: f64 = 1.6e-6;
 const RUN_SECONDS: f64 = 2.0e-6;
 
+/// What a warp of streamed keys waits for a load, and what a tile of 16 keys takes it besides, in seconds.
+const STREAM_LATENCY: f64 = 1.45e-6;
+const STREAM_TILE: f64 = 0.25e-6;
+/// Share of the memory's bandwidth that is reached then.
+const STREAM_SHARE: f64 = 0.88;
+
 impl Attention {
+    /// Expected time of a problem whose keys are streamed: what a block has of them one tile after the other, or all of them at the
+    /// rate of the device's memory.
+    fn streamed_seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+        let multiprocessors = f64::from(props.multiprocessors.max(1));
+        let split = tile.get("SPLIT").max(1) as f64;
+        let own = (Self::blocks(tile, p) as f64 / multiprocessors).max(1.0);
+        let together = (tile.get("BLOCKS") as f64).min(own);
+        let tiles = (p.keys as f64 / (tile.get("BN") as f64 * split)).ceil();
+        let block = TILE_SECONDS / 2.0 + tiles * (STREAM_LATENCY / 2.0 + STREAM_TILE);
+        let bytes = (p.batches * p.keys * (self.size + self.value_size)) as f64 * 2.0;
+        let memory = bytes / (props.bandwidth * STREAM_SHARE);
+        let merge = if split > 1.0 { MEETING } else { 0.3e-6 };
+        // where both are about as long, neither is hidden
+        let work = ((own / together * block).powi(4) + memory.powi(4)).powf(0.25);
+        work + merge + RUN_SECONDS
+    }
+
     /// Expected time of a problem.
     pub(super) fn seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
+        if tile.get("STREAMED") == 1 {
+            return self.streamed_seconds(tile, p, props);
+        }
         if tile.get("WGMMA") == 1 {
             return self.wgmma_seconds(tile, p, props);
         }

@@ -15,7 +15,7 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 /// The samples with their options.
 pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Attention>, Sample)> {
-    (0..6)
+    let mut all: Vec<_> = (0..6)
         .map(|i| {
             let dtype = if i % 3 == 1 { DType::BF16 } else { DType::F16 };
             let size = *rng.pick(&[16, 32, 40, 64, 64, 72, 80, 96, 128, 160, 192, 256]);
@@ -51,7 +51,26 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Attention>, Sample)> {
             let t = Arc::new(t);
             (t.clone(), sample(rng, t))
         })
-        .collect()
+        .collect();
+    all.extend([DType::F16, DType::BF16].map(|dtype| streamed(rng, dtype)));
+    all
+}
+
+/// Few rows, of heads whose lines are shared by whole lanes.
+fn streamed(rng: &mut Rng, dtype: DType) -> (Arc<Attention>, Sample) {
+    let t = Arc::new(Attention {
+        batch: rng.int(0, 2) as usize,
+        dtype,
+        size: *rng.pick(&[32, 64, 96, 128, 128, 256]),
+        value_size: *rng.pick(&[64, 128, 128, 192]),
+        scale: 0.1,
+        mask: *rng.pick(&[None, Some(dtype), Some(DType::F32), Some(DType::Bool)]),
+        fill: f64::NEG_INFINITY,
+        undefined_as_zero: rng.chance(3),
+    });
+    let m = rng.int(1, 3);
+    let extents = (rng.int(1, 8 / m), m, rng.int(1, 700));
+    (t.clone(), sample_of(rng, t, extents, true))
 }
 
 fn sample(rng: &mut Rng, t: Arc<Attention>) -> Sample {
@@ -66,6 +85,13 @@ fn sample(rng: &mut Rng, t: Arc<Attention>) -> Sample {
         3 | 4 => 16 * rng.int(1, 20),
         _ => rng.int(1, 300),
     };
+    // half of them as models have them
+    let plain = rng.chance(2);
+    sample_of(rng, t, (g, m, n), plain)
+}
+
+/// A run of so many heads, rows and keys; `plain`: rows of all heads, without gaps.
+fn sample_of(rng: &mut Rng, t: Arc<Attention>, (g, m, n): (i64, i64, i64), plain: bool) -> Sample {
     let space: Vec<i64> = (0..t.batch).map(|_| rng.int(1, 3)).collect();
     let mut s = Arguments::new(&*t);
     for (name, value) in [("m", m), ("n", n), ("g", g)] {
@@ -76,8 +102,6 @@ fn sample(rng: &mut Rng, t: Arc<Attention>) -> Sample {
     }
     let over = |last: &[i64]| [&space[..], last].concat();
     let batches: Vec<usize> = (0..t.batch).collect();
-    // half of them as models have them: rows of all heads, without gaps
-    let plain = rng.chance(2);
     for (name, extents) in [
         ("q", over(&[g, m, t.size])),
         ("k", over(&[n, t.size])),

@@ -51,6 +51,24 @@ const WGMMA_TILES: &[[i64; 4]] = &[
     [64, 64, 2, 2],
     [64, 64, 2, 3],
 ];
+/// Keys and values streamed into registers: warps along the keys, blocks of a cluster, blocks of a multiprocessor.
+const STREAMED_TILES: &[[i64; 3]] = &[
+    [8, 1, 2],
+    [8, 1, 1],
+    [12, 1, 1],
+    [4, 1, 4],
+    [4, 1, 2],
+    [8, 2, 1],
+    [12, 2, 1],
+    [4, 2, 2],
+    [8, 4, 1],
+    [4, 4, 2],
+    [8, 8, 1],
+    [4, 8, 2],
+];
+/// Rows of a group that they have.
+const STREAMED_ROWS: i64 = 8;
+
 /// Registers of a thread that only asks for keys and values, and threads of a block that do.
 const FEW_REGISTERS: i64 = 24;
 const ASKING: i64 = 128;
@@ -102,9 +120,15 @@ impl Attention {
                 all.extend(CLUSTER_TILES.iter().map(|&t| tile(t, split)));
             }
         }
+        if mapped && problem.is_some_and(|p| p.rows <= STREAMED_ROWS) && self.fits_lanes() {
+            let tiles = STREAMED_TILES
+                .iter()
+                .filter(|t| t[1] == 1 || has_clusters(props));
+            all.extend(tiles.map(streamed_tile));
+        }
         if !props.arch.has_cp_async() {
             // copies are not asynchronous there
-            all.retain(|t| t.get("STAGES") == 1 || t.get("STAGES") == 2);
+            all.retain(|t| t.get("STAGES") <= 2);
             for t in &mut all {
                 t.0.insert("STAGES", 1);
             }
@@ -132,6 +156,11 @@ impl Attention {
         seen
     }
 
+    /// Whether lanes share whole lines of keys and values.
+    fn fits_lanes(&self) -> bool {
+        self.size % 32 == 0 && self.value_size % 64 == 0
+    }
+
     /// Dynamic shared memory of a block.
     pub(super) fn shared_bytes(&self, tile: &Tile) -> i64 {
         let (d, dv) = self.padded();
@@ -143,10 +172,13 @@ impl Attention {
             let line = |d: i64| (d + 63) / 64 * 128;
             return bm * line(d) + stages * (bn * (line(d) + line(dv)) + 32) + 1024;
         }
-        let pipeline = (bm * d.max(dv) + stages * bn * (d + dv)) * 2;
+        let pipeline = match tile.get("STREAMED") {
+            1 => 0,
+            _ => (bm * d.max(dv) + stages * bn * (d + dv)) * 2,
+        };
         // what warps that divide the keys have, on the way to their merger
         let strips = wn * bm * ((dv + 4) * 4 + 8);
-        if wn > 1 || tile.get("SPLIT") > 1 {
+        if wn > 1 || tile.get("SPLIT") > 1 || tile.get("STREAMED") == 1 {
             pipeline.max(strips)
         } else {
             pipeline
@@ -176,6 +208,11 @@ impl Attention {
             });
             return bn * 3 / 4 + dv / 2 + mask + if three_groups { 36 } else { 32 };
         }
+        if tile.get("STREAMED") == 1 {
+            // keys and values under way, results, q, the mask's rows, and some for addresses
+            let mask = if self.mask.is_some() { 8 } else { 0 };
+            return d / 4 + dv / 4 + dv / 4 + d / 8 + mask + 44;
+        }
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let q = if rows * d / 8 <= 16 { d / 4 } else { 4 };
@@ -194,6 +231,10 @@ impl Attention {
             return self.registers(tile) <= registers.min(248)
                 && shared <= i64::from(props.shared_per_multiprocessor);
         }
+        if tile.get("STREAMED") == 1 {
+            let threads = tile.get("THREADS") * tile.get("BLOCKS");
+            return self.registers(tile) <= i64::from(props.registers_per_multiprocessor) / threads;
+        }
         // without asynchronous copies what is copied passes through registers
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let most = match (props.arch.has_cp_async(), keys > 16) {
@@ -207,7 +248,7 @@ impl Attention {
     /// Blocks of a tile that fit on a multiprocessor.
     pub(super) fn resident(&self, tile: &Tile, props: &DeviceProps) -> i64 {
         // registers are shared out for so many
-        if tile.get("WGMMA") == 1 {
+        if tile.get("WGMMA") == 1 || tile.get("STREAMED") == 1 {
             return tile.get("BLOCKS");
         }
         let threads = tile.get("THREADS").max(1);
@@ -246,5 +287,11 @@ pub(super) fn wgmma_tile(&[bm, bn, stages, blocks]: &[i64; 4]) -> Tile {
     let threads = bm * 2 + ASKING;
     tile.0
         .extend([("WGMMA", 1), ("BLOCKS", blocks), ("THREADS", threads)]);
+    tile
+}
+
+fn streamed_tile(&[warps, split, blocks]: &[i64; 3]) -> Tile {
+    let mut tile = tile([STREAMED_ROWS, 16 * warps, 1, warps, 1], split);
+    tile.0.extend([("STREAMED", 1), ("BLOCKS", blocks)]);
     tile
 }
