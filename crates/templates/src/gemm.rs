@@ -3,7 +3,8 @@
 //! `y[…, m, n] = epilogue(Σₖ a[…, m, k] · b[…, k, n], e…[…, m, n])` over `batch` leading axes. Serves MatMul, Gemm and
 //! the integer products; transposed operands, broadcast batches and slices are strides. 16-bit floats go through tensor
 //! cores, everything else through plain arithmetic; sums are `f32` for floats up to 32 bits, `f64`, `i32` for integers up
-//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. Where there is no batch and both operands are of
+//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. The epilogue may take the sums of two neighbouring
+//! columns, such as those of a gated layer; the result and `e…` then have half of the product's `n` columns, which are even. Where there is no batch and both operands are of
 //! one 16-bit type, tensor maps of them come first among the arguments.
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
@@ -26,7 +27,7 @@ use bespoke_ir::expr::Expr;
 pub(crate) use self::host::widen_run;
 pub use self::samples::samples;
 
-use self::host::Twin;
+use self::host::{Product, Twin};
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
@@ -68,7 +69,9 @@ pub struct Gemm {
     pub a: DType,
     /// Type of the second operand.
     pub b: DType,
-    /// Operand 0 is the sum, the others are `e0…`.
+    /// Neighbouring columns of the product that make one of the result: 1 or 2.
+    pub sums: usize,
+    /// The first `sums` operands are the sums, the others are `e0…`.
     pub epilogue: Expr,
 }
 
@@ -83,6 +86,7 @@ impl Gemm {
             m: args.int("m"),
             n: args.int("n"),
             k: args.int("k"),
+            sums: self.sums as i64,
             epilogue: self.epilogue.operations() as u64,
         }
     }
@@ -98,7 +102,12 @@ impl Gemm {
     }
 
     fn extras(&self) -> usize {
-        self.epilogue.inputs().len().saturating_sub(1)
+        self.epilogue.inputs().len().saturating_sub(self.sums)
+    }
+
+    /// Types of `e0…`.
+    fn extra_types(&self) -> impl Iterator<Item = DType> {
+        self.epilogue.inputs().iter().skip(self.sums).copied()
     }
 }
 
@@ -108,13 +117,13 @@ impl Template for Gemm {
     }
 
     fn describe(&self) -> String {
-        format!(
-            "batch {} {}x{} {}",
-            self.batch,
-            self.a,
-            self.b,
-            tile::describe_epilogue(&self.epilogue)
-        )
+        let sums = match self.sums {
+            1 => String::new(),
+            several => format!("{several} sums "),
+        };
+        let epilogue = tile::describe_epilogue(&self.epilogue);
+        let (batch, a, b) = (self.batch, self.a, self.b);
+        format!("batch {batch} {a}x{b} {sums}{epilogue}")
     }
 
     fn params(&self) -> Vec<Param> {
@@ -123,8 +132,8 @@ impl Template for Gemm {
         let rank = self.batch + 2;
         params.extend(view::read("a", self.a, rank));
         params.extend(view::read("b", self.b, rank));
-        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
-            params.extend(view::read(&format!("e{i}"), *ty, rank));
+        for (i, ty) in self.extra_types().enumerate() {
+            params.extend(view::read(&format!("e{i}"), ty, rank));
         }
         params.extend(view::write("y", self.epilogue.dtype(), rank));
         match self.has_maps() {
@@ -145,6 +154,7 @@ impl Template for Gemm {
         // writing to a String cannot fail
         let _ = writeln!(out, "typedef {} A_TYPE;", crate::source::cuda_type(self.a));
         let _ = writeln!(out, "typedef {} B_TYPE;", crate::source::cuda_type(self.b));
+        let _ = writeln!(out, "#define SUMS {}", self.sums);
         out.push_str("#define BATCHES (1ll");
         for i in 0..batch {
             let _ = write!(out, " * d{i}");
@@ -172,6 +182,7 @@ impl Template for Gemm {
             self.engine(props),
             self.a,
             &self.epilogue,
+            self.sums,
             |axis| match (axis as usize).checked_sub(batch) {
                 None => format!("i{axis}"),
                 Some(0) => "(long long)r".to_owned(),
@@ -262,12 +273,13 @@ impl Template for Gemm {
                 * tile::bytes_of(dtype) as f64
         };
         let mut bytes = read("a", [m, k], self.a) + read("b", [k, n], self.b);
-        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
-            bytes += read(&format!("e{i}"), [m, n], *ty);
+        let columns = n / self.sums as f64;
+        for (i, ty) in self.extra_types().enumerate() {
+            bytes += read(&format!("e{i}"), [m, columns], ty);
         }
-        bytes += matrices * m * n * tile::bytes_of(self.epilogue.dtype()) as f64;
+        bytes += matrices * m * columns * tile::bytes_of(self.epilogue.dtype()) as f64;
         Cost {
-            operations: matrices * m * n * (2.0 * k + self.epilogue.operations() as f64),
+            operations: matrices * m * (n * 2.0 * k + columns * self.epilogue.operations() as f64),
             bytes,
             tensor_cores: self.a == self.b && matches!(self.a, DType::F16 | DType::BF16),
         }
@@ -277,7 +289,13 @@ impl Template for Gemm {
         let rank = self.batch + 2;
         let mut extents = args.ints("d", self.batch);
         let (m, n, k) = (args.int("m"), args.int("n"), args.int("k"));
-        extents.extend([m, n]);
+        let sums = self.sums.max(1) as i64;
+        if n % sums != 0 {
+            return Err(TwinError(format!(
+                "{n} columns cannot be taken {sums} at a time"
+            )));
+        }
+        extents.extend([m, n / sums]);
         if extents.iter().any(|&d| d <= 0) {
             return Ok(());
         }
@@ -299,7 +317,7 @@ impl Template for Gemm {
             };
         let a = operand("a", reads[0], self.a, [m, k.max(0)])?;
         let b = operand("b", reads[1], self.b, [k.max(0), n])?;
-        let finish = Finish::new(&self.epilogue, args, &reads[2..], &extents)?;
+        let finish = Finish::new(&self.epilogue, self.sums, args, &reads[2..], &extents)?;
         let bytes = writes
             .pop()
             .ok_or_else(|| TwinError("gemm has no result".to_owned()))?;
@@ -309,12 +327,21 @@ impl Template for Gemm {
 
         let axes: Vec<usize> = (0..rank).collect();
         // some 2 MFLOP a piece
-        let grain = (1_000_000 / (k.max(1) + 16)).max(1);
+        let grain = (1_000_000 / (k.max(1) + 16) / sums).max(1);
         let failure = Mutex::new(None);
+        // the sums of a result are products of their own, with every other column
+        let product = |i: i64| {
+            let (elements, mut view) = b.clone();
+            view.offset += i * view.strides[rank - 1];
+            view.strides[rank - 1] *= sums;
+            Product {
+                k: k.max(0) as usize,
+                a: a.clone(),
+                b: (elements, view),
+            }
+        };
         let twin = Twin {
-            k: k.max(0) as usize,
-            a,
-            b,
+            products: (0..sums).map(product).collect(),
             finish: &finish,
             extents: &extents,
         };
@@ -349,20 +376,24 @@ mod tests {
         let args = oracle.args();
         let rank = gemm.batch + 2;
         let mut extents = args.ints("d", gemm.batch);
-        extents.extend([args.int("m"), args.int("n")]);
+        extents.extend([args.int("m"), args.int("n") / gemm.sums as i64]);
         let (a, b) = (oracle.read("a", rank), oracle.read("b", rank));
         let extras: Vec<_> = (0..gemm.extras())
             .map(|i| oracle.read(&format!("e{i}"), rank))
             .collect();
         oracle.check(&extents, |position| {
             let (mut left, mut right) = (position.to_vec(), position.to_vec());
-            let mut sum = oracle::Sum::default();
-            for t in 0..args.int("k") {
-                left[rank - 1] = t;
-                right[rank - 2] = t;
-                sum.add((&a, &left), (&b, &right));
-            }
-            oracle::epilogue(&gemm.epilogue, &extras, sum.of(gemm.a), position)
+            let sums = (0..gemm.sums as i64).map(|i| {
+                right[rank - 1] = position[rank - 1] * gemm.sums as i64 + i;
+                let mut sum = oracle::Sum::default();
+                for t in 0..args.int("k") {
+                    left[rank - 1] = t;
+                    right[rank - 2] = t;
+                    sum.add((&a, &left), (&b, &right));
+                }
+                sum.of(gemm.a)
+            });
+            oracle::epilogue_of(&gemm.epilogue, &extras, sums.collect(), position)
         });
     }
 
@@ -389,6 +420,7 @@ mod tests {
             batch: 1,
             a: DType::F16,
             b: DType::F16,
+            sums: 1,
             epilogue,
         };
         insta::assert_snapshot!(gemm.describe(), @"batch 1 f16xf16 (f16, f16) -> f16 add(x0, x1)");
@@ -479,13 +511,13 @@ mod tests {
                 .count()
         };
         for seed in 0..20 {
-            // the last two are such products
+            // the last four are such products
             for (i, (gemm, sample)) in cases(&mut Rng::new(seed)).into_iter().rev().enumerate() {
                 let params = gemm.params();
                 let row = sample.row();
                 let args = Args::new(&params, &row);
                 let exact = KernelSpec::exact(gemm.clone(), &args, &props);
-                assert!(i >= 2 || copies(&exact, &args) > 0, "{exact}");
+                assert!(i >= 4 || copies(&exact, &args) > 0, "{exact}");
                 let open = KernelSpec::tuned(gemm.clone(), &args, &props);
                 assert_eq!(copies(&open, &args), 0, "nothing is known of {open}");
                 for name in ["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"] {
@@ -506,6 +538,7 @@ mod tests {
             batch: 0,
             a: DType::BF16,
             b: DType::BF16,
+            sums: 1,
             epilogue: Expr::identity(DType::BF16),
         };
         let source = |arch| gemm.definitions(&DeviceProps::preset(Arch::sm(arch)));
