@@ -427,6 +427,7 @@ mod tests {
         insta::assert_snapshot!(gemm.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
         typedef f16 A_TYPE;
         typedef f16 B_TYPE;
+        #define SUMS 1
         #define BATCHES (1ll * d0)
         #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
         #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
@@ -447,7 +448,7 @@ mod tests {
             const float t2 = x0 + x1;
             return t2;
         }
-        #define EPILOGUE(value, j) epilogue((float)(value), v_e0[j])
+        #define EPILOGUE(values, j) epilogue((float)(values[j]), v_e0[j])
         ");
     }
 

@@ -186,6 +186,12 @@ fn sums_that_are_normalised() {
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
+/// The last samples of products, which the copy engine can walk over: with an epilogue of each column, and of pairs.
+fn mapped_products() -> Vec<Sample> {
+    let mut samples = bespoke_templates::gemm::samples(&mut Rng::new(7));
+    samples.split_off(samples.len().saturating_sub(2))
+}
+
 /// Tiles for the copy engine, which few samples are fit for.
 #[test]
 fn gemm_by_tensor_maps() {
@@ -196,24 +202,76 @@ fn gemm_by_tensor_maps() {
         panic!("an architecture")
     };
     let props = DeviceProps::preset(arch);
-    let Some(sample) = bespoke_templates::gemm::samples(&mut Rng::new(7)).pop() else {
-        panic!("there are samples")
+    let mut bad = Vec::new();
+    for sample in mapped_products() {
+        let (params, row) = (sample.template.params(), sample.row());
+        let args = Args::new(&params, &row);
+        let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
+        let tiles = exact.tiles(&args, &props).filter(|t| t.get("TMA") == 1);
+        let specs: Vec<KernelSpec> = tiles
+            .map(|tile| KernelSpec {
+                tile,
+                ..exact.clone()
+            })
+            .collect();
+        assert!(!specs.is_empty());
+        bad.extend(
+            specs
+                .iter()
+                .filter_map(|spec| compile(&nvrtc, spec, &props, true).err()),
+        );
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// Epilogues of pairs of columns: every architecture, and every other engine and way to share a reduction.
+#[test]
+fn gemm_of_pairs() {
+    let Some(nvrtc) = nvrtc_for("gemm_of_pairs") else {
+        return;
     };
-    let (params, row) = (sample.template.params(), sample.row());
-    let args = Args::new(&params, &row);
-    let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
-    let tiles = exact.tiles(&args, &props).filter(|t| t.get("TMA") == 1);
-    let specs: Vec<KernelSpec> = tiles
-        .map(|tile| KernelSpec {
-            tile,
-            ..exact.clone()
-        })
+    let pairs = |s: &Sample| s.template.describe().contains("2 sums");
+    let samples: Vec<Sample> = bespoke_templates::gemm::samples(&mut Rng::new(7))
+        .into_iter()
+        .filter(pairs)
         .collect();
-    assert!(!specs.is_empty());
-    let bad: Vec<String> = specs
-        .iter()
-        .filter_map(|spec| compile(&nvrtc, spec, &props, true).err())
-        .collect();
+    assert!(samples.len() > 4);
+    let mut bad = Vec::new();
+    for (k, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        // the last one may have any tile
+        for (i, sample) in samples.iter().enumerate() {
+            let last = i + 1 == samples.len();
+            if !last && i % 2 != k % 2 {
+                continue;
+            }
+            let template = Arc::clone(&sample.template);
+            let (params, row) = (template.params(), sample.row());
+            let args = Args::new(&params, &row);
+            let mut specs = vec![KernelSpec::generic(template.clone(), &props)];
+            let exact = KernelSpec::exact(template, &args, &props);
+            let mut seen = Vec::new();
+            for tile in exact.tiles(&args, &props).filter(|t| t.get("TMA") == 0) {
+                let engine = ["WGMMA", "WARPS_K", "SPLIT"].map(|name| tile.get(name));
+                if seen.contains(&engine) || (!last && !seen.is_empty()) {
+                    continue;
+                }
+                seen.push(engine);
+                specs.push(KernelSpec {
+                    tile,
+                    ..exact.clone()
+                });
+            }
+            bad.extend(
+                specs
+                    .iter()
+                    .filter_map(|spec| compile(&nvrtc, spec, &props, true).err()),
+            );
+        }
+    }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 

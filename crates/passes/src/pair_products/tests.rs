@@ -70,7 +70,20 @@ fn a_gate_and_what_it_gates_of_two_weights() {
     let y = silu(&mut g, gate, up);
     g.add_output(y);
     check(&mut g, 1);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(x: f32[N,3,2]) {
+      %0 = transpose(w_gate: f32[2,4]) perm=[1,0] : f32[4,2]  ; w_gate
+      %1 = reshape(%0) dims=[4,1,2] : f32[4,1,2]  ; w_gate
+      %2 = reshape(w_up: f32[4,2]) dims=[4,1,2] : f32[4,1,2]  ; w_up
+      %3 = concat(%1, %2) axis=1 : f32[4,2,2]  ; w_gate
+      %4 = reshape(%3) dims=[8,2] : f32[8,2]  ; w_gate
+      %5 = matmul(x, %4) transpose_b : f32[N,3,8]  ; gate
+      %6 = slice(%5) starts=[0,0,0] steps=[1,1,2] dims=[N,3,4] : f32[N,3,4]  ; gate
+      %7 = slice(%5) starts=[0,0,1] steps=[1,1,2] dims=[N,3,4] : f32[N,3,4]  ; up
+      %8 = map(%6, %7) expr=(mul(mul(x0, sigmoid(x0)), x1)) : f32[N,3,4]  ; gated
+      return %8
+    }
+    ");
 }
 
 #[test]
@@ -87,7 +100,26 @@ fn two_halves_of_one_weight_with_a_bias() {
     let y = silu(&mut g, gate, up);
     g.add_output(y);
     check(&mut g, 1);
-    insta::assert_snapshot!(g, @"");
+    insta::assert_snapshot!(g, @r"
+    graph t(x: f32[N,3,2]) {
+      %0 = reshape(bias: f32[2,4]) dims=[8] : f32[8]  ; bias
+      %1 = slice(w: f32[2,8]) starts=[0,4] steps=[1,1] dims=[2,4] : f32[2,4]  ; w
+      %2 = transpose(%1) perm=[1,0] : f32[4,2]  ; w
+      %3 = reshape(%2) dims=[4,1,2] : f32[4,1,2]  ; w
+      %4 = slice(w: f32[2,8]) starts=[0,0] steps=[1,1] dims=[2,4] : f32[2,4]  ; w
+      %5 = transpose(%4) perm=[1,0] : f32[4,2]  ; w
+      %6 = reshape(%5) dims=[4,1,2] : f32[4,1,2]  ; w
+      %7 = concat(%3, %6) axis=1 : f32[4,2,2]  ; w
+      %8 = reshape(%7) dims=[8,2] : f32[8,2]  ; w
+      %9 = matmul(x, %8) transpose_b : f32[N,3,8]  ; both
+      %10 = slice(%9) starts=[0,0,0] steps=[1,1,2] dims=[N,3,4] : f32[N,3,4]  ; gate
+      %11 = slice(%9) starts=[0,0,1] steps=[1,1,2] dims=[N,3,4] : f32[N,3,4]  ; up
+      %12 = slice(%0) starts=[4] steps=[1] dims=[4] : f32[4]  ; bias
+      %13 = slice(%0) starts=[0] steps=[1] dims=[4] : f32[4]  ; bias
+      %14 = map(%10, %11, %12, %13) expr=(t2 = add(x2, x0); mul(mul(t2, sigmoid(t2)), add(x3, x1))) : f32[N,3,4]  ; gated
+      return %14
+    }
+    ");
 }
 
 #[test]
