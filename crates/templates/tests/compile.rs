@@ -6,8 +6,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bespoke_device::{Arch, DeviceProps};
-use bespoke_ir::{BinaryOp, DType, Expr};
+use bespoke_ir::{BinaryOp, DType, Expr, ExprBuilder, UnaryOp};
 use bespoke_jit::{CompileRequest, JitError, Nvrtc, SearchPlan};
+use bespoke_templates::gemm::Gemm;
 use bespoke_templates::normalize::Normalize;
 use bespoke_templates::sample::{Rng, Sample};
 use bespoke_templates::{Args, KernelSpec, Template};
@@ -270,6 +271,66 @@ fn gemm_of_pairs() {
                     .iter()
                     .filter_map(|spec| compile(&nvrtc, spec, &props, true).err()),
             );
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// The gates of models, with biases and an error function, in the tiles that are thought best for many rows and for few.
+#[test]
+fn gates_of_models() {
+    let Some(nvrtc) = nvrtc_for("gates_of_models") else {
+        return;
+    };
+    let half = DType::F16;
+    let mut e = ExprBuilder::new(&[half; 4]);
+    let [x, gate, a, b] = [0, 1, 2, 3].map(|i| e.input(i));
+    let (x, gate) = (
+        e.binary(BinaryOp::Add, x, a),
+        e.binary(BinaryOp::Add, gate, b),
+    );
+    let (root, one) = (e.number(half, 0.5f64.sqrt()), e.number(half, 1.0));
+    let r = e.binary(BinaryOp::Mul, gate, root);
+    let r = e.unary(UnaryOp::Erf, r);
+    let r = e.binary(BinaryOp::Add, r, one);
+    let r = e.binary(BinaryOp::Mul, gate, r);
+    let r = e.binary(BinaryOp::Mul, x, r);
+    let template = Arc::new(Gemm {
+        batch: 0,
+        a: half,
+        b: half,
+        sums: 2,
+        epilogue: e.finish(r),
+    });
+    let params = template.params();
+    let mut bad = Vec::new();
+    for arch in ["sm_80", "sm_90a"] {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        for [m, n, k] in [[8192, 2560, 320], [8, 12288, 2048]] {
+            let mut row = Vec::new();
+            for p in &params {
+                match p.name.as_str() {
+                    "m" => row.push(m),
+                    "n" => row.push(n),
+                    "k" | "a_s0" | "b_s1" => row.push(k),
+                    "y_s0" => row.push(n / 2),
+                    "a_s1" | "b_s0" | "y_s1" | "e0_s1" | "e1_s1" => row.push(1),
+                    _ => row.extend(vec![0; p.kind.slots()]),
+                }
+            }
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(template.clone(), &args, &props);
+            let tiles: Vec<_> = exact.tiles(&args, &props).take(8).collect();
+            bad.extend(tiles.into_iter().filter_map(|tile| {
+                let spec = KernelSpec {
+                    tile,
+                    ..exact.clone()
+                };
+                compile(&nvrtc, &spec, &props, true).err()
+            }));
         }
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));

@@ -1,3 +1,5 @@
+//! Graphs before and after, what leaves a graph as it is, and halves of all kinds against the reference.
+
 use bespoke_ir::expr::{BinaryOp, UnaryOp};
 use bespoke_ir::op::Map;
 use bespoke_ir::{DType, TensorType};
