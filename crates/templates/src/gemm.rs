@@ -534,6 +534,51 @@ mod tests {
     }
 
     #[test]
+    fn pairs_write_half_of_the_columns_and_evaluate_their_epilogue_once() {
+        use bespoke_ir::expr::BinaryOp;
+        let half = DType::F16;
+        let gemm = |sums, epilogue| Gemm {
+            batch: 0,
+            a: half,
+            b: half,
+            sums,
+            epilogue,
+        };
+        let of = |gemm: &Gemm| {
+            let params = gemm.params();
+            let mut row = Vec::new();
+            for p in &params {
+                match p.name.as_str() {
+                    "m" | "n" | "k" => row.push(64),
+                    name if name.contains("_s") => row.push(1),
+                    _ => row.extend(vec![0; p.kind.slots()]),
+                }
+            }
+            gemm.cost(&Args::new(&params, &row))
+        };
+        let plain = of(&gemm(1, Expr::identity(half)));
+        let pairs = of(&gemm(2, Expr::binary(BinaryOp::Mul, half)));
+        assert_eq!(plain.bytes, 3.0 * 64.0 * 64.0 * 2.0);
+        assert_eq!(plain.bytes - pairs.bytes, 64.0 * 32.0 * 2.0);
+        assert_eq!(pairs.operations - plain.operations, 64.0 * 32.0);
+    }
+
+    #[test]
+    fn odd_columns_are_no_pairs() {
+        let mut rng = Rng::new(3);
+        let mut all = cases(&mut rng).into_iter();
+        let pairs = |(gemm, _): &(std::sync::Arc<Gemm>, Sample)| gemm.sums == 2;
+        let (_, mut sample) = all.rfind(pairs).unwrap();
+        let at = sample.template.params().iter().position(|p| p.name == "n");
+        sample.slots[at.unwrap()] = crate::sample::SampleSlot::Int(7);
+        let error = sample.run_twin().unwrap_err().to_string();
+        assert!(
+            error.contains("7 columns cannot be taken 2 at a time"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn bf16_needs_newer_tensor_cores() {
         let gemm = Gemm {
             batch: 0,
