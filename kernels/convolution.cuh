@@ -29,7 +29,7 @@ KERNEL {
         EXTRAS(EXTRA)
         RESULT_TYPE result[N];
 #pragma unroll
-        for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v[j], j);
+        for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v, j);
         write_run<y_s1_DIVISOR, WHOLE && ALIGNED(y, 16 / (int)sizeof(*y))>(y + INDEX(y), result, y_s1, count);
     };
 

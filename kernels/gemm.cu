@@ -1,5 +1,7 @@
 // y[…, m, n] = epilogue(Σₖ a[…, m, k] · b[…, k, n], e…[…, m, n])
 //
+// Or, with SUMS of 2, y[…, m, n / 2] of the sums of columns 2j and 2j + 1. Every engine hands over runs of whole pairs.
+//
 // Blocks walk over tiles of the result, a batch after the other and within a matrix in bands of eight tiles of rows, so
 // that the operands of blocks that run together stay in the L2 cache.
 
@@ -94,7 +96,7 @@ KERNEL {
     // What the epilogue reads along the results' rows is brought to the level-2 cache while the tile is multiplied.
 #define AHEAD(e) \
     if constexpr (COLUMN_DIVISOR(e) == 1 && ROW_DIVISOR(e) != 0 && ALIGNED(e)) \
-        bring<BM>(e + BATCH_OFFSET(e) + at.row * ROW_STRIDE(e) + at.column, ROW_STRIDE(e), m - at.row, minimum(BN, n - at.column));
+        bring<BM>(e + BATCH_OFFSET(e) + at.row * ROW_STRIDE(e) + at.column / SUMS, ROW_STRIDE(e), m - at.row, minimum(BN, n - at.column) / SUMS);
     constexpr bool A_BY_ROW = ORDER(a, ROW, COLUMN) == YES;
     static_assert(CHUNKS(a, A_TYPE, ROW, COLUMN, m) == YES && ORDER(b, COLUMN, ROW) == YES && CHUNKS(b, B_TYPE, COLUMN, ROW, n) == YES &&
                       n_DIVISOR % 32 == 0,
@@ -131,9 +133,11 @@ KERNEL {
 
         Y_TYPE* const y_base = y + BATCH_OFFSET(y);
 
-        auto put = [&](int r, int c, auto& v) {
-            constexpr int N = sizeof(v) / sizeof(v[0]);
-            const bool inside = r < m && c < n;
+        auto put = [&](int r, int first, auto& v) {
+            constexpr int RUN = sizeof(v) / sizeof(v[0]), N = RUN / SUMS;
+            static_assert(RUN % SUMS == 0, "a run holds all sums of its results");
+            int c = first / SUMS;
+            const bool inside = r < m && first < n;
 #if TMA
             // without a jump, what all runs of a thread read is asked for together
             r = inside ? r : 0;
@@ -141,9 +145,9 @@ KERNEL {
 #else
             if (!inside) return;
 #endif
-            const int count = n - c;
+            const int count = n / SUMS - c;
             // a run of eight begins at a multiple of eight
-            constexpr bool WHOLE = KNOWN && N % 8 == 0 && n_DIVISOR % N == 0;
+            constexpr bool WHOLE = KNOWN && RUN % 8 == 0 && n_DIVISOR % RUN == 0;
 #define EXTRA(e) \
     READ_TYPE(e) v_##e[N]; \
     read_run<COLUMN_DIVISOR(e), WHOLE && ALIGNED(e)>(v_##e, e + BATCH_OFFSET(e) + r * ROW_STRIDE(e) + c * COLUMN_STRIDE(e), \
@@ -151,7 +155,7 @@ KERNEL {
             EXTRAS(EXTRA)
             RESULT_TYPE result[N];
 #pragma unroll
-            for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v[j], j);
+            for (int j = 0; j < N; ++j) result[j] = EPILOGUE(v, j);
             if (inside) write_run<COLUMN_DIVISOR(y), WHOLE && ALIGNED(y)>(y_base + r * ROW_STRIDE(y) + c * COLUMN_STRIDE(y), result,
                                                               COLUMN_STRIDE(y), count);
         };

@@ -35,10 +35,14 @@ template <Known K, typename F> __device__ __forceinline__ void decide(bool condi
         f(Bool<false>());
 }
 
-template <typename T> struct Chunk {
-    static constexpr int N = 16 / (int)sizeof(T);
+// What moves as one vector of BYTES.
+template <int BYTES> struct Vector { typedef uint4 Bits; };
+template <> struct Vector<8> { typedef uint2 Bits; };
+template <typename T, int BYTES = 16> struct Chunk {
+    typedef typename Vector<BYTES>::Bits Bits;
+    static constexpr int N = BYTES / (int)sizeof(T);
     union {
-        uint4 bits;
+        Bits bits;
         T v[N];
     };
     __device__ __forceinline__ Chunk() {}
@@ -110,9 +114,14 @@ template <int ROWS, int N> struct Share {
 
 // ---- what the finishers use: runs of elements in global memory ----
 
-// Whether N elements of T can be one or more chunks, given the divisor of their stride.
+// The chunks of a run of N elements of T: of 16 bytes, or of 8 where a run is no longer.
+template <typename T, int N> using Piece = Chunk<T, N * (int)sizeof(T) % 16 == 0 ? 16 : 8>;
+// Whether they can be one or more of them, given the divisor of their stride.
 template <typename T, int N> constexpr bool in_chunks(long long divisor) {
-    return N * (int)sizeof(T) % 16 == 0 && (divisor == 1 || divisor == -1);
+    return N * (int)sizeof(T) % 8 == 0 && (divisor == 1 || divisor == -1);
+}
+template <typename T, int N> __device__ __forceinline__ bool is_piece(const T* p) {
+    return (unsigned long long)p % sizeof(Piece<T, N>) == 0;
 }
 
 // `count` elements at stride `stride`, widened; the rest is left alone. DIVISOR is what is known of the stride, WHOLE that
@@ -128,13 +137,13 @@ __device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride
             return;
         }
     if constexpr (in_chunks<T, N>(DIVISOR))
-        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
+        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && is_piece<T, N>(p)) {
 #pragma unroll
-            for (int q = 0; q < N / Chunk<T>::N; ++q) {
-                Chunk<T> c;
-                c.bits = __ldg((const uint4*)p + q);
+            for (int q = 0; q < N / Piece<T, N>::N; ++q) {
+                Piece<T, N> c;
+                c.bits = __ldg((const typename Piece<T, N>::Bits*)p + q);
 #pragma unroll
-                for (int j = 0; j < Chunk<T>::N; ++j) v[q * Chunk<T>::N + j] = (R)load(&c.v[j]);
+                for (int j = 0; j < c.N; ++j) v[q * c.N + j] = (R)load(&c.v[j]);
             }
             return;
         }
@@ -148,13 +157,13 @@ __device__ __forceinline__ void read_run(R (&v)[N], const T* p, long long stride
 template <long long DIVISOR = -1, bool WHOLE = false, typename R, typename T, int N>
 __device__ __forceinline__ void write_run(T* p, const R (&v)[N], long long stride, int count) {
     if constexpr (in_chunks<T, N>(DIVISOR))
-        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && ((unsigned long long)p & 15) == 0) {
+        if (WHOLE && DIVISOR == 1 || stride == 1 && count >= N && is_piece<T, N>(p)) {
 #pragma unroll
-            for (int q = 0; q < N / Chunk<T>::N; ++q) {
-                Chunk<T> c;
+            for (int q = 0; q < N / Piece<T, N>::N; ++q) {
+                Piece<T, N> c;
 #pragma unroll
-                for (int j = 0; j < Chunk<T>::N; ++j) store(&c.v[j], v[q * Chunk<T>::N + j]);
-                ((uint4*)p)[q] = c.bits;
+                for (int j = 0; j < c.N; ++j) store(&c.v[j], v[q * c.N + j]);
+                ((typename Piece<T, N>::Bits*)p)[q] = c.bits;
             }
             return;
         }

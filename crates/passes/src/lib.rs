@@ -25,6 +25,7 @@
 //! | `scale` | a factor of a matrix becomes a factor of the product, which computes it for nothing |
 //! | `attention` | two products with a softmax in between become one operator |
 //! | `fuse_maps` | elementwise nodes join their elementwise readers |
+//! | `pair_products` | columns of products that one map takes together become neighbours (last) |
 //! | `merge_products` | products of one tensor with several weights become one (last) |
 //! | `split_products` | a product of which slices are used becomes several, if work behind a slice joins its product (last) |
 //! | `shared_heads` | a product reads heads that queries share through one more batch axis, without copies (last) |
@@ -41,6 +42,7 @@ mod group_norm;
 mod inline_scalars;
 mod merge_products;
 mod normalize;
+mod pair_products;
 mod push;
 mod rewrite;
 mod rotate;
@@ -81,6 +83,7 @@ pub const PASSES: &[(&str, Pass)] = &[
 /// Passes that wait until those of [`PASSES`] have nothing left to change, and whose changes begin another round: what they
 /// make hides patterns that others look for.
 pub const LAST: &[(&str, Pass)] = &[
+    ("pair_products", pair_products::run),
     ("merge_products", merge_products::run),
     ("split_products", split_products::run),
     ("shared_heads", shared_heads::run),

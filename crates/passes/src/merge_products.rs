@@ -1,13 +1,12 @@
 //! Products of one tensor with several weights become one product.
 //!
-//! Queries, keys and values, the two halves of a gated layer, the projections of one embedding for every layer: each
-//! reads the same operand. One product of it with the weights one after the other reads it once, is a single kernel, and
+//! Queries, keys and values, the projections of one embedding for every layer: each reads the same operand. One product of it with the weights one after the other reads it once, is a single kernel, and
 //! fills the device better; its parts are slices, which are views.
 //!
 //! What stands behind the products would have to join a slice, which no kernel takes work for, so it moves into the
 //! joint product: `(x·W + b)·s`, with biases and factors as vectors that have zeros and ones for the parts that lack
-//! them. A product takes part if that is all its only reader does; or if its readers are views and operators that take
-//! nothing in; or if its only reader is elementwise work of such products alone, which reads slices then.
+//! them. A product takes part if that is all its only reader does, or if its readers are views and operators that take
+//! nothing in. What one map reads together is `pair_products`' business.
 //!
 //! Parts begin at multiples of 16 bytes, so that readers can load vectors. The joint weight is computed at load.
 //!
@@ -32,17 +31,8 @@ pub(crate) fn run(graph: &mut Graph) -> Result<usize, PassError> {
     }
     let mut changes = 0;
     for group in groups.into_values() {
-        let branches: Vec<Branch> = group
-            .iter()
-            .filter_map(|&id| branch(graph, id, &group))
-            .collect();
-        // the work behind a gate joins nothing if its other operand stays alone
-        let nodes: Vec<NodeId> = branches.iter().map(|b| b.node).collect();
-        let branches: Vec<Branch> = nodes
-            .iter()
-            .filter_map(|&id| branch(graph, id, &nodes))
-            .collect();
-        if branches.len() == nodes.len() && branches.len() > 1 {
+        let branches: Vec<Branch> = group.iter().filter_map(|&id| branch(graph, id)).collect();
+        if branches.len() > 1 {
             merge(graph, &branches)?;
             changes += 1;
         }
@@ -83,7 +73,7 @@ fn candidate(graph: &Graph, id: NodeId) -> Option<((ValueId, bool, i64), i64)> {
     fits.then_some(((x, op.transpose_a, k), n))
 }
 
-fn branch(graph: &Graph, node: NodeId, group: &[NodeId]) -> Option<Branch> {
+fn branch(graph: &Graph, node: NodeId) -> Option<Branch> {
     let (_, width) = candidate(graph, node)?;
     let weight = graph.node(node).inputs()[1];
     let y = graph.node(node).outputs()[0];
@@ -106,26 +96,14 @@ fn branch(graph: &Graph, node: NodeId, group: &[NodeId]) -> Option<Branch> {
     };
     let inputs = graph.node(reader).inputs();
     let result = graph.node(reader).outputs()[0];
-    if let Some((bias, factor)) = affine(graph, &map.expr, inputs, y, width)
-        && graph.ty(result) == graph.ty(y)
-        && !graph.outputs().contains(&result)
-    {
-        return Some(Branch {
-            result,
-            bias,
-            factor,
-            ..plain
-        });
-    }
-    let of_group = |&v: &ValueId| {
-        graph.constant(v).is_some() || graph.producer(v).is_some_and(|p| group.contains(&p))
-    };
-    let several = inputs
-        .iter()
-        .filter(|&&v| graph.constant(v).is_none())
-        .count()
-        > 1;
-    (several && inputs.iter().all(of_group)).then_some(plain)
+    let (bias, factor) = affine(graph, &map.expr, inputs, y, width)?;
+    let same = graph.ty(result) == graph.ty(y) && !graph.outputs().contains(&result);
+    same.then_some(Branch {
+        result,
+        bias,
+        factor,
+        ..plain
+    })
 }
 
 /// `b` and `s`, if a map of `y` is `(y + b)·s` with a vector and a literal, either of which may be missing.
@@ -325,34 +303,6 @@ mod tests {
         }
         ");
         assert_eq!(run(&mut g), Ok(0));
-        agree(&before, &g, 1, 1e-6);
-    }
-
-    #[test]
-    fn a_gate_reads_slices() {
-        let mut g = Graph::new("t");
-        let x = input(&mut g);
-        let (gate, up) = (product(&mut g, "gate", x), product(&mut g, "up", x));
-        let mut e = ExprBuilder::new(&[DType::F32, DType::F32]);
-        let (a, b) = (e.input(0), e.input(1));
-        let r = e.unary(UnaryOp::Sigmoid, a);
-        let r = e.binary(BinaryOp::Mul, r, b);
-        let y = g.add1("y", Map::new(e.finish(r)), &[gate, up]).unwrap();
-        g.add_output(y);
-        let before = g.clone();
-        assert_eq!(run(&mut g), Ok(1));
-        insta::assert_snapshot!(g, @r"
-        graph t(x: f32[N,2]) {
-          %0 = transpose(w_gate: f32[2,4]) perm=[1,0] : f32[4,2]  ; w_gate
-          %1 = transpose(w_up: f32[2,4]) perm=[1,0] : f32[4,2]  ; w_up
-          %2 = concat(%0, %1) axis=0 : f32[8,2]  ; w_gate
-          %3 = matmul(x, %2) transpose_b : f32[N,8]  ; gate
-          %4 = slice(%3) starts=[0,0] steps=[1,1] dims=[N,4] : f32[N,4]  ; gate
-          %5 = slice(%3) starts=[0,4] steps=[1,1] dims=[N,4] : f32[N,4]  ; up
-          %6 = map(%4, %5) expr=(mul(sigmoid(x0), x1)) : f32[N,4]  ; y
-          return %6
-        }
-        ");
         agree(&before, &g, 1, 1e-6);
     }
 

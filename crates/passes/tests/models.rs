@@ -118,7 +118,7 @@ fn unet() {
     concat: 9
     conv: 45
     expand: 1
-    map: 202
+    map: 192
     matmul: 84
     normalize: 69
     reshape: 195

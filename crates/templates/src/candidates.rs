@@ -70,6 +70,7 @@ mod tests {
             batch: 0,
             a: dtype,
             b: dtype,
+            sums: 1,
             epilogue: Expr::identity(sum),
         })
     }

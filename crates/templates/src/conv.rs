@@ -84,7 +84,7 @@ mod tests {
         __device__ __forceinline__ float epilogue(float x0) {
             return x0;
         }
-        #define EPILOGUE(value, j) epilogue((float)(value))
+        #define EPILOGUE(values, j) epilogue((float)(values[j]))
         ");
     }
 }

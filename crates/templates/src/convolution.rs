@@ -207,6 +207,7 @@ impl Convolution<'_> {
             self.engine(props),
             self.dtype,
             self.epilogue,
+            1,
             |axis| match axis {
                 0 => "(long long)batch".to_owned(),
                 1 => "(at_channel + j)".to_owned(),
@@ -230,6 +231,7 @@ impl Convolution<'_> {
             m,
             n: s.k,
             k,
+            sums: 1,
             epilogue: self.epilogue.operations() as u64,
         }
     }

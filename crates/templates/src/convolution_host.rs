@@ -105,7 +105,7 @@ fn run_as<T: Sum>(
         [s.g * s.k, s.c]
     };
     check("w", &w_view, &space(first, &s.kers), w.len())?;
-    let finish = Finish::new(options.epilogue, args, &reads[2..], &extents)?;
+    let finish = Finish::new(options.epilogue, 1, args, &reads[2..], &extents)?;
     let bytes = writes
         .pop()
         .ok_or_else(|| TwinError("a convolution has no result".to_owned()))?;

@@ -38,6 +38,8 @@ pub(crate) fn with_scratch<T: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut 
 pub(crate) struct Finish<'a> {
     /// With every operand left to the caller.
     function: Function<'a>,
+    /// How many of those are sums.
+    sums: usize,
     views: Vec<View<'a>>,
     coords: bool,
 }
@@ -62,9 +64,10 @@ pub(crate) struct Block<'p> {
 }
 
 impl<'a> Finish<'a> {
-    /// Binds `e0…` of a call.
+    /// Binds `e0…` of a call, which are the operands of the epilogue behind `sums` others.
     pub(crate) fn new(
         epilogue: &Expr,
+        sums: usize,
         args: &Args<'_>,
         extras: &[&'a [u8]],
         extents: &[i64],
@@ -72,13 +75,14 @@ impl<'a> Finish<'a> {
         let views = lanes::views(
             args,
             "e",
-            epilogue.inputs().get(1..).unwrap_or(&[]),
+            epilogue.inputs().get(sums..).unwrap_or(&[]),
             extras,
             extents,
         )?;
         let coords = epilogue.reads_coords();
         Ok(Finish {
             function: Function::new(epilogue, Vec::new()),
+            sums,
             views,
             coords,
         })
@@ -89,12 +93,20 @@ impl<'a> Finish<'a> {
         self.function.expr().is_identity()
     }
 
-    /// Writes a block of sums.
+    /// Writes a block of sums. Where a result is made of several, `sums` is as many equal blocks, one after the other.
     pub(crate) fn block(&self, sums: Elements<'_>, block: &Block<'_>, y: &mut Part<'_>) {
         if block.rows == 0 || block.columns == 0 {
             return;
         }
         let mut worker = self.function.worker();
+        let apart = sums.len() / self.sums.max(1);
+        let sums_from = |start: usize| {
+            (0..self.sums).map(move |i| Lane {
+                elements: sums,
+                start: (i * apart + start) as i64,
+                stride: 1,
+            })
+        };
         let columns = block.columns as i64;
         // how far a row is from the one before it, where that is the same for all
         let row_stride = |v: &Strided| {
@@ -165,16 +177,12 @@ impl<'a> Finish<'a> {
                     None
                 });
             }
-            let mut lanes = Vec::with_capacity(self.views.len() + 1);
+            let mut lanes = Vec::with_capacity(self.sums + self.views.len());
             for first in (0..block.rows).step_by(together) {
                 let count = together.min(block.rows - first) * block.columns;
                 let done = (first * block.columns) as i64;
                 lanes.clear();
-                lanes.push(Lane {
-                    elements: sums,
-                    start: done,
-                    stride: 1,
-                });
+                lanes.extend(sums_from(first * block.columns));
                 for (v, repeated) in self.views.iter().zip(&repeated) {
                     lanes.push(match repeated {
                         Some(memory) => {
@@ -210,14 +218,10 @@ impl<'a> Finish<'a> {
         }
 
         let mut position = block.position.to_vec();
-        let mut lanes = Vec::with_capacity(self.views.len() + 1);
+        let mut lanes = Vec::with_capacity(self.sums + self.views.len());
         for r in 0..block.rows {
             lanes.clear();
-            lanes.push(Lane {
-                elements: sums,
-                start: (r * block.pitch) as i64,
-                stride: 1,
-            });
+            lanes.extend(sums_from(r * block.pitch));
             lanes.extend(
                 self.views
                     .iter()

@@ -3,7 +3,8 @@
 //! `y[…, m, n] = epilogue(Σₖ a[…, m, k] · b[…, k, n], e…[…, m, n])` over `batch` leading axes. Serves MatMul, Gemm and
 //! the integer products; transposed operands, broadcast batches and slices are strides. 16-bit floats go through tensor
 //! cores, everything else through plain arithmetic; sums are `f32` for floats up to 32 bits, `f64`, `i32` for integers up
-//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. Where there is no batch and both operands are of
+//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. The epilogue may take the sums of two neighbouring
+//! columns, such as those of a gated layer; the result and `e…` then have half of the product's `n` columns, which are even. Where there is no batch and both operands are of
 //! one 16-bit type, tensor maps of them come first among the arguments.
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
@@ -27,7 +28,7 @@ use bespoke_ir::expr::Expr;
 pub(crate) use self::host::widen_run;
 pub use self::samples::samples;
 
-use self::host::Twin;
+use self::host::{Product, Twin};
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
@@ -69,7 +70,9 @@ pub struct Gemm {
     pub a: DType,
     /// Type of the second operand.
     pub b: DType,
-    /// Operand 0 is the sum, the others are `e0…`.
+    /// Neighbouring columns of the product that make one of the result: 1 or 2.
+    pub sums: usize,
+    /// The first `sums` operands are the sums, the others are `e0…`.
     pub epilogue: Expr,
 }
 
@@ -84,6 +87,7 @@ impl Gemm {
             m: args.int("m"),
             n: args.int("n"),
             k: args.int("k"),
+            sums: self.sums as i64,
             epilogue: self.epilogue.operations() as u64,
         }
     }
@@ -99,7 +103,12 @@ impl Gemm {
     }
 
     fn extras(&self) -> usize {
-        self.epilogue.inputs().len().saturating_sub(1)
+        self.epilogue.inputs().len().saturating_sub(self.sums)
+    }
+
+    /// Types of `e0…`.
+    fn extra_types(&self) -> impl Iterator<Item = DType> {
+        self.epilogue.inputs().iter().skip(self.sums).copied()
     }
 }
 
@@ -109,13 +118,13 @@ impl Template for Gemm {
     }
 
     fn describe(&self) -> String {
-        format!(
-            "batch {} {}x{} {}",
-            self.batch,
-            self.a,
-            self.b,
-            tile::describe_epilogue(&self.epilogue)
-        )
+        let sums = match self.sums {
+            1 => String::new(),
+            several => format!("{several} sums "),
+        };
+        let epilogue = tile::describe_epilogue(&self.epilogue);
+        let (batch, a, b) = (self.batch, self.a, self.b);
+        format!("batch {batch} {a}x{b} {sums}{epilogue}")
     }
 
     fn params(&self) -> Vec<Param> {
@@ -124,8 +133,8 @@ impl Template for Gemm {
         let rank = self.batch + 2;
         params.extend(view::read("a", self.a, rank));
         params.extend(view::read("b", self.b, rank));
-        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
-            params.extend(view::read(&format!("e{i}"), *ty, rank));
+        for (i, ty) in self.extra_types().enumerate() {
+            params.extend(view::read(&format!("e{i}"), ty, rank));
         }
         params.extend(view::write("y", self.epilogue.dtype(), rank));
         match self.has_maps() {
@@ -146,6 +155,7 @@ impl Template for Gemm {
         // writing to a String cannot fail
         let _ = writeln!(out, "typedef {} A_TYPE;", crate::source::cuda_type(self.a));
         let _ = writeln!(out, "typedef {} B_TYPE;", crate::source::cuda_type(self.b));
+        let _ = writeln!(out, "#define SUMS {}", self.sums);
         out.push_str("#define BATCHES (1ll");
         for i in 0..batch {
             let _ = write!(out, " * d{i}");
@@ -173,6 +183,7 @@ impl Template for Gemm {
             self.engine(props),
             self.a,
             &self.epilogue,
+            self.sums,
             |axis| match (axis as usize).checked_sub(batch) {
                 None => format!("i{axis}"),
                 Some(0) => "(long long)r".to_owned(),
@@ -269,12 +280,13 @@ impl Template for Gemm {
                 * tile::bytes_of(dtype) as f64
         };
         let mut bytes = read("a", [m, k], self.a) + read("b", [k, n], self.b);
-        for (i, ty) in self.epilogue.inputs().iter().skip(1).enumerate() {
-            bytes += read(&format!("e{i}"), [m, n], *ty);
+        let columns = n / self.sums as f64;
+        for (i, ty) in self.extra_types().enumerate() {
+            bytes += read(&format!("e{i}"), [m, columns], ty);
         }
-        bytes += matrices * m * n * tile::bytes_of(self.epilogue.dtype()) as f64;
+        bytes += matrices * m * columns * tile::bytes_of(self.epilogue.dtype()) as f64;
         Cost {
-            operations: matrices * m * n * (2.0 * k + self.epilogue.operations() as f64),
+            operations: matrices * m * (n * 2.0 * k + columns * self.epilogue.operations() as f64),
             bytes,
             tensor_cores: self.a == self.b && matches!(self.a, DType::F16 | DType::BF16),
         }
@@ -284,7 +296,13 @@ impl Template for Gemm {
         let rank = self.batch + 2;
         let mut extents = args.ints("d", self.batch);
         let (m, n, k) = (args.int("m"), args.int("n"), args.int("k"));
-        extents.extend([m, n]);
+        let sums = self.sums.max(1) as i64;
+        if n % sums != 0 {
+            return Err(TwinError(format!(
+                "{n} columns cannot be taken {sums} at a time"
+            )));
+        }
+        extents.extend([m, n / sums]);
         if extents.iter().any(|&d| d <= 0) {
             return Ok(());
         }
@@ -306,7 +324,7 @@ impl Template for Gemm {
             };
         let a = operand("a", reads[0], self.a, [m, k.max(0)])?;
         let b = operand("b", reads[1], self.b, [k.max(0), n])?;
-        let finish = Finish::new(&self.epilogue, args, &reads[2..], &extents)?;
+        let finish = Finish::new(&self.epilogue, self.sums, args, &reads[2..], &extents)?;
         let bytes = writes
             .pop()
             .ok_or_else(|| TwinError("gemm has no result".to_owned()))?;
@@ -316,12 +334,21 @@ impl Template for Gemm {
 
         let axes: Vec<usize> = (0..rank).collect();
         // some 2 MFLOP a piece
-        let grain = (1_000_000 / (k.max(1) + 16)).max(1);
+        let grain = (1_000_000 / (k.max(1) + 16) / sums).max(1);
         let failure = Mutex::new(None);
+        // the sums of a result are products of their own, with every other column
+        let product = |i: i64| {
+            let (elements, mut view) = b.clone();
+            view.offset += i * view.strides[rank - 1];
+            view.strides[rank - 1] *= sums;
+            Product {
+                k: k.max(0) as usize,
+                a: a.clone(),
+                b: (elements, view),
+            }
+        };
         let twin = Twin {
-            k: k.max(0) as usize,
-            a,
-            b,
+            products: (0..sums).map(product).collect(),
             finish: &finish,
             extents: &extents,
         };
@@ -356,20 +383,24 @@ mod tests {
         let args = oracle.args();
         let rank = gemm.batch + 2;
         let mut extents = args.ints("d", gemm.batch);
-        extents.extend([args.int("m"), args.int("n")]);
+        extents.extend([args.int("m"), args.int("n") / gemm.sums as i64]);
         let (a, b) = (oracle.read("a", rank), oracle.read("b", rank));
         let extras: Vec<_> = (0..gemm.extras())
             .map(|i| oracle.read(&format!("e{i}"), rank))
             .collect();
         oracle.check(&extents, |position| {
             let (mut left, mut right) = (position.to_vec(), position.to_vec());
-            let mut sum = oracle::Sum::default();
-            for t in 0..args.int("k") {
-                left[rank - 1] = t;
-                right[rank - 2] = t;
-                sum.add((&a, &left), (&b, &right));
-            }
-            oracle::epilogue(&gemm.epilogue, &extras, sum.of(gemm.a), position)
+            let sums = (0..gemm.sums as i64).map(|i| {
+                right[rank - 1] = position[rank - 1] * gemm.sums as i64 + i;
+                let mut sum = oracle::Sum::default();
+                for t in 0..args.int("k") {
+                    left[rank - 1] = t;
+                    right[rank - 2] = t;
+                    sum.add((&a, &left), (&b, &right));
+                }
+                sum.of(gemm.a)
+            });
+            oracle::epilogue_of(&gemm.epilogue, &extras, sums.collect(), position)
         });
     }
 
@@ -396,12 +427,14 @@ mod tests {
             batch: 1,
             a: DType::F16,
             b: DType::F16,
+            sums: 1,
             epilogue,
         };
         insta::assert_snapshot!(gemm.describe(), @"batch 1 f16xf16 (f16, f16) -> f16 add(x0, x1)");
         insta::assert_snapshot!(gemm.definitions(&DeviceProps::preset(Arch::sm(80))), @r"
         typedef f16 A_TYPE;
         typedef f16 B_TYPE;
+        #define SUMS 1
         #define BATCHES (1ll * d0)
         #define DECODE_BATCH(rest) const long long i0 = rest % d0; rest /= d0;
         #define BATCH_OFFSET(v) (v##_o + i0 * v##_s0)
@@ -422,7 +455,7 @@ mod tests {
             const float t2 = x0 + x1;
             return t2;
         }
-        #define EPILOGUE(value, j) epilogue((float)(value), v_e0[j])
+        #define EPILOGUE(values, j) epilogue((float)(values[j]), v_e0[j])
         ");
     }
 
@@ -507,10 +540,10 @@ mod tests {
     fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
         only_fit(
             "TMA",
-            2..4,
+            0..4,
             &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"],
         );
-        let sample = samples(&mut Rng::new(1)).into_iter().rev().nth(2);
+        let sample = samples(&mut Rng::new(1)).pop();
         let sample = sample.expect("the copy engine's");
         let (params, row) = (sample.template.params(), sample.row());
         let args = Args::new(&params, &row);
@@ -526,8 +559,53 @@ mod tests {
     fn only_lines_of_whole_chunks_are_streamed() {
         only_fit(
             "STREAMED",
-            0..2,
+            4..6,
             &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "k"],
+        );
+    }
+
+    #[test]
+    fn pairs_write_half_of_the_columns_and_evaluate_their_epilogue_once() {
+        use bespoke_ir::expr::BinaryOp;
+        let half = DType::F16;
+        let gemm = |sums, epilogue| Gemm {
+            batch: 0,
+            a: half,
+            b: half,
+            sums,
+            epilogue,
+        };
+        let of = |gemm: &Gemm| {
+            let params = gemm.params();
+            let mut row = Vec::new();
+            for p in &params {
+                match p.name.as_str() {
+                    "m" | "n" | "k" => row.push(64),
+                    name if name.contains("_s") => row.push(1),
+                    _ => row.extend(vec![0; p.kind.slots()]),
+                }
+            }
+            gemm.cost(&Args::new(&params, &row))
+        };
+        let plain = of(&gemm(1, Expr::identity(half)));
+        let pairs = of(&gemm(2, Expr::binary(BinaryOp::Mul, half)));
+        assert_eq!(plain.bytes, 3.0 * 64.0 * 64.0 * 2.0);
+        assert_eq!(plain.bytes - pairs.bytes, 64.0 * 32.0 * 2.0);
+        assert_eq!(pairs.operations - plain.operations, 64.0 * 32.0);
+    }
+
+    #[test]
+    fn odd_columns_are_no_pairs() {
+        let mut rng = Rng::new(3);
+        let mut all = cases(&mut rng).into_iter();
+        let pairs = |(gemm, _): &(std::sync::Arc<Gemm>, Sample)| gemm.sums == 2;
+        let (_, mut sample) = all.rfind(pairs).unwrap();
+        let at = sample.template.params().iter().position(|p| p.name == "n");
+        sample.slots[at.unwrap()] = crate::sample::SampleSlot::Int(7);
+        let error = sample.run_twin().unwrap_err().to_string();
+        assert!(
+            error.contains("7 columns cannot be taken 2 at a time"),
+            "{error}"
         );
     }
 
@@ -537,6 +615,7 @@ mod tests {
             batch: 0,
             a: DType::BF16,
             b: DType::BF16,
+            sums: 1,
             epilogue: Expr::identity(DType::BF16),
         };
         let source = |arch| gemm.definitions(&DeviceProps::preset(Arch::sm(arch)));

@@ -101,7 +101,16 @@ pub(crate) fn epilogue(
     sum: Number,
     position: &[i64],
 ) -> Number {
-    let mut inputs = vec![sum];
+    epilogue_of(expr, extras, vec![sum], position)
+}
+
+/// The same of several sums.
+pub(crate) fn epilogue_of(
+    expr: &Expr,
+    extras: &[(Tensor, Strided)],
+    mut inputs: Vec<Number>,
+    position: &[i64],
+) -> Number {
     inputs.extend(extras.iter().map(|(t, v)| t.get(v.at(position) as usize)));
     eval_expr(expr, &inputs, position, &mut Vec::new())
 }

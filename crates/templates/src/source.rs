@@ -272,6 +272,7 @@ mod tests {
             batch: 0,
             a: DType::F16,
             b: DType::F16,
+            sums: 1,
             epilogue: Expr::identity(DType::F32),
         };
         let props = DeviceProps::preset(Arch::sm(90));

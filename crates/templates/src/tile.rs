@@ -69,6 +69,8 @@ pub(crate) struct Problem {
     pub(crate) m: i64,
     pub(crate) n: i64,
     pub(crate) k: i64,
+    /// Neighbouring columns whose sums make one result.
+    pub(crate) sums: i64,
     /// Operations of the epilogue for each result.
     pub(crate) epilogue: u64,
 }
@@ -436,11 +438,13 @@ pub(crate) fn describe_epilogue(expr: &Expr) -> String {
     format!("({}) -> {} {expr}", inputs.join(", "), expr.dtype())
 }
 
-/// Definitions of the engine, the epilogue and what it reads. `coord` names the variable of an axis of the result.
+/// Definitions of the engine, the epilogue and what it reads. The first `sums` operands of the epilogue are sums of
+/// neighbouring columns. `coord` names the variable of an axis of the result.
 pub(crate) fn definitions(
     engine: Engine,
     operand: DType,
     epilogue: &Expr,
+    sums: usize,
     coord: impl Fn(u32) -> String,
 ) -> String {
     let mut out = String::new();
@@ -461,8 +465,8 @@ pub(crate) fn definitions(
         "typedef {} RESULT_TYPE;",
         cuda_compute_type(epilogue.dtype())
     );
-    let extras = epilogue.inputs().len().saturating_sub(1);
-    for (i, ty) in epilogue.inputs().iter().skip(1).enumerate() {
+    let extras = epilogue.inputs().len().saturating_sub(sums);
+    for (i, ty) in epilogue.inputs().iter().skip(sums).enumerate() {
         let _ = writeln!(out, "typedef {} TYPE_e{i};", cuda_compute_type(*ty));
     }
     out.push_str("#define READ_TYPE(e) TYPE_##e\n#define EXTRAS(F)");
@@ -470,14 +474,18 @@ pub(crate) fn definitions(
         let _ = write!(out, " F(e{i})");
     }
     out.push('\n');
-    let mut args = vec![format!(
-        "({})(value)",
-        cuda_compute_type(epilogue.inputs()[0])
-    )];
+    let mut args = Vec::with_capacity(epilogue.inputs().len());
+    for (i, ty) in epilogue.inputs().iter().take(sums).enumerate() {
+        let ty = cuda_compute_type(*ty);
+        args.push(match sums {
+            1 => format!("({ty})(values[j])"),
+            _ => format!("({ty})(values[{sums} * (j) + {i}])"),
+        });
+    }
     args.extend((0..extras).map(|i| format!("v_e{i}[j]")));
     out.push_str(&cuda::function("epilogue", epilogue));
     let call = cuda::call("epilogue", epilogue, &args, coord);
-    let _ = writeln!(out, "#define EPILOGUE(value, j) {call}");
+    let _ = writeln!(out, "#define EPILOGUE(values, j) {call}");
     out
 }
 
@@ -494,6 +502,7 @@ mod tests {
             m,
             n,
             k,
+            sums: 1,
             epilogue: 0,
         };
         let t = &tiles(engine, Some(p), Operands::Mapped, 0, &props)[0];
@@ -537,6 +546,7 @@ mod tests {
                         m,
                         n: 100,
                         k: 100,
+                        sums: 1,
                         epilogue: 1,
                     };
                     tiles(engine, Some(p), Operands::Mapped, 0, &props)

@@ -6,11 +6,12 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bespoke_device::{Arch, DeviceProps};
-use bespoke_ir::{BinaryOp, DType, Expr};
+use bespoke_ir::{BinaryOp, DType, Expr, ExprBuilder, UnaryOp};
 use bespoke_jit::{CompileRequest, JitError, Nvrtc, SearchPlan};
+use bespoke_templates::gemm::Gemm;
 use bespoke_templates::normalize::Normalize;
 use bespoke_templates::sample::{Rng, Sample};
-use bespoke_templates::{Args, KernelSpec, Template};
+use bespoke_templates::{Args, KernelSpec, Template, Tile};
 
 /// Architectures with a preset, the newest of each family.
 const ARCHS: &[&str] = &[
@@ -202,12 +203,13 @@ fn special_tiles(name: &str, samples: Samples, constant: &str, archs: &[&str], s
                 let (params, row) = (sample.template.params(), sample.row());
                 let args = Args::new(&params, &row);
                 let exact = KernelSpec::exact(sample.template.clone(), &args, &props);
-                let special = exact
-                    .tiles(&args, &props)
-                    .filter(|t| t.get(constant) == 1 && !done.contains(t));
-                let special: Vec<_> = special.collect();
-                for tile in special {
-                    done.push(tile.clone());
+                // epilogues of one sum and of two
+                let pairs = exact.template.describe().contains("2 sums");
+                let new = |t: &Tile| !done.contains(&(pairs, t.clone()));
+                let special = exact.tiles(&args, &props);
+                let special = special.filter(|t| t.get(constant) == 1 && new(t));
+                for tile in special.collect::<Vec<_>>() {
+                    done.push((pairs, tile.clone()));
                     let spec = KernelSpec {
                         tile,
                         ..exact.clone()
@@ -226,6 +228,117 @@ fn special_tiles(name: &str, samples: Samples, constant: &str, archs: &[&str], s
 fn gemm_by_tensor_maps() {
     let samples = bespoke_templates::gemm::samples;
     special_tiles("gemm_by_tensor_maps", samples, "TMA", &["sm_90a"], 1);
+}
+
+/// Epilogues of pairs of columns: every architecture, and every other engine and way to share a reduction.
+#[test]
+fn gemm_of_pairs() {
+    let Some(nvrtc) = nvrtc_for("gemm_of_pairs") else {
+        return;
+    };
+    let pairs = |s: &Sample| s.template.describe().contains("2 sums");
+    let samples: Vec<Sample> = bespoke_templates::gemm::samples(&mut Rng::new(7))
+        .into_iter()
+        .filter(pairs)
+        .collect();
+    assert!(samples.len() > 4);
+    let mut bad = Vec::new();
+    for (k, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        // the last one may have any tile
+        for (i, sample) in samples.iter().enumerate() {
+            let last = i + 1 == samples.len();
+            if !last && i % 2 != k % 2 {
+                continue;
+            }
+            let template = Arc::clone(&sample.template);
+            let (params, row) = (template.params(), sample.row());
+            let args = Args::new(&params, &row);
+            let mut specs = vec![KernelSpec::generic(template.clone(), &props)];
+            let exact = KernelSpec::exact(template, &args, &props);
+            let mut seen = Vec::new();
+            for tile in exact.tiles(&args, &props).filter(|t| t.get("TMA") == 0) {
+                let engine = ["WGMMA", "WARPS_K", "SPLIT"].map(|name| tile.get(name));
+                if seen.contains(&engine) || (!last && !seen.is_empty()) {
+                    continue;
+                }
+                seen.push(engine);
+                specs.push(KernelSpec {
+                    tile,
+                    ..exact.clone()
+                });
+            }
+            bad.extend(
+                specs
+                    .iter()
+                    .filter_map(|spec| compile(&nvrtc, spec, &props, true).err()),
+            );
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// The gates of models, with biases and an error function, in the tiles that are thought best for many rows and for few.
+#[test]
+fn gates_of_models() {
+    let Some(nvrtc) = nvrtc_for("gates_of_models") else {
+        return;
+    };
+    let half = DType::F16;
+    let mut e = ExprBuilder::new(&[half; 4]);
+    let [x, gate, a, b] = [0, 1, 2, 3].map(|i| e.input(i));
+    let (x, gate) = (
+        e.binary(BinaryOp::Add, x, a),
+        e.binary(BinaryOp::Add, gate, b),
+    );
+    let (root, one) = (e.number(half, 0.5f64.sqrt()), e.number(half, 1.0));
+    let r = e.binary(BinaryOp::Mul, gate, root);
+    let r = e.unary(UnaryOp::Erf, r);
+    let r = e.binary(BinaryOp::Add, r, one);
+    let r = e.binary(BinaryOp::Mul, gate, r);
+    let r = e.binary(BinaryOp::Mul, x, r);
+    let template = Arc::new(Gemm {
+        batch: 0,
+        a: half,
+        b: half,
+        sums: 2,
+        epilogue: e.finish(r),
+    });
+    let params = template.params();
+    let mut bad = Vec::new();
+    for arch in ["sm_80", "sm_90a"] {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        for [m, n, k] in [[8192, 2560, 320], [8, 12288, 2048]] {
+            let mut row = Vec::new();
+            for p in &params {
+                match p.name.as_str() {
+                    "m" => row.push(m),
+                    "n" => row.push(n),
+                    "k" | "a_s0" | "b_s1" => row.push(k),
+                    "y_s0" => row.push(n / 2),
+                    "a_s1" | "b_s0" | "y_s1" | "e0_s1" | "e1_s1" => row.push(1),
+                    _ => row.extend(vec![0; p.kind.slots()]),
+                }
+            }
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(template.clone(), &args, &props);
+            let tiles: Vec<_> = exact.tiles(&args, &props).take(8).collect();
+            bad.extend(tiles.into_iter().filter_map(|tile| {
+                let spec = KernelSpec {
+                    tile,
+                    ..exact.clone()
+                };
+                compile(&nvrtc, &spec, &props, true).err()
+            }));
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
 /// Tiles for few rows, which few samples are fit for.

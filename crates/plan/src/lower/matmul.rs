@@ -2,7 +2,7 @@
 //!
 //! Operands are brought to `(batch…, m, k)` and `(batch…, k, n)`. Batch axes that only the first operand has join `m`,
 //! so that a linear layer is one product whatever the rank of its input. Constant second operands are stored K-major
-//! (`[N, K]`), the canonical layout of weights.
+//! (`[N, K]`), the canonical layout of weights. An epilogue of pairs of columns halves them.
 
 use bespoke_ir::op::MatMul;
 use bespoke_ir::{NodeId, SymInt, ValueId};
@@ -86,6 +86,8 @@ impl Lowering<'_> {
         let batch = out.rank() - 2;
         let (m, n) = (out.dims[batch].clone(), out.dims[batch + 1].clone());
         let k = a.dims[a.rank() - 1].clone();
+        let sums = epilogue.sums();
+        let columns = SymInt::constant(sums as i64) * &n;
         // one space (batch…, m) for everything that varies along it; b does not vary along m
         let lead = |x: &Access, last: &SymInt| {
             let mut dims = out.dims[..batch].to_vec();
@@ -134,7 +136,7 @@ impl Lowering<'_> {
         };
         let mut args = Args::default();
         args.int("m", &m)
-            .int("n", &n)
+            .int("n", &columns)
             .int("k", &k)
             .ints("d", &space.dims[..batch_axes]);
         args.strided(
@@ -160,6 +162,7 @@ impl Lowering<'_> {
             batch: batch_axes,
             a: graph.dtype(va),
             b: graph.dtype(vb),
+            sums,
             epilogue: epilogue.expr,
         };
         self.step(phase, name, template, args)?;

@@ -4,7 +4,7 @@
 //! elementwise reader then joins it as its epilogue, a reduction absorbs elementwise work as its prologue. Whoever needs
 //! the bytes *forces* it. Elementwise work of several readers is emitted at once, unless one of them is a normalisation
 //! that can store it (`residual`). Where a result is a part of a concat or ends in an output of the model, `ahead` has told
-//! before anything else where its bytes go.
+//! before anything else where its bytes go. A map of two columns of a product joins that with its views (`pairs`).
 //!
 //! One file an anchor:
 //!
@@ -24,6 +24,7 @@ mod attention;
 mod conv;
 mod index;
 mod matmul;
+mod pairs;
 mod place;
 mod pointwise;
 mod residual;
@@ -31,7 +32,7 @@ mod rows;
 pub(crate) mod space;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bespoke_ir::expr::Expr;
@@ -70,7 +71,8 @@ pub enum PlanError {
 pub(crate) struct Pending {
     /// The node that does the work; `None` if there is only elementwise work.
     pub(crate) anchor: Option<NodeId>,
-    /// Elementwise work. With an anchor, operand 0 is the anchor's result and the others are `operands`.
+    /// Elementwise work. With an anchor, operand 0 is the anchor's result, or operands 0 and 1 are neighbouring columns of
+    /// that, and the last ones are `operands`.
     pub(crate) expr: Expr,
     /// Values that `expr` reads, already computed, broadcast to the result's extents.
     pub(crate) operands: Vec<ValueId>,
@@ -88,10 +90,17 @@ enum State {
 /// Elementwise work behind an anchor, as its template wants it.
 #[derive(Debug)]
 pub(crate) struct Epilogue {
-    /// Operand 0 is the anchor's result.
+    /// Operand 0 is the anchor's result, or operands 0 and 1 are neighbouring columns of that.
     pub(crate) expr: Expr,
-    /// Operands 1.., broadcast to the result's extents.
+    /// Operands behind those, broadcast to the result's extents.
     pub(crate) extras: Vec<Access>,
+}
+
+impl Epilogue {
+    /// How many columns of the anchor's result make one of the epilogue's.
+    pub(crate) fn sums(&self) -> usize {
+        self.expr.inputs().len() - self.extras.len()
+    }
 }
 
 pub(crate) struct Lowering<'a> {
@@ -103,6 +112,10 @@ pub(crate) struct Lowering<'a> {
     targets: HashMap<ValueId, Access>,
     /// Values that a normalisation may store, with that.
     left: HashMap<ValueId, NodeId>,
+    /// Products that maps take in pairs, by map, with their even and odd columns.
+    pairs: HashMap<NodeId, (NodeId, [ValueId; 2])>,
+    /// The results of those products.
+    paired: HashSet<ValueId>,
     reordered: HashMap<(ValueId, Vec<usize>), Access>,
 }
 
@@ -128,6 +141,8 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
         readers,
         targets: HashMap::new(),
         left: HashMap::new(),
+        pairs: HashMap::new(),
+        paired: HashSet::new(),
         reordered: HashMap::new(),
     };
     let mut inputs = Vec::new();
@@ -330,13 +345,16 @@ impl Lowering<'_> {
             operands: Vec::new(),
             name: node.name.clone(),
         };
+        self.note_pairs(id);
         self.keep(v, pending)
     }
 
-    /// Keeps a result pending if its only reader may join it, or a normalisation store it; computes it otherwise.
+    /// Keeps a result pending if its only reader may join it, with or without views in between, or a normalisation store
+    /// it; computes it otherwise.
     pub(crate) fn keep(&mut self, v: ValueId, pending: Pending) -> Result<(), PlanError> {
         self.state[v.index()] = State::Pending(pending);
-        if self.readers[v.index()] != 1 && !self.leave(v) {
+        let joined = self.readers[v.index()] == 1 || self.paired.contains(&v);
+        if !joined && !self.leave(v) {
             self.access(v)?;
         }
         Ok(())

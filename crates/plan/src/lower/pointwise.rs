@@ -10,10 +10,11 @@ use crate::access::Access;
 use crate::builder::{Args, Phase};
 
 /// A prologue or epilogue with more operands than this would need too many registers and slots.
-const MAX_OPERANDS: usize = 16;
+pub(super) const MAX_OPERANDS: usize = 16;
 
 impl Lowering<'_> {
-    /// A map joins the pending anchor among its operands, if there is one of its own extents.
+    /// A map joins the pending anchor among its operands, if there is one of its own extents, or the product whose columns
+    /// it takes in pairs.
     pub(crate) fn visit_map(&mut self, id: NodeId) -> Result<(), PlanError> {
         let node = self.graph.node(id);
         let Op::Map(map) = &node.op else {
@@ -22,6 +23,9 @@ impl Lowering<'_> {
         let y = node.outputs()[0];
         if self.readers[y.index()] == 0 {
             return Ok(());
+        }
+        if let Some(pending) = self.take_pairs(id)? {
+            return self.keep_map(y, pending);
         }
         let phase = self.phase(y);
         let (operands, expr) = distinct_operands(node.inputs(), &map.expr);
@@ -58,21 +62,22 @@ impl Lowering<'_> {
                     .map(|(_, &v)| v)
                     .collect();
                 let k = others.len();
+                let sums = p.expr.inputs().len() - p.operands.len();
                 let mut values = others;
                 values.extend_from_slice(&p.operands);
-                // the anchor's result must be operand 0, equal values one operand
+                // the anchor's result must come first, equal values be one operand
                 let mut distinct: Vec<ValueId> = Vec::new();
                 let map: Vec<usize> = (0..joined.inputs().len())
                     .map(|i| {
-                        let v = match i.cmp(&k) {
-                            std::cmp::Ordering::Less => values[i],
-                            std::cmp::Ordering::Equal => return 0,
-                            std::cmp::Ordering::Greater => values[i - 1],
+                        let v = match i {
+                            _ if i < k => values[i],
+                            _ if i < k + sums => return i - k,
+                            _ => values[i - sums],
                         };
-                        1 + position_or_push(&mut distinct, v)
+                        sums + position_or_push(&mut distinct, v)
                     })
                     .collect();
-                let expr = joined.remap_inputs(&map, 1 + distinct.len());
+                let expr = joined.remap_inputs(&map, sums + distinct.len());
                 Pending {
                     anchor: p.anchor,
                     expr,
@@ -81,6 +86,11 @@ impl Lowering<'_> {
                 }
             }
         };
+        self.keep_map(y, pending)
+    }
+
+    /// Keeps the result of a map pending, once what it reads is there.
+    fn keep_map(&mut self, y: ValueId, pending: Pending) -> Result<(), PlanError> {
         for &v in &pending.operands {
             if !self.is_between(v, y) {
                 self.access(v)?;
@@ -196,7 +206,7 @@ fn position_or_push(list: &mut Vec<ValueId>, v: ValueId) -> usize {
 }
 
 /// Operands without repetition, and the expression over them.
-fn distinct_operands(inputs: &[ValueId], expr: &Expr) -> (Vec<ValueId>, Expr) {
+pub(super) fn distinct_operands(inputs: &[ValueId], expr: &Expr) -> (Vec<ValueId>, Expr) {
     let mut list = Vec::new();
     let map: Vec<usize> = inputs
         .iter()

@@ -51,6 +51,9 @@ impl Lowering<'_> {
     pub(crate) fn visit_view(&mut self, id: NodeId) -> Result<(), PlanError> {
         let node = self.graph.node(id);
         let (x, y) = (node.inputs()[0], node.outputs()[0]);
+        if self.paired.contains(&x) {
+            return Ok(());
+        }
         let from = self.access(x)?;
         let access = match &node.op {
             Op::Transpose(t) => from.transpose(&t.perm),

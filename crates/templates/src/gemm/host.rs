@@ -17,11 +17,18 @@ use crate::product::{Matrix, MatrixMut, multiply};
 use crate::tile::accumulator;
 use crate::view::Strided;
 
-/// One run on the host.
-pub(super) struct Twin<'a> {
+/// A matrix product, without what happens to its sums.
+pub(super) struct Product<'a> {
     pub(super) k: usize,
     pub(super) a: (Elements<'a>, Strided),
+    /// Of the columns that are used, as far apart as they are.
     pub(super) b: (Elements<'a>, Strided),
+}
+
+/// One run on the host.
+pub(super) struct Twin<'a> {
+    /// One for each of the sums that make a result.
+    pub(super) products: Vec<Product<'a>>,
     pub(super) finish: &'a Finish<'a>,
     pub(super) extents: &'a [i64],
 }
@@ -57,11 +64,15 @@ impl Twin<'_> {
     ) -> Result<(), TwinError> {
         let batch = position.len() - 2;
         let (rows, columns) = (region[batch].clone(), region[batch + 1].clone());
-        let sum = accumulator(self.a.0.dtype());
+        let Some(first) = self.products.first() else {
+            return Ok(());
+        };
+        let k = first.k;
+        let sum = accumulator(first.a.0.dtype());
         // sums that are the result go there at once
         if self.finish.is_identity()
             && sum == DType::F32
-            && let (Elements::F32(a), Elements::F32(b)) = (self.a.0, self.b.0)
+            && let (Elements::F32(a), Elements::F32(b)) = (first.a.0, first.b.0)
             && let ElementsMut::F32(out) = &mut y.elements
         {
             (position[batch], position[batch + 1]) = (rows.start, columns.start);
@@ -75,14 +86,14 @@ impl Twin<'_> {
             let size = [
                 (rows.end - rows.start) as usize,
                 (columns.end - columns.start) as usize,
-                self.k,
+                k,
             ];
             return multiply(
                 size,
                 out,
                 false,
-                self.left(a, position, 0),
-                self.right(b, position, 0),
+                first.left(a, position, 0),
+                first.right(b, position, 0),
             );
         }
         // the axis along which the result is contiguous is that of the columns of a block
@@ -112,52 +123,58 @@ impl Twin<'_> {
                     columns: w,
                     pitch: w,
                 };
-                let size = if turned {
-                    [w, h, self.k]
-                } else {
-                    [h, w, self.k]
-                };
+                let size = if turned { [w, h, k] } else { [h, w, k] };
                 // distances of rows and columns of the matrix in the block
                 let (row, column) = if turned { (1, w as i64) } else { (w as i64, 1) };
+                // a block for each product
+                let all = w * h * self.products.len();
                 match sum {
-                    DType::F32 => with_scratch(w * h, |sums: &mut [f32]| {
-                        let out = MatrixMut {
-                            data: sums,
-                            start: 0,
-                            rows: row,
-                            columns: column,
-                        };
-                        self.floats(block.position, size, out)?;
+                    DType::F32 => with_scratch(all, |sums: &mut [f32]| {
+                        for (p, sums) in self.products.iter().zip(sums.chunks_exact_mut(w * h)) {
+                            let out = MatrixMut {
+                                data: sums,
+                                start: 0,
+                                rows: row,
+                                columns: column,
+                            };
+                            p.floats(block.position, size, out)?;
+                        }
                         self.finish.block(Elements::F32(sums), &block, y);
                         Ok(())
                     })?,
-                    DType::F64 => with_scratch(w * h, |sums: &mut [f64]| {
-                        let (Elements::F64(a), Elements::F64(b)) = (self.a.0, self.b.0) else {
-                            return Err(TwinError("both matrices must be f64".to_owned()));
-                        };
-                        let out = MatrixMut {
-                            data: sums,
-                            start: 0,
-                            rows: row,
-                            columns: column,
-                        };
-                        multiply(
-                            size,
-                            out,
-                            false,
-                            self.left(a, block.position, 0),
-                            self.right(b, block.position, 0),
-                        )?;
+                    DType::F64 => with_scratch(all, |sums: &mut [f64]| {
+                        for (p, sums) in self.products.iter().zip(sums.chunks_exact_mut(w * h)) {
+                            let (Elements::F64(a), Elements::F64(b)) = (p.a.0, p.b.0) else {
+                                return Err(TwinError("both matrices must be f64".to_owned()));
+                            };
+                            let out = MatrixMut {
+                                data: sums,
+                                start: 0,
+                                rows: row,
+                                columns: column,
+                            };
+                            multiply(
+                                size,
+                                out,
+                                false,
+                                p.left(a, block.position, 0),
+                                p.right(b, block.position, 0),
+                            )?;
+                        }
                         self.finish.block(Elements::F64(sums), &block, y);
                         Ok(())
                     })?,
-                    DType::I32 => with_scratch(w * h, |sums: &mut [i32]| {
-                        self.small_integers(block.position, size, sums, row, column)?;
+                    DType::I32 => with_scratch(all, |sums: &mut [i32]| {
+                        for (p, sums) in self.products.iter().zip(sums.chunks_exact_mut(w * h)) {
+                            p.small_integers(block.position, size, sums, row, column)?;
+                        }
                         self.finish.block(Elements::I32(sums), &block, y);
                         Ok(())
                     })?,
-                    other => with_scratch(w * h, |sums: &mut [i64]| {
-                        self.integers(block.position, size, sums, row, column)?;
+                    other => with_scratch(all, |sums: &mut [i64]| {
+                        for (p, sums) in self.products.iter().zip(sums.chunks_exact_mut(w * h)) {
+                            p.integers(block.position, size, sums, row, column)?;
+                        }
                         if other == DType::U32 {
                             let narrow: Vec<u32> = sums.iter().map(|&x| x as u32).collect();
                             self.finish.block(Elements::U32(&narrow), &block, y);
@@ -174,7 +191,9 @@ impl Twin<'_> {
         }
         Ok(())
     }
+}
 
+impl Product<'_> {
     /// The rows of `a` that a position of the result needs, from step `k` on.
     pub(super) fn left<'s, T>(&self, data: &'s [T], position: &[i64], k: usize) -> Matrix<'s, T> {
         let batch = position.len() - 2;

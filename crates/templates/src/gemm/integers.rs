@@ -3,7 +3,7 @@
 use bespoke_device::TwinError;
 use bespoke_ir::DType;
 
-use super::host::Twin;
+use super::host::Product;
 use crate::expr::lanes::Elements;
 use crate::expr::simd;
 use crate::finish::with_scratch;
@@ -26,7 +26,7 @@ macro_rules! integers {
     };
 }
 
-impl Twin<'_> {
+impl Product<'_> {
     /// A product of integers summed in 32 bits. Sums of 256 products of bytes stay below 2²⁴, where `f32` is exact, so
     /// bytes are multiplied as panels of `f32`.
     pub(super) fn small_integers(

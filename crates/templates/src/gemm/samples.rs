@@ -1,9 +1,10 @@
-//! Random matrix products for tests: every type, layout, broadcast and remainder, those that the copy engine can walk over,
-//! and those of few rows.
+//! Random matrix products for tests: every type, layout, broadcast and remainder, those of few rows, and those that the copy
+//! engine can walk over; with an epilogue for each column, and for pairs of columns.
 
 use std::sync::Arc;
 
 use bespoke_ir::DType;
+use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder, UnaryOp};
 
 use super::Gemm;
 use crate::arguments::{Arguments, elements, epilogue, tolerance};
@@ -28,8 +29,15 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::I64, DType::I64, DType::I64),
         (DType::U32, DType::U32, DType::U32),
     ];
+    const OF_PAIRS: &[(DType, DType, DType)] = &[
+        (DType::F32, DType::F32, DType::F32),
+        (DType::F16, DType::F16, DType::F16),
+        (DType::F64, DType::F64, DType::F64),
+        (DType::U8, DType::I8, DType::I32),
+    ];
     let mut all = Vec::new();
-    for &(a, b, sum) in TYPES {
+    let pairs = OF_PAIRS.iter().map(|types| (types, 2));
+    for (&(a, b, sum), sums) in TYPES.iter().map(|types| (types, 1)).chain(pairs) {
         let batch = rng.int(0, 2) as usize;
         let size = |rng: &mut Rng| match rng.int(0, 9) {
             0 => 1,
@@ -37,7 +45,8 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             4..=6 => 8 * rng.int(1, 18),
             _ => rng.int(1, 150),
         };
-        let (m, n) = (size(rng), size(rng));
+        let (m, columns) = (size(rng), size(rng));
+        let n = columns * sums as i64;
         let k = if rng.chance(12) {
             0
         } else {
@@ -50,7 +59,8 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             batch,
             a,
             b,
-            epilogue: epilogue(rng, sum, batch + 2),
+            sums,
+            epilogue: epilogue_of(rng, sum, sums, batch + 2),
         });
         let mut s = Arguments::new(&*gemm);
         for (name, value) in [("m", m), ("n", n), ("k", k)] {
@@ -60,7 +70,7 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             s.int(&format!("d{i}"), *d);
         }
         let batches: Vec<usize> = (0..batch).collect();
-        for (name, last) in [("a", [m, k]), ("b", [k, n]), ("y", [m, n])] {
+        for (name, last) in [("a", [m, k]), ("b", [k, n]), ("y", [m, columns])] {
             space.truncate(batch);
             space.extend(last);
             s.tensor(rng, name, &space, &batches);
@@ -77,19 +87,52 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         let tolerance = tolerance(sum).max(tolerance(gemm.epilogue.dtype()));
         all.push((gemm.clone(), s.finish(gemm, tolerance)));
     }
-    all.extend([DType::F16, DType::BF16].map(|dtype| mapped(rng, dtype)));
-    all.extend([DType::F16, DType::BF16].map(|dtype| streamed(rng, dtype)));
+    all.extend([(DType::F16, 1), (DType::BF16, 2)].map(|(dtype, sums)| streamed(rng, dtype, sums)));
+    let last = [
+        (DType::F16, 1),
+        (DType::BF16, 2),
+        (DType::BF16, 1),
+        (DType::F16, 2),
+    ];
+    all.extend(last.map(|(dtype, sums)| mapped(rng, dtype, sums)));
     all
 }
 
+/// An epilogue of so many sums: of two, a gate and what is random for the one that it makes of them.
+fn epilogue_of(rng: &mut Rng, sum: DType, sums: usize, rank: usize) -> Expr {
+    let rest = epilogue(rng, sum, rank);
+    if sums == 1 {
+        return rest;
+    }
+    let mut b = ExprBuilder::new(&[sum, sum]);
+    let (gate, up) = (b.input(0), b.input(1));
+    let gate = match sum.is_float() {
+        true => {
+            let half = b.unary(UnaryOp::Sigmoid, gate);
+            b.binary(BinaryOp::Mul, gate, half)
+        }
+        false => gate,
+    };
+    // not commutative, so that an exchange shows
+    let three = b.number(sum, 3.0);
+    let up = b.binary(BinaryOp::Add, up, three);
+    let y = b.binary(BinaryOp::Mul, gate, up);
+    let joined = rest.substitute(0, &b.finish(y));
+    let extras = joined.inputs().len() - 2;
+    // operands of the rest stand before those of the gate
+    let order: Vec<usize> = (2..2 + extras).chain([0, 1]).collect();
+    joined.remap_inputs(&order, 2 + extras)
+}
+
 /// A product of matrices that the copy engine can walk over.
-fn mapped(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
+fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
     let (m, n, k) = (rng.int(1, 300), 32 * rng.int(1, 12), rng.int(1, 300));
     let gemm = Arc::new(Gemm {
         batch: 0,
         a: dtype,
         b: dtype,
-        epilogue: epilogue(rng, dtype, 2),
+        sums,
+        epilogue: epilogue_of(rng, dtype, sums, 2),
     });
     let mut s = Arguments::new(&*gemm);
     for (name, value) in [("m", m), ("n", n), ("k", k)] {
@@ -98,10 +141,22 @@ fn mapped(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
     let by_row = rng.chance(2);
     lines(rng, &mut s, "a", m, k, by_row);
     lines(rng, &mut s, "b", n, k, true);
+    finished(rng, s, gemm, [m, n], dtype)
+}
+
+/// Results and what the epilogue reads, over so many rows and columns of sums.
+fn finished(
+    rng: &mut Rng,
+    mut s: Arguments,
+    gemm: Arc<Gemm>,
+    [m, n]: [i64; 2],
+    dtype: DType,
+) -> (Arc<Gemm>, Sample) {
+    let result = [m, n / gemm.sums as i64];
     for i in 0..gemm.extras() {
-        s.tensor(rng, &format!("e{i}"), &[m, n], &[0, 1]);
+        s.tensor(rng, &format!("e{i}"), &result, &[0, 1]);
     }
-    s.tensor(rng, "y", &[m, n], &[]);
+    s.tensor(rng, "y", &result, &[]);
     (gemm.clone(), s.finish(gemm, tolerance(dtype)))
 }
 
@@ -124,13 +179,18 @@ fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row
 }
 
 /// A product of few rows whose lines are whole chunks.
-fn streamed(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
-    let (m, n, k) = (rng.int(1, 40), rng.int(1, 300), 8 * rng.int(1, 300));
+fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
+    let (m, n, k) = (
+        rng.int(1, 40),
+        sums as i64 * rng.int(1, 200),
+        8 * rng.int(1, 300),
+    );
     let gemm = Arc::new(Gemm {
         batch: 0,
         a: dtype,
         b: dtype,
-        epilogue: epilogue(rng, dtype, 2),
+        sums,
+        epilogue: epilogue_of(rng, dtype, sums, 2),
     });
     let mut s = Arguments::new(&*gemm);
     for (name, value) in [("m", m), ("n", n), ("k", k)] {
@@ -138,9 +198,5 @@ fn streamed(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
     }
     lines(rng, &mut s, "a", m, k, true);
     lines(rng, &mut s, "b", n, k, true);
-    for i in 0..gemm.extras() {
-        s.tensor(rng, &format!("e{i}"), &[m, n], &[0, 1]);
-    }
-    s.tensor(rng, "y", &[m, n], &[]);
-    (gemm.clone(), s.finish(gemm, tolerance(dtype)))
+    finished(rng, s, gemm, [m, n], dtype)
 }

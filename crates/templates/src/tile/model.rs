@@ -160,8 +160,9 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let products = arithmetic.max(traffic).max(latency);
     // to find, read, compute and store a result takes some instructions of its own
     let instructions = 12.0 + 4.0 * p.epilogue as f64;
+    let sums = p.sums.max(1) as f64;
     let results =
-        together * bm * bn / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
+        together * bm * bn / sums / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
     let exchange = if split > 1.0 {
         MEETING + (split - 2.0) * MEETING_OF_MORE + bm * bn * 4.0 / NEIGHBOUR_RATE
     } else {
@@ -177,7 +178,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let places = multiprocessors * if split > 2.0 { IN_CLUSTERS } else { 1.0 };
     let rounds = (all / places).ceil() / together;
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
-    let memory = p.matrices as f64 * (m * k + n * k + m * n) * element / props.bandwidth;
+    let memory = p.matrices as f64 * (m * k + n * k + m * n / sums) * element / props.bandwidth;
     let rounds = if tma {
         let maps = if tile.get("BLOCKS") > 1 { 0.0 } else { MAPS };
         rounds * (products + results) + LATENCY + 1.0e-6 + maps
