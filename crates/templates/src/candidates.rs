@@ -70,6 +70,7 @@ mod tests {
             batch: 0,
             a: dtype,
             b: dtype,
+            products: crate::Products::Exact,
             epilogue: Expr::identity(sum),
         })
     }

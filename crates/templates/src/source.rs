@@ -261,6 +261,7 @@ mod tests {
             batch: 0,
             a: DType::F16,
             b: DType::F16,
+            products: crate::Products::Exact,
             epilogue: Expr::identity(DType::F32),
         };
         let props = DeviceProps::preset(Arch::sm(90));

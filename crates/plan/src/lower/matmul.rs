@@ -160,6 +160,7 @@ impl Lowering<'_> {
             batch: batch_axes,
             a: graph.dtype(va),
             b: graph.dtype(vb),
+            products: self.products(phase, graph.dtype(va), graph.dtype(vb)),
             epilogue: epilogue.expr,
         };
         self.step(phase, name, template, args)?;

@@ -9,6 +9,7 @@ use bespoke_device::TwinError;
 use bespoke_ir::DType;
 use half::slice::HalfFloatSliceExt;
 
+use crate::arithmetic::{self, Products};
 use crate::expr::lanes::{Elements, ElementsMut};
 use crate::expr::regions::Part;
 use crate::expr::{host, simd};
@@ -20,6 +21,7 @@ use crate::view::Strided;
 /// One run on the host.
 pub(super) struct Twin<'a> {
     pub(super) k: usize,
+    pub(super) products: Products,
     pub(super) a: (Elements<'a>, Strided),
     pub(super) b: (Elements<'a>, Strided),
     pub(super) finish: &'a Finish<'a>,
@@ -77,7 +79,8 @@ impl Twin<'_> {
                 (columns.end - columns.start) as usize,
                 self.k,
             ];
-            return multiply(
+            return arithmetic::multiply(
+                self.products,
                 size,
                 out,
                 false,
@@ -210,10 +213,11 @@ impl Twin<'_> {
         &self,
         position: &[i64],
         [m, n, k]: [usize; 3],
-        out: MatrixMut<'_, f32>,
+        mut out: MatrixMut<'_, f32>,
     ) -> Result<(), TwinError> {
         if let (Elements::F32(a), Elements::F32(b)) = (self.a.0, self.b.0) {
-            return multiply(
+            return arithmetic::multiply(
+                self.products,
                 [m, n, k],
                 out,
                 false,
@@ -221,12 +225,9 @@ impl Twin<'_> {
                 self.right(b, position, 0),
             );
         }
+        // panels of whole runs
         self.panels(position, [m, n, k], 1024, |k, a, b, first| {
-            let out = MatrixMut {
-                data: &mut *out.data,
-                ..out
-            };
-            multiply([m, n, k], out, !first, a, b)
+            arithmetic::multiply(self.products, [m, n, k], out.again(), !first, a, b)
         })
     }
 

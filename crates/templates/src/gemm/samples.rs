@@ -1,14 +1,16 @@
-//! Random matrix products for tests: every type, layout, broadcast and remainder, and those that the copy engine can walk over.
+//! Random matrix products for tests: every type and arithmetic, layout, broadcast and remainder, and those that the copy engine
+//! can walk over.
 
 use std::sync::Arc;
 
 use bespoke_ir::DType;
 
 use super::Gemm;
-use crate::arguments::{Arguments, elements, epilogue, tolerance};
+use crate::arguments::{Arguments, Content, elements, epilogue, tolerance};
+use crate::arithmetic::Products;
 use crate::sample::{Rng, Sample, SampleSlot};
 
-/// Random products for tests: every type, layout, broadcast and remainder.
+/// Random products for tests: every type and arithmetic, layout, broadcast and remainder.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
     cases(rng).into_iter().map(|(_, sample)| sample).collect()
 }
@@ -27,8 +29,16 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::I64, DType::I64, DType::I64),
         (DType::U32, DType::U32, DType::U32),
     ];
+    let exact = |&(a, b, sum): &(DType, DType, DType)| (a, b, sum, Products::Exact, None);
+    let mut kinds: Vec<_> = TYPES.iter().map(exact).collect();
+    for products in Products::choices() {
+        let operands = products.operands().unwrap_or(DType::F32);
+        for (sum, content) in [(DType::F32, Content::Whole), (operands, Content::Positive)] {
+            kinds.push((operands, operands, sum, products, Some(content)));
+        }
+    }
     let mut all = Vec::new();
-    for &(a, b, sum) in TYPES {
+    for (a, b, sum, products, content) in kinds {
         let batch = rng.int(0, 2) as usize;
         let size = |rng: &mut Rng| match rng.int(0, 9) {
             0 => 1,
@@ -49,6 +59,7 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             batch,
             a,
             b,
+            products,
             epilogue: epilogue(rng, sum, batch + 2),
         });
         let mut s = Arguments::new(&*gemm);
@@ -73,7 +84,14 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             );
         }
         // the sum of products of narrow floats is exact to f32, the result is rounded once
-        let tolerance = tolerance(sum).max(tolerance(gemm.epilogue.dtype()));
+        let result = gemm.epilogue.dtype();
+        let tolerance = match content {
+            None => tolerance(sum).max(tolerance(result)),
+            Some(content) => {
+                s.fill(rng, ["a", "b"], content);
+                content.tolerance(products, k, result)
+            }
+        };
         all.push((gemm.clone(), s.finish(gemm, tolerance)));
     }
     all.extend([DType::F16, DType::BF16].map(|dtype| mapped(rng, dtype)));
@@ -87,6 +105,7 @@ fn mapped(rng: &mut Rng, dtype: DType) -> (Arc<Gemm>, Sample) {
         batch: 0,
         a: dtype,
         b: dtype,
+        products: Products::Exact,
         epilogue: epilogue(rng, dtype, 2),
     });
     let mut s = Arguments::new(&*gemm);
