@@ -135,16 +135,22 @@ mod tests {
 
     #[test]
     fn what_comes_of_a_choice_is_said() {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for asked in ["exact", "tf32", "tf32,promoted"] {
             let plan = plan(asked);
             for arch in [None, Some(Arch::sm(75)), Some(Arch::sm(89))] {
                 for came in ArithmeticUse::of([&plan], arch) {
-                    text.push_str(&format!("{came}\n"));
+                    lines.push(came.to_string());
                 }
             }
         }
-        assert_eq!(text, "");
+        let used = "arithmetic: tf32 in 2 steps";
+        let without = "arithmetic: tf32 is asked for and sm_75 has no instruction for it: 2 steps multiply exactly";
+        let none = "arithmetic: promoted is asked for and the model multiplies no matrices of f16";
+        assert_eq!(
+            lines,
+            [used, without, used, used, none, without, none, used, none]
+        );
     }
 
     #[test]

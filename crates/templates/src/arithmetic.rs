@@ -130,13 +130,12 @@ impl Products {
         }
     }
 
-    /// Whether an architecture's tensor cores are faster at it than at what they do unasked.
+    /// Whether an architecture's tensor cores are faster at it than at what they do unasked, or take the work from plain
+    /// arithmetic units.
     pub fn gains_on(self, arch: Arch) -> bool {
         let props = DeviceProps::preset(arch);
-        match self.row() {
-            Some(row) => row.operands == DType::F32 || self.rate(&props) > props.f16_rate,
-            None => false,
-        }
+        let faster = self.operands() == Some(DType::F32) || self.rate(&props) > props.f16_rate;
+        faster && self.on(arch) != Products::Exact
     }
 
     /// The rate of tensor cores, or of what is used in their place, in operations a second.
@@ -330,7 +329,15 @@ mod tests {
             )
         })
         .concat();
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        sm_75 tf32: exact 13.4T none; f16: f16 108.0T gains; promoted: promoted 108.0T gains;
+        sm_80 tf32: tf32 156.0T gains; f16: f16 312.0T none; promoted: promoted 312.0T none;
+        sm_86 tf32: tf32 35.5T gains; f16: f16 142.0T gains; promoted: promoted 142.0T gains;
+        sm_89 tf32: tf32 82.5T gains; f16: f16 330.0T gains; promoted: promoted 330.0T gains;
+        sm_90a tf32: tf32 494.5T gains; f16: f16 989.0T none; promoted: promoted 989.0T none;
+        sm_100 tf32: tf32 1125.0T gains; f16: f16 2250.0T none; promoted: promoted 2250.0T none;
+        sm_120 tf32: tf32 104.8T gains; f16: f16 419.0T gains; promoted: promoted 419.0T gains;
+        ");
     }
 
     #[test]

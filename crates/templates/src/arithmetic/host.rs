@@ -260,7 +260,20 @@ mod tests {
             assert!(exact < 1e-6 && exact < tf32 && tf32 < 5e-4, "{mean:?}");
             assert!(promoted < f16 && promoted < 5e-4, "{mean:?}");
         }
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        k = 64, exact: 1.3e-7
+        k = 64, tf32: 2.5e-4
+        k = 64, f16: 3.3e-4
+        k = 64, promoted: 2.6e-4
+        k = 512, exact: 4.0e-7
+        k = 512, tf32: 2.6e-4
+        k = 512, f16: 8.8e-4
+        k = 512, promoted: 2.6e-4
+        k = 4096, exact: 4.1e-7
+        k = 4096, tf32: 2.5e-4
+        k = 4096, f16: 2.4e-3
+        k = 4096, promoted: 2.5e-4
+        ");
     }
 
     #[test]
