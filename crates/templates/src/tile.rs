@@ -501,6 +501,40 @@ mod tests {
     }
 
     #[test]
+    fn a_large_square_takes_what_the_rate_of_its_arithmetic_says() {
+        let p = Problem {
+            matrices: 1,
+            m: 8192,
+            n: 8192,
+            k: 8192,
+            epilogue: 0,
+        };
+        let best = |arch: u32, dtype, products| {
+            let props = DeviceProps::preset(Arch::sm(arch));
+            let engine = Engine::of(dtype, dtype, products, &props);
+            let tiles = tiles(engine, Some(p), Operands::Matrices, 0, &props);
+            seconds(engine, &tiles[0], p, &props)
+        };
+        let gain = |arch, dtype, products| {
+            best(arch, dtype, Products::Exact) / best(arch, dtype, products)
+        };
+        for arch in [75, 86, 89, 120] {
+            let narrow = gain(arch, DType::F16, Products::F16Sums);
+            let promoted = gain(arch, DType::F16, Products::PromotedSums);
+            assert!((1.4..2.1).contains(&narrow), "sm_{arch}: {narrow}");
+            assert!(
+                promoted > 1.3 && promoted <= narrow,
+                "sm_{arch}: {promoted}"
+            );
+        }
+        let none = gain(80, DType::F16, Products::F16Sums);
+        assert!((0.9..1.1).contains(&none), "sm_80: {none}");
+        let tf32 = gain(80, DType::F32, Products::Tf32);
+        assert!((4.0..9.0).contains(&tf32), "sm_80: {tf32}");
+        assert_eq!(gain(75, DType::F32, Products::Tf32), 1.0);
+    }
+
+    #[test]
     fn every_tile_fits_and_shares_its_work_evenly() {
         for arch in [75, 80, 86, 89, 90, 100, 120] {
             let props = DeviceProps::preset(Arch::sm(arch));
