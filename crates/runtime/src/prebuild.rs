@@ -286,6 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn another_arithmetic_has_other_kernels() {
+        let props = DeviceProps::preset(Arch::sm(89));
+        let of = |words: &str| {
+            let prebuild = Prebuild::new(graph(), words.parse().unwrap()).unwrap();
+            let shapes = [shape(7)];
+            let list = prebuild.kernels(&props, &"eager".into(), false, &shapes);
+            list.unwrap()
+        };
+        let (exact, tf32) = (of("exact"), of("tf32"));
+        assert_eq!(exact.len(), tf32.len());
+        for kernel in &tf32 {
+            let others = exact.iter().map(|w| w.request.key());
+            assert!(others.into_iter().all(|key| key != kernel.request.key()));
+            assert!(kernel.request.name().contains("f32xf32 in tf32"));
+        }
+        // the model has no such products
+        let keys = |list: &[Wanted]| list.iter().map(|w| w.request.key()).collect::<Vec<_>>();
+        assert_eq!(keys(&of("promoted")), keys(&exact));
+    }
+
+    #[test]
     fn equal_kernels_are_one() {
         let once = kernels("eager", &[7]);
         let twice = kernels("eager", &[7, 7]);
