@@ -73,6 +73,17 @@ template <typename T> __device__ __forceinline__ T zero() {
 #ifndef STREAMED
 #define STREAMED 0
 #endif
+// The arithmetic of the tensor cores: whether operands of f32 are rounded to tf32, whether sums of f16 are kept in f16, and
+// the length of the runs of which such sums are added up in f32, 0 for none.
+#ifndef TF32
+#define TF32 0
+#endif
+#ifndef F16_SUMS
+#define F16_SUMS 0
+#endif
+#ifndef PROMOTED_RUN
+#define PROMOTED_RUN 0
+#endif
 // Threads that multiply; behind them are four warps for the copy engine, if there is one.
 constexpr int COMPUTING = THREADS - TMA * 128;
 struct Steps {

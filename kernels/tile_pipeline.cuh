@@ -5,10 +5,12 @@
 
 // Where a chunk of an operand of ROWS rows lies: the engine's choice.
 template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, int chunk);
+// Elements of a chunk: tf32 is multiplied out of operands that lie there as f32.
+constexpr int CHUNK = TF32 ? 4 : 8;
 
 // One operand's side of the pipeline. ROWS×BK elements a stage.
 template <typename T, int ROWS> struct Side {
-    using Part = Share<ROWS, 8>;
+    using Part = Share<ROWS, CHUNK>;
     uint4 held[Part::COUNT];
 
     // Fills a step element by element: rare, so the code of a generic kernel is short.
@@ -19,7 +21,7 @@ template <typename T, int ROWS> struct Side {
             if (!p.there) continue;
             T* chunk = (T*)(to + slot<ROWS>(from.by_row, p.line, p.chunk));
 #pragma unroll (KNOWN ? 8 : 1)
-            for (int j = 0; j < 8; ++j)
+            for (int j = 0; j < CHUNK; ++j)
                 chunk[j] = from.element(p.line_at(from.by_row, origin, step), p.at(from.by_row, origin, step) + j);
         }
     }
@@ -71,7 +73,7 @@ template <typename T, int ROWS> struct Side {
 #endif
 };
 
-constexpr int STAGE_CHUNKS = (BM + BN) * BK / 8, B_AT = BM * BK / 8;
+constexpr int STAGE_CHUNKS = (BM + BN) * BK / CHUNK, B_AT = BM * BK / CHUNK;
 
 #if ASYNC
 // Keeps up to STAGES steps of both operands under way. `load` begins the copy of the next step; `ready` waits for the oldest

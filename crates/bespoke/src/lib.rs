@@ -36,9 +36,10 @@ pub use bespoke_runtime as runtime;
 pub use bespoke_templates as templates;
 
 pub use bespoke_runtime::{
-    Bindings, CompileCost, CompileService, CompileStats, Error, ErrorKind, Event, EventKind,
-    GraphMode, GraphUse, Model, PortInfo, ProgrammaticLaunch, RunOptions, RunReport, RunResult,
-    ServiceOptions, Session, SessionOptions, Stats, StepTime, Tensor, TensorError, TensorView,
+    Arithmetic, ArithmeticUse, Bindings, CompileCost, CompileService, CompileStats, Error,
+    ErrorKind, Event, EventKind, GraphMode, GraphUse, Model, PortInfo, ProgrammaticLaunch,
+    RunOptions, RunReport, RunResult, ServiceOptions, Session, SessionOptions, Stats, StepTime,
+    Tensor, TensorError, TensorView,
 };
 
 use device::{Arch, Device};

@@ -22,6 +22,7 @@
 //! | `warnings` | what went less well than was asked for |
 //! | `console`, `failure`, `exit`, `environment` | talking to people and to scripts |
 
+mod arithmetic;
 mod bench;
 mod commands;
 mod compare;

@@ -12,6 +12,7 @@ use bespoke::policy::PRESETS;
 use bespoke::runtime::{self, CompileCost};
 use clap::{Args, ValueEnum};
 
+use crate::arithmetic::ArithmeticOptions;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::shapes::Shapes;
@@ -276,6 +277,8 @@ pub(crate) struct SessionOptions {
     /// after so many runs
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) refine: Refine,
+    #[command(flatten)]
+    pub(crate) arithmetic: ArithmeticOptions,
     /// Limit on the device memory that the session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory_limit: Option<Size>,

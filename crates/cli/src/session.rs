@@ -18,6 +18,7 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use crate::arithmetic;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::options::{Graphs, Place, Programmatic, SessionOptions};
@@ -120,6 +121,7 @@ impl Workplace {
             verify_swap: flags.verify_swap,
             bit_stable: flags.bit_stable,
             refine: flags.refine.0,
+            arithmetic: flags.arithmetic.arithmetic,
             require_graph: flags.require_graph,
             memory_limit: flags.memory_limit.map(|size| size.0),
             opt_shapes: flags
@@ -161,7 +163,8 @@ impl Workplace {
         lines
     }
 
-    /// Puts a model on the device. The feeds hear of it from the first event on; a bar shows kernels while it loads.
+    /// Puts a model on the device. The feeds hear of it from the first event on; a bar shows kernels while it loads. What came of
+    /// the arithmetic that was asked for is said.
     ///
     /// # Errors
     ///
@@ -170,7 +173,7 @@ impl Workplace {
         &self,
         model: impl Into<Model>,
         feeds: Vec<Feed>,
-        console: &Console,
+        console: &mut Console,
     ) -> Result<Session, Failure> {
         let (device, service) = (Arc::clone(&self.device), Arc::clone(&self.service));
         let mut options = self.options.clone();
@@ -178,7 +181,9 @@ impl Workplace {
         let bar = self.bar.show(console, &mut options.feeds);
         let session = Session::from_model(model, device, service, options);
         drop(bar);
-        Ok(session?)
+        let session = session?;
+        arithmetic::tell(&session.arithmetic(), console);
+        Ok(session)
     }
 
     /// Waits until a session has all kernels that its strategy wants; returns whether that was so in time.

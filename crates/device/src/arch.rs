@@ -46,6 +46,17 @@ impl Arch {
         self.number >= 80
     }
 
+    /// `mma.sync` on `tf32`.
+    pub fn has_tf32(self) -> bool {
+        self.number >= 80
+    }
+
+    /// Whether the tensor cores of the common cards take twice the time where products of `f16` are accumulated in `f32`: those
+    /// of GeForce do. Workstation and data-centre cards of the same architectures do not, which an architecture does not tell.
+    pub fn halves_f32_sums(self) -> bool {
+        matches!(self.number, 75 | 86 | 89 | 120..)
+    }
+
     /// `wgmma`, the matrix instructions of Hopper alone.
     pub fn has_wgmma(self) -> bool {
         self.number == 90 && self.specific

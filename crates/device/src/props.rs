@@ -219,6 +219,24 @@ impl DeviceProps {
         })
     }
 
+    /// Dense `tf32` rate of the tensor cores, in operations a second: half of what they do of `f16` on every architecture so
+    /// far. The `f32` rate where they have no `tf32`.
+    pub fn tf32_rate(&self) -> f64 {
+        match self.arch.has_tf32() {
+            true => self.f16_rate / 2.0,
+            false => self.f32_rate,
+        }
+    }
+
+    /// Dense `f16` rate of the tensor cores with `f16` accumulation, in operations a second: twice that with `f32` where
+    /// accumulating in `f32` takes them twice the time.
+    pub fn f16_sums_rate(&self) -> f64 {
+        match self.arch.halves_f32_sums() {
+            true => self.f16_rate * 2.0,
+            false => self.f16_rate,
+        }
+    }
+
     /// Published figures of a common card of this architecture, or of the nearest older one.
     pub fn preset(arch: Arch) -> DeviceProps {
         let row = PRESETS
@@ -254,6 +272,24 @@ mod tests {
         assert_eq!(props.arch, Arch::sm(87));
         assert_eq!(props.name, "RTX 3090 (preset)");
         assert_eq!(DeviceProps::preset(Arch::sm(121)).multiprocessors, 170);
+    }
+
+    #[test]
+    fn rates_of_other_arithmetics_are_the_published_ones() {
+        // TFLOP/s of tf32, and of f16 with sums of f16, of the cards of the presets
+        for (arch, tf32, f16) in [
+            (75, 13.4, 108.0),
+            (80, 156.0, 312.0),
+            (86, 35.5, 142.0),
+            (89, 82.5, 330.0),
+            (90, 494.5, 989.0),
+            (120, 104.75, 419.0),
+        ] {
+            let props = DeviceProps::preset(Arch::sm(arch));
+            let rates = [props.tf32_rate(), props.f16_sums_rate()].map(|r| r / 1e12);
+            let near = |a: f64, b: f64| (a - b).abs() < 1e-6 * b;
+            assert!(near(rates[0], tf32) && near(rates[1], f16), "{rates:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bespoke_device::SlotKind;
 use bespoke_ir::sym::SymProgram;
 use bespoke_ir::{Constant, DType, Graph, SymInt, TensorType};
-use bespoke_templates::Template;
+use bespoke_templates::{Arithmetic, Template};
 
 use crate::access::Access;
 use crate::lower::PlanError;
@@ -202,6 +202,7 @@ impl Builder {
     pub(crate) fn finish(
         mut self,
         graph: &Graph,
+        arithmetic: Arithmetic,
         inputs: &[BufferId],
         outputs: &[BufferId],
     ) -> Plan {
@@ -244,6 +245,7 @@ impl Builder {
             })
             .collect();
         let mut plan = Plan {
+            arithmetic,
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
             program: SymProgram::compile(&self.exprs),

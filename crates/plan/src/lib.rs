@@ -36,7 +36,7 @@ use std::sync::Arc;
 use bespoke_device::{Edge, EncodedMap, MAP_ALIGNMENT, MAP_SLOTS, MapOf, TensorMap};
 use bespoke_ir::sym::SymProgram;
 use bespoke_ir::{Constant, DType, Graph, Guard, SymInt, SymbolTable, TensorType};
-use bespoke_templates::Template;
+use bespoke_templates::{Arithmetic, Template};
 
 pub use bind::{BindError, Binding};
 pub use lower::PlanError;
@@ -174,6 +174,8 @@ pub struct Port {
 pub struct Plan {
     /// Name of the model.
     pub name: String,
+    /// What its products were planned in.
+    pub arithmetic: Arithmetic,
     /// Symbols of the expressions.
     pub symbols: SymbolTable,
     /// Every expression, hash-consed.
@@ -201,9 +203,14 @@ pub struct Plan {
     pub outputs: Vec<Port>,
 }
 
-/// Plans a canonical graph.
+/// Plans a canonical graph, with exact products.
 pub fn plan(graph: &Graph) -> Result<Plan, PlanError> {
-    let plan = lower::lower(graph)?;
+    plan_in(graph, Arithmetic::default())
+}
+
+/// Plans a canonical graph, with the products of a run in this arithmetic. What is computed once, at load, is exact.
+pub fn plan_in(graph: &Graph, arithmetic: Arithmetic) -> Result<Plan, PlanError> {
+    let plan = lower::lower(graph, arithmetic)?;
     debug_assert!(verify::verify(&plan).is_ok(), "{:?}", verify::verify(&plan));
     Ok(plan)
 }

@@ -96,6 +96,7 @@ pub enum EventKind {
         model: String,
         device: String,
         strategy: String,
+        arithmetic: String,
         inputs: Vec<String>,
     },
     /// The model is ready to run.

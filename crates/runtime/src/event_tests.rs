@@ -11,6 +11,7 @@ fn next(kind: Option<&EventKind>) -> Option<EventKind> {
     let class = || "N=2".to_owned();
     Some(match kind {
         None => EventKind::Started {
+            arithmetic: "exact".into(),
             model: "small".into(),
             device: "host".into(),
             strategy: "lazy".into(),

@@ -13,6 +13,7 @@
 //!
 //! - [`session`]: running and binding shapes. `load`: how a session comes to be.
 //! - `border`: what is checked of the caller's tensors.
+//! - `arithmetic`: which arithmetic products have, and why.
 //! - [`request`]: what callers say and hear: options, bindings, reports.
 //! - [`profile`]: the time of every step. [`costs`]: what specialising every step costs and brings. [`tile_costs`]: what tiles
 //!   take beside what their models expect.
@@ -38,6 +39,7 @@
 //! - [`event`]: what happened, in the director's order, with reasons and numbers. [`mod@feed`]: the same as it happens.
 //! - [`timeline`]: events as a picture. [`trace`]: the shapes that came, kept, read again and made up.
 
+mod arithmetic;
 mod block;
 mod border;
 pub mod costs;
@@ -75,6 +77,8 @@ pub mod trace;
 mod trial;
 mod weights;
 
+pub use arithmetic::{ArithmeticUse, Outcome};
+pub use bespoke_templates::{Arithmetic, Products};
 pub use costs::{Costs, KernelCost, Made, StepCost};
 pub use error::{Error, ErrorKind};
 pub use event::{CutReason, Event, EventKind, Expected, Stats, Timing};

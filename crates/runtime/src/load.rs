@@ -108,7 +108,7 @@ impl Session {
         let import_us = start.elapsed().as_micros() as u64;
         bespoke_passes::canonicalize(&mut graph)?;
         let passes_us = lap_us();
-        let plan = bespoke_plan::plan(&graph)?;
+        let plan = bespoke_plan::plan_in(&graph, options.arithmetic)?;
         let plan_us = lap_us();
         // before anything is compiled: a strategy that makes no sense is told at once
         let opt = match role.opt {
@@ -133,6 +133,7 @@ impl Session {
                 model: graph.name.clone(),
                 device: device.props().name.clone(),
                 strategy: policy.name().to_owned(),
+                arithmetic: options.arithmetic.to_string(),
                 inputs: plan.inputs.iter().map(|p| p.name.clone()).collect(),
             });
         }

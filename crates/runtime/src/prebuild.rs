@@ -11,11 +11,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bespoke_device::DeviceProps;
+use bespoke_device::{Arch, DeviceProps};
 use bespoke_ir::Graph;
 use bespoke_plan::Plan;
 use bespoke_policy::{Action, ClassId, Event, Growing, Limits, Signature, Tier, What};
+use bespoke_templates::Arithmetic;
 
+use crate::arithmetic::ArithmeticUse;
 use crate::error::Error;
 use crate::growth::growing;
 use crate::program::Blueprint;
@@ -62,15 +64,15 @@ pub struct Prebuild {
 }
 
 impl Prebuild {
-    /// Plans a graph as a session does. The graph need not be canonical.
+    /// Plans a graph as a session with this arithmetic does. The graph need not be canonical.
     ///
     /// # Errors
     ///
     /// [`Error::Pass`] and [`Error::Plan`] for what sessions reject too.
-    pub fn new(mut graph: Graph) -> Result<Prebuild, Error> {
+    pub fn new(mut graph: Graph, arithmetic: Arithmetic) -> Result<Prebuild, Error> {
         bespoke_passes::canonicalize(&mut graph)?;
         Ok(Prebuild {
-            plan: bespoke_plan::plan(&graph)?,
+            plan: bespoke_plan::plan_in(&graph, arithmetic)?,
             graph,
         })
     }
@@ -79,6 +81,11 @@ impl Prebuild {
     pub fn inputs(&self) -> Vec<PortInfo> {
         let ports = self.plan.inputs.iter();
         ports.map(|port| PortInfo::of(&self.plan, port)).collect()
+    }
+
+    /// What comes of the arithmetic on an architecture; empty where that is the exact one.
+    pub fn arithmetic(&self, arch: Arch) -> Vec<ArithmeticUse> {
+        ArithmeticUse::of([&self.plan], Some(arch))
     }
 
     /// The distinct kernels that sessions on such a device ask for when they see these shapes, each a list of input names
@@ -243,7 +250,7 @@ mod tests {
     fn kernels(strategy: &str, shapes: &[i64]) -> Vec<Wanted> {
         let shapes: Vec<_> = shapes.iter().map(|&n| shape(n)).collect();
         let props = DeviceProps::preset(Arch::sm(89));
-        let prebuild = Prebuild::new(graph()).unwrap();
+        let prebuild = Prebuild::new(graph(), Arithmetic::default()).unwrap();
         prebuild
             .kernels(&props, &strategy.into(), false, &shapes)
             .unwrap()
@@ -279,6 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn another_arithmetic_has_other_kernels() {
+        let props = DeviceProps::preset(Arch::sm(89));
+        let of = |words: &str| {
+            let prebuild = Prebuild::new(graph(), words.parse().unwrap()).unwrap();
+            let shapes = [shape(7)];
+            let list = prebuild.kernels(&props, &"eager".into(), false, &shapes);
+            list.unwrap()
+        };
+        let (exact, tf32) = (of("exact"), of("tf32"));
+        assert_eq!(exact.len(), tf32.len());
+        for kernel in &tf32 {
+            let others = exact.iter().map(|w| w.request.key());
+            assert!(others.into_iter().all(|key| key != kernel.request.key()));
+            assert!(kernel.request.name().contains("f32xf32 in tf32"));
+        }
+        // the model has no such products
+        let keys = |list: &[Wanted]| list.iter().map(|w| w.request.key()).collect::<Vec<_>>();
+        assert_eq!(keys(&of("promoted")), keys(&exact));
+    }
+
+    #[test]
     fn equal_kernels_are_one() {
         let once = kernels("eager", &[7]);
         let twice = kernels("eager", &[7, 7]);
@@ -293,7 +321,7 @@ mod tests {
     #[test]
     fn a_shape_that_does_not_fit_is_refused() {
         let props = DeviceProps::preset(Arch::sm(89));
-        let prebuild = Prebuild::new(graph()).unwrap();
+        let prebuild = Prebuild::new(graph(), Arithmetic::default()).unwrap();
         let ask = |shape| prebuild.kernels(&props, &"eager".into(), false, &[shape]);
         assert!(matches!(
             ask(vec![("x".into(), vec![1, 64])]),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bespoke_ir::{DType, SymInt};
 use bespoke_plan::{Plan, Port};
+use bespoke_templates::Arithmetic;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -106,6 +107,8 @@ pub struct SessionOptions {
     /// Whether specialised kernels keep the tiles of the generic ones, and so the order of every sum: a swap then changes
     /// no bit of a result. Costs the speed that other tiles bring.
     pub bit_stable: bool,
+    /// What products of floats are computed in; what comes of it is said by [`Session::arithmetic`](crate::Session::arithmetic).
+    pub arithmetic: Arithmetic,
     /// Whether tiles are timed for what stays hot.
     pub refine: Refinement,
     /// Runs at the same time, at most.
@@ -134,6 +137,7 @@ impl Default for SessionOptions {
             programmatic_launch: ProgrammaticLaunch::Auto,
             verify_swap: false,
             bit_stable: false,
+            arithmetic: Arithmetic::default(),
             refine: Refinement::Auto,
             max_lanes: 4,
             memory_limit: None,

@@ -115,7 +115,8 @@ pub(crate) fn plan_at(
     let fixed = graph.fixed(&symbols);
     let mut fixed = fixed.map_err(|e| failed("the graph", &e))?;
     bespoke_passes::canonicalize(&mut fixed).map_err(|e| failed("the passes", &e))?;
-    let plan = bespoke_plan::plan(&fixed).map_err(|e| failed("the plan", &e))?;
+    let plan =
+        bespoke_plan::plan_in(&fixed, before.arithmetic).map_err(|e| failed("the plan", &e))?;
     let bind = |plan: &Plan| plan.bind_symbols(symbols.clone());
     let binding = bind(&plan).map_err(|e| failed("the shape", &e))?;
     debug_assert!(bespoke_plan::verify::verify_memory(&plan, &binding).is_ok());

@@ -11,6 +11,7 @@ use bespoke_device::Device;
 use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::Signature;
 
+use crate::arithmetic::ArithmeticUse;
 use crate::border::{Source, aligned, check_capacity, check_dense, check_type, shape_words};
 use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
@@ -77,6 +78,11 @@ impl Session {
             None => vec![self.plan()],
             Some(segments) => segments.parts().iter().map(Session::plan).collect(),
         }
+    }
+
+    /// What came of the arithmetic that was asked for, over all segments; empty where that is the exact one.
+    pub fn arithmetic(&self) -> Vec<ArithmeticUse> {
+        ArithmeticUse::of(self.plans(), self.device().target())
     }
 
     /// The device.

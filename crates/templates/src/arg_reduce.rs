@@ -102,7 +102,7 @@ impl Template for ArgReduce {
         Cost {
             operations: points,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bespoke_device::SlotKind;
 use bespoke_ir::DType;
 
+use crate::arithmetic::Products;
 use crate::sample::{self, Rng, Sample, SampleSlot};
 use crate::spec::{Param, Template};
 
@@ -20,6 +21,40 @@ pub(crate) fn elements(rng: &mut Rng, dtype: DType, count: usize) -> Vec<u8> {
         sample::push_element(&mut bytes, dtype, x, i);
     }
     bytes
+}
+
+/// What operands hold where the arithmetic of their products is not exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// −1, 0 and 1: every sum of up to 2,048 products is exact in every arithmetic, so that nothing hides a wrong place.
+    Whole,
+    /// Numbers of all bits in 0…1: a sum is that of the amounts, of which the arithmetic's bound is a part.
+    Positive,
+}
+
+impl Content {
+    /// Elements of this content.
+    fn elements(self, rng: &mut Rng, dtype: DType, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count * dtype.size().unwrap_or(1));
+        for _ in 0..count {
+            let x = match self {
+                Content::Whole => rng.int(-1, 1) as f64,
+                Content::Positive => rng.unit().abs(),
+            };
+            sample::push_element(&mut bytes, dtype, x, x as i64);
+        }
+        bytes
+    }
+
+    /// Largest difference of kernel and twin for results of a type, of sums of `k` products.
+    pub(crate) fn tolerance(self, products: Products, k: i64, result: DType) -> f64 {
+        let off = match self {
+            Content::Whole => 0.0,
+            // on either side
+            Content::Positive => 2.0 * products.error(k.max(0) as usize),
+        };
+        off + tolerance(DType::F32).max(tolerance(result))
+    }
 }
 
 /// Fills in the arguments of a template by name.
@@ -64,6 +99,17 @@ impl Arguments {
         match at.and_then(|i| self.slots[i].as_mut()) {
             Some(SampleSlot::Read(bytes) | SampleSlot::Write(bytes)) => change(bytes),
             _ => debug_assert!(false, "no tensor `{name}`"),
+        }
+    }
+
+    /// Fills operands that are set already with other content.
+    pub(crate) fn fill(&mut self, rng: &mut Rng, names: [&str; 2], content: Content) {
+        for name in names {
+            let dtype = self.dtype(name);
+            let size = dtype.size().unwrap_or(1);
+            self.edit(name, |bytes| {
+                bytes.copy_from_slice(&content.elements(rng, dtype, bytes.len() / size));
+            });
         }
     }
 

@@ -29,6 +29,7 @@ use bespoke_device::map::{BATCHES, Lines};
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 
+use crate::arithmetic::Products;
 use crate::source::{cuda_type, kernel_text};
 use crate::spec::{
     Args, Baked, Cost, Mapped, Param, Steps, Template, Tile, Want, divides, has_maps, with_maps,
@@ -390,7 +391,7 @@ impl Template for Attention {
                 * keys
                 * (2.0 * (self.size + self.value_size) as f64 + 4.0),
             bytes,
-            tensor_cores: true,
+            tensor_cores: Some(Products::Exact),
         }
     }
 

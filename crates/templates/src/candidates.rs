@@ -71,6 +71,7 @@ mod tests {
             a: dtype,
             b: dtype,
             sums: 1,
+            products: crate::Products::Exact,
             epilogue: Expr::identity(sum),
         })
     }

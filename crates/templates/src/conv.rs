@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
+use crate::arithmetic::Products;
 use crate::convolution::{self, Kind as _, convolution_template};
 use crate::sample::{Rng, Sample};
 
@@ -20,6 +21,8 @@ pub struct Conv {
     pub spatial: usize,
     /// Type of input and weight.
     pub dtype: DType,
+    /// The arithmetic, one for operands of this type.
+    pub products: Products,
     /// Operand 0 is the sum, the others are `e0…`.
     pub epilogue: Expr,
 }
@@ -33,9 +36,10 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 /// The samples with their options.
 fn cases(rng: &mut Rng) -> Vec<(Arc<Conv>, Sample)> {
-    convolution::cases(rng, |spatial, dtype, epilogue| Conv {
+    convolution::cases(rng, |spatial, (dtype, products), epilogue| Conv {
         spatial,
         dtype,
+        products,
         epilogue,
     })
 }
@@ -64,6 +68,7 @@ mod tests {
         let template = Conv {
             spatial: 2,
             dtype: DType::F32,
+            products: Products::Exact,
             epilogue: Expr::identity(DType::F32),
         };
         insta::assert_snapshot!(template.describe(), @"2d f32 (f32) -> f32 x0");

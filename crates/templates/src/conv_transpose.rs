@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
+use crate::arithmetic::Products;
 use crate::convolution::{self, Kind as _, convolution_template};
 use crate::sample::{Rng, Sample};
 
@@ -20,6 +21,8 @@ pub struct ConvTranspose {
     pub spatial: usize,
     /// Type of input and weight.
     pub dtype: DType,
+    /// The arithmetic, one for operands of this type.
+    pub products: Products,
     /// Operand 0 is the sum, the others are `e0…`.
     pub epilogue: Expr,
 }
@@ -33,9 +36,10 @@ pub fn samples(rng: &mut Rng) -> Vec<Sample> {
 
 /// The samples with their options.
 fn cases(rng: &mut Rng) -> Vec<(Arc<ConvTranspose>, Sample)> {
-    convolution::cases(rng, |spatial, dtype, epilogue| ConvTranspose {
+    convolution::cases(rng, |spatial, (dtype, products), epilogue| ConvTranspose {
         spatial,
         dtype,
+        products,
         epilogue,
     })
 }
@@ -67,11 +71,13 @@ mod tests {
         let this = ConvTranspose {
             spatial,
             dtype,
+            products: Products::Exact,
             epilogue: epilogue.clone(),
         };
         let plain = crate::conv::Conv {
             spatial,
             dtype,
+            products: Products::Exact,
             epilogue,
         };
         let props = DeviceProps::preset(Arch::sm(80));

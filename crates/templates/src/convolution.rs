@@ -11,6 +11,7 @@ use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
+use crate::arithmetic::Products;
 use crate::convolution_host;
 use crate::source::cuda_type;
 use crate::spec::{Args, Cost, Param, Template, Tile, Want};
@@ -24,6 +25,7 @@ pub(crate) use samples::cases;
 pub(crate) struct Convolution<'t> {
     pub(crate) spatial: usize,
     pub(crate) dtype: DType,
+    pub(crate) products: Products,
     pub(crate) epilogue: &'t Expr,
     pub(crate) transposed: bool,
 }
@@ -138,9 +140,10 @@ impl Convolution<'_> {
 
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{}d {} {}",
+            "{}d {}{} {}",
             self.spatial,
             self.dtype,
+            self.products.text(),
             tile::describe_epilogue(self.epilogue)
         )
     }
@@ -161,7 +164,7 @@ impl Convolution<'_> {
     }
 
     fn engine(&self, props: &DeviceProps) -> Engine {
-        Engine::of(self.dtype, self.dtype, props)
+        Engine::of(self.dtype, self.dtype, self.products, props)
     }
 
     pub(crate) fn definitions(&self, props: &DeviceProps) -> String {
@@ -361,8 +364,8 @@ impl Convolution<'_> {
         Cost {
             operations: 2.0 * n * g * c * k * pairs + results * self.epilogue.operations() as f64,
             bytes,
-            tensor_cores: matches!(self.dtype, DType::F16 | DType::BF16)
-                && !Self::is_depthwise(args),
+            tensor_cores: tile::on_tensor_cores(self.dtype, self.dtype, self.products)
+                .filter(|_| !Self::is_depthwise(args)),
         }
     }
 
@@ -389,6 +392,7 @@ macro_rules! convolution_template {
                 $crate::convolution::Convolution {
                     spatial: self.spatial,
                     dtype: self.dtype,
+                    products: self.products,
                     epilogue: &self.epilogue,
                     transposed: $transposed,
                 }
@@ -413,6 +417,11 @@ macro_rules! convolution_template {
                     "\n"; "mma.cuh", "tile.cuh", "tile_simt.cuh", "tile_pipeline.cuh", "tile_mma.cuh", "tile_wgmma.cuh", "tile_strips.cuh",
                     "im2col.cuh", concat!($text, ".cu"), "convolution.cuh"
                 )
+            }
+
+            fn products(&self) -> Option<$crate::Products> {
+                let of = |p: $crate::Products| p.operands() == Some(self.dtype);
+                $crate::Products::choices().any(of).then_some(self.products)
             }
 
             fn definitions(&self, props: &bespoke_device::DeviceProps) -> String {

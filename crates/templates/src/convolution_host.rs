@@ -17,11 +17,12 @@ use bespoke_ir::DType;
 
 use self::sum::Sum;
 use self::weights::{Weights, pack};
+use crate::arithmetic::Products;
 use crate::convolution::{Axis, Convolution, Geometry};
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::{Part, for_each_region};
 use crate::finish::{Block, Finish, with_scratch};
-use crate::product::{Matrix, MatrixMut, multiply};
+use crate::product::{Matrix, MatrixMut};
 use crate::spec::Args;
 use crate::view::Strided;
 
@@ -49,6 +50,7 @@ struct Twin<'a, T: Sum> {
     finish: Finish<'a>,
     extents: Vec<i64>,
     integers: bool,
+    products: Products,
 }
 
 /// Runs a convolution; `extras` is the number of operands of the epilogue.
@@ -158,6 +160,7 @@ fn run_as<T: Sum>(
         finish,
         extents: extents.clone(),
         integers: !options.dtype.is_float(),
+        products: options.products,
         s,
     };
     // some 2 MFLOP a piece; filters are split only where they come before the positions in memory
@@ -436,10 +439,10 @@ impl<T: Sum> Twin<'_, T> {
                 && linear
             {
                 let start = start + first + (rows.q.start * axis.mul + axis.base) * across;
-                return multiply(
+                return T::multiply(
+                    self.products,
                     size,
                     out,
-                    false,
                     Matrix {
                         data,
                         start,
@@ -500,7 +503,7 @@ impl<T: Sum> Twin<'_, T> {
                 rows: pixel as i64,
                 columns: step as i64,
             };
-            multiply(size, out, false, a, weights)
+            T::multiply(self.products, size, out, a, weights)
         })
     }
 

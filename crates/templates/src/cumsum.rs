@@ -151,7 +151,7 @@ impl Template for CumSum {
         Cost {
             operations: points,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

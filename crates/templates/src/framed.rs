@@ -224,7 +224,7 @@ impl<'a> Framed<'a> {
             operations: (before + operations) as f64 * points
                 + self.epilogue.operations() as f64 * results,
             bytes: read + written,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

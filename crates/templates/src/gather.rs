@@ -347,7 +347,7 @@ impl Template for Gather {
         Cost {
             operations: count * self.epilogue.operations() as f64,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! `y[…, m, n] = epilogue(Σₖ a[…, m, k] · b[…, k, n], e…[…, m, n])` over `batch` leading axes. Serves MatMul, Gemm and
 //! the integer products; transposed operands, broadcast batches and slices are strides. 16-bit floats go through tensor
-//! cores, everything else through plain arithmetic; sums are `f32` for floats up to 32 bits, `f64`, `i32` for integers up
-//! to 32 bits, and the type itself beyond. `k = 0` is the epilogue of 0. The epilogue may take the sums of two neighbouring
-//! columns, such as those of a gated layer; the result and `e…` then have half of the product's `n` columns, which are even. Where there is no batch and both operands are of
-//! one 16-bit type, tensor maps of them come first among the arguments.
+//! cores, everything else through plain arithmetic, unless another [arithmetic](crate::arithmetic) is asked for; sums are
+//! `f32` for floats up to 32 bits, `f64`, `i32` for integers up to 32 bits, and the type itself beyond. `k = 0` is the
+//! epilogue of 0. The epilogue may take the sums of two neighbouring columns, such as those of a gated layer; the result and
+//! `e…` then have half of the product's `n` columns, which are even. Where there is no batch and both operands are of one
+//! 16-bit type, multiplied exactly, tensor maps of them come first among the arguments.
 //!
 //! Tile constants: `BM`×`BN` results a block, `BK` steps at a time; on tensor cores `WARPS_M`×`WARPS_N` warps and
 //! `STAGES` of operands in flight, otherwise `TM`×`TN` results a thread. `WGMMA` is Hopper's engine, `TMA` the same with
@@ -29,6 +30,7 @@ pub(crate) use self::host::widen_run;
 pub use self::samples::samples;
 
 use self::host::{Product, Twin};
+use crate::arithmetic::Products;
 use crate::expr::lanes::{Elements, ElementsMut, check, split_operands};
 use crate::expr::regions::for_each_region;
 use crate::finish::Finish;
@@ -70,6 +72,8 @@ pub struct Gemm {
     pub a: DType,
     /// Type of the second operand.
     pub b: DType,
+    /// The arithmetic, one for operands of these types.
+    pub products: Products,
     /// Neighbouring columns of the product that make one of the result: 1 or 2.
     pub sums: usize,
     /// The first `sums` operands are the sums, the others are `e0…`.
@@ -78,7 +82,7 @@ pub struct Gemm {
 
 impl Gemm {
     fn engine(&self, props: &DeviceProps) -> Engine {
-        Engine::of(self.a, self.b, props)
+        Engine::of(self.a, self.b, self.products, props)
     }
 
     fn problem(&self, args: &Args<'_>) -> Problem {
@@ -94,7 +98,8 @@ impl Gemm {
 
     /// Whether kernels may copy operands by tensor maps: of one matrix each, of floats of 16 bits.
     fn has_maps(&self) -> bool {
-        self.batch == 0 && self.a == self.b && matches!(self.a, DType::F16 | DType::BF16)
+        let halves = self.a == self.b && matches!(self.a, DType::F16 | DType::BF16);
+        self.batch == 0 && halves && self.products == Products::Exact
     }
 
     /// Whether there is a map of each operand of such a product, wherever they begin.
@@ -124,7 +129,8 @@ impl Template for Gemm {
         };
         let epilogue = tile::describe_epilogue(&self.epilogue);
         let (batch, a, b) = (self.batch, self.a, self.b);
-        format!("batch {batch} {a}x{b} {sums}{epilogue}")
+        let products = self.products.text();
+        format!("batch {batch} {a}x{b}{products} {sums}{epilogue}")
     }
 
     fn params(&self) -> Vec<Param> {
@@ -264,6 +270,11 @@ impl Template for Gemm {
         )
     }
 
+    fn products(&self) -> Option<Products> {
+        let choice = self.a == self.b && Products::choices().any(|p| p.operands() == Some(self.a));
+        choice.then_some(self.products)
+    }
+
     fn cost(&self, args: &Args<'_>) -> Cost {
         let p = self.problem(args);
         let (matrices, m, n, k) = (p.matrices as f64, p.m as f64, p.n as f64, p.k as f64);
@@ -288,7 +299,7 @@ impl Template for Gemm {
         Cost {
             operations: matrices * m * (n * 2.0 * k + columns * self.epilogue.operations() as f64),
             bytes,
-            tensor_cores: self.a == self.b && matches!(self.a, DType::F16 | DType::BF16),
+            tensor_cores: tile::on_tensor_cores(self.a, self.b, self.products),
         }
     }
 
@@ -343,6 +354,7 @@ impl Template for Gemm {
             view.strides[rank - 1] *= sums;
             Product {
                 k: k.max(0) as usize,
+                arithmetic: self.products,
                 a: a.clone(),
                 b: (elements, view),
             }
@@ -428,6 +440,7 @@ mod tests {
             a: DType::F16,
             b: DType::F16,
             sums: 1,
+            products: Products::Exact,
             epilogue,
         };
         insta::assert_snapshot!(gemm.describe(), @"batch 1 f16xf16 (f16, f16) -> f16 add(x0, x1)");
@@ -466,7 +479,7 @@ mod tests {
             for (gemm, sample) in cases(&mut Rng::new(seed)) {
                 let params = gemm.params();
                 let named = params.iter().take(2).map(|p| p.name.as_str());
-                if gemm.batch > 0 || gemm.a.size() != Some(2) {
+                if !gemm.has_maps() {
                     assert!(!params.iter().any(|p| matches!(p.kind, SlotKind::Map(_))));
                     continue;
                 }
@@ -573,6 +586,7 @@ mod tests {
             a: half,
             b: half,
             sums,
+            products: Products::Exact,
             epilogue,
         };
         let of = |gemm: &Gemm| {
@@ -616,6 +630,7 @@ mod tests {
             a: DType::BF16,
             b: DType::BF16,
             sums: 1,
+            products: Products::Exact,
             epilogue: Expr::identity(DType::BF16),
         };
         let source = |arch| gemm.definitions(&DeviceProps::preset(Arch::sm(arch)));

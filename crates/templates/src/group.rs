@@ -208,7 +208,7 @@ impl Template for Group {
             .fold(Cost::default(), |sum, c| Cost {
                 operations: sum.operations + c.operations,
                 bytes: sum.bytes + c.bytes,
-                tensor_cores: false,
+                tensor_cores: None,
             })
     }
 

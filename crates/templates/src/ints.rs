@@ -77,7 +77,7 @@ impl Template for Ints {
         Cost {
             operations: 0.0,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -19,6 +19,7 @@
 
 pub mod arg_reduce;
 mod arguments;
+pub mod arithmetic;
 pub mod attention;
 pub mod candidates;
 pub mod conv;
@@ -56,5 +57,6 @@ pub mod topk;
 pub mod view;
 mod walk;
 
+pub use arithmetic::{Arithmetic, Products};
 pub use candidates::{Candidate, candidates};
 pub use spec::{Args, Baked, Cost, KernelSpec, Param, Template, Tile, Want};

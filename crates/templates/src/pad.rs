@@ -166,7 +166,7 @@ impl Template for Pad {
         Cost {
             operations: 0.0,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -315,7 +315,7 @@ impl Template for Pointwise {
         Cost {
             operations,
             bytes: read + written,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -231,7 +231,7 @@ impl Template for Pool {
         Cost {
             operations,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -33,6 +33,26 @@ pub(crate) struct MatrixMut<'a, T> {
     pub(crate) columns: i64,
 }
 
+impl<T> MatrixMut<'_, T> {
+    /// The same for one more use.
+    pub(crate) fn again(&mut self) -> MatrixMut<'_, T> {
+        MatrixMut {
+            data: &mut *self.data,
+            ..*self
+        }
+    }
+
+    /// Calls `f` with every element of `m`×`n` and its number, row by row.
+    pub(crate) fn each(&mut self, [m, n]: [usize; 2], mut f: impl FnMut(usize, &mut T)) {
+        for i in 0..m {
+            for j in 0..n {
+                let at = self.start + i as i64 * self.rows + j as i64 * self.columns;
+                f(i * n + j, &mut self.data[at as usize]);
+            }
+        }
+    }
+}
+
 /// Element types that `gemm` multiplies here.
 pub(crate) trait Real: Copy + 'static {
     const ZERO: Self;
@@ -75,6 +95,30 @@ fn distinct(rows: i64, columns: i64, m: usize, n: usize) -> bool {
         && (m <= 1 || n <= 1 || columns * (n - 1) < rows || rows * (m - 1) < columns)
 }
 
+/// Whether `m`×`k` times `k`×`n` lies within the slices, and no two results are the same element.
+///
+/// # Errors
+///
+/// What is wrong.
+pub(crate) fn check<T>(
+    [m, n, k]: [usize; 3],
+    y: &MatrixMut<'_, T>,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+) -> Result<(), TwinError> {
+    let empty = m == 0 || n == 0;
+    let right = inside(a.start, a.rows, a.columns, m, k, a.data.len())
+        && inside(b.start, b.rows, b.columns, k, n, b.data.len())
+        && inside(y.start, y.rows, y.columns, m, n, y.data.len())
+        && distinct(y.rows, y.columns, m, n);
+    match empty || right {
+        true => Ok(()),
+        false => Err(TwinError(format!(
+            "a matrix of the product {m}×{k}·{k}×{n} leaves its memory"
+        ))),
+    }
+}
+
 /// `y = a·b`, or `y += a·b`, with `m`×`k` times `k`×`n`, on this thread.
 ///
 /// # Errors
@@ -90,15 +134,7 @@ pub(crate) fn multiply<T: Real>(
     if m == 0 || n == 0 {
         return Ok(());
     }
-    if !inside(a.start, a.rows, a.columns, m, k, a.data.len())
-        || !inside(b.start, b.rows, b.columns, k, n, b.data.len())
-        || !inside(y.start, y.rows, y.columns, m, n, y.data.len())
-        || !distinct(y.rows, y.columns, m, n)
-    {
-        return Err(TwinError(format!(
-            "a matrix of the product {m}×{k}·{k}×{n} leaves its memory"
-        )));
-    }
+    check([m, n, k], &y, a, b)?;
     if k == 0 {
         if !add {
             for i in 0..m as i64 {

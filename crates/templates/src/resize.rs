@@ -309,7 +309,7 @@ impl Template for Resize {
         Cost {
             operations,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

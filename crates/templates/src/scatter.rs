@@ -134,7 +134,7 @@ impl Template for Scatter {
         Cost {
             operations: count,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -273,6 +273,7 @@ mod tests {
             a: DType::F16,
             b: DType::F16,
             sums: 1,
+            products: crate::Products::Exact,
             epilogue: Expr::identity(DType::F32),
         };
         let props = DeviceProps::preset(Arch::sm(90));

@@ -12,6 +12,8 @@ use bespoke_device::{
 };
 use bespoke_ir::DType;
 
+use crate::arithmetic::Products;
+
 /// One argument of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -283,17 +285,16 @@ pub struct Cost {
     pub operations: f64,
     /// Bytes that must be moved through device memory: each operand read once, each result written once.
     pub bytes: f64,
-    /// Whether the operations run on tensor cores.
-    pub tensor_cores: bool,
+    /// The arithmetic of operations on tensor cores; `None` where they run on plain arithmetic units.
+    pub tensor_cores: Option<Products>,
 }
 
 impl Cost {
     /// The shortest time in which a device can do the work, in seconds.
     pub fn floor(&self, props: &DeviceProps) -> f64 {
-        let rate = if self.tensor_cores {
-            props.f16_rate
-        } else {
-            props.f32_rate
+        let rate = match self.tensor_cores {
+            Some(products) => products.rate(props),
+            None => props.f32_rate,
         };
         (self.operations / rate).max(self.bytes / props.bandwidth)
     }
@@ -362,6 +363,11 @@ pub trait Template: Any + fmt::Debug + Send + Sync {
 
     /// Geometry of a launch. Without arguments: a grid that fills the device and serves every shape.
     fn geometry(&self, tile: &Tile, args: Option<&Args<'_>>, props: &DeviceProps) -> LaunchConfig;
+
+    /// The arithmetic of its products; `None` where it multiplies no matrices of floats for which there is a choice.
+    fn products(&self) -> Option<Products> {
+        None
+    }
 
     /// Work of a run.
     fn cost(&self, args: &Args<'_>) -> Cost;

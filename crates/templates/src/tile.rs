@@ -1,7 +1,7 @@
 //! Tiles of matrix products: which there are, what each costs, and the definitions that `kernels/tile.cuh` wants.
 //!
-//! gemm, conv and conv_transpose all end in the same loop over tiles, on tensor cores for `f16` and `bf16` and on plain
-//! arithmetic units for everything else. What each is expected to take is the [`model`]'s business.
+//! gemm, conv and conv_transpose all end in the same loop over tiles, on tensor cores for `f16`, `bf16` and, where it is asked
+//! for, `tf32`, and on plain arithmetic units for everything else. What each is expected to take is the [`model`]'s business.
 
 mod model;
 
@@ -13,6 +13,7 @@ use bespoke_ir::expr::Expr;
 
 pub(crate) use self::model::{NEIGHBOUR_RATE, seconds};
 
+use crate::arithmetic::Products;
 use crate::expr::cuda;
 use crate::source::{cuda_compute_type, cuda_type};
 use crate::spec::{Tile, Want};
@@ -34,8 +35,8 @@ pub(crate) fn bytes_of(dtype: DType) -> i64 {
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
-    /// `mma.sync` on 16-bit floats.
-    TensorCores,
+    /// Tensor cores: `mma.sync`, and on Hopper `wgmma` for exact products.
+    TensorCores(Products),
     /// One multiplication an instruction; operands wait in shared memory as accumulator type.
     Simt {
         /// Type of the sums.
@@ -44,22 +45,30 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// The engine for operands of these types.
-    pub(crate) fn of(a: DType, b: DType, props: &DeviceProps) -> Engine {
+    /// The engine for operands of these types in this arithmetic, as far as the architecture has it.
+    pub(crate) fn of(a: DType, b: DType, products: Products, props: &DeviceProps) -> Engine {
+        let products = products.on(props.arch);
         let tensor = a == b
             && match a {
                 DType::F16 => props.arch.number >= 75,
                 DType::BF16 => props.arch.has_mma_k16(),
+                DType::F32 => products == Products::Tf32,
                 _ => false,
             };
         if tensor {
-            Engine::TensorCores
+            Engine::TensorCores(products)
         } else {
             Engine::Simt {
                 accumulator: accumulator(a),
             }
         }
     }
+}
+
+/// The arithmetic of a product for its cost: that of tensor cores, on architectures that have it.
+pub(crate) fn on_tensor_cores(a: DType, b: DType, products: Products) -> Option<Products> {
+    let halves = a == b && matches!(a, DType::F16 | DType::BF16);
+    (halves || products == Products::Tf32).then_some(products)
 }
 
 /// One or several equal matrix products.
@@ -75,7 +84,9 @@ pub(crate) struct Problem {
     pub(crate) epilogue: u64,
 }
 
-/// `mma.sync`: BM, BN, BK, warps along m, along n and along a step, stages; each verified to compile without spills.
+/// `mma.sync`: BM, BN, BK, warps along m, along n and along a step, stages; each verified to compile without spills. BK is that
+/// of operands of two bytes; wider ones take as many bytes. Each warp has [`PROMOTED_RUN`](crate::arithmetic::PROMOTED_RUN)
+/// steps of it or a multiple.
 const MMA_TILES: &[[i64; 7]] = &[
     [64, 64, 32, 2, 2, 1, 4],
     [128, 256, 32, 2, 4, 1, 3],
@@ -177,13 +188,17 @@ const SIMT_TILES: &[[i64; 5]] = &[
     [64, 16, 16, 4, 2],
 ];
 
-fn mma_tile(&[bm, bn, bk, wm, wn, wk, stages]: &[i64; 7], props: &DeviceProps) -> Tile {
+fn mma_tile(
+    &[bm, bn, bk, wm, wn, wk, stages]: &[i64; 7],
+    products: Products,
+    props: &DeviceProps,
+) -> Tile {
     // without cp.async one stage is read while the other is filled from registers
     let stages = if props.arch.has_cp_async() { stages } else { 2 };
     Tile::new(&[
         ("BM", bm),
         ("BN", bn),
-        ("BK", bk),
+        ("BK", bk * 2 / products.element()),
         ("WARPS_M", wm),
         ("WARPS_N", wn),
         ("WARPS_K", wk),
@@ -258,19 +273,22 @@ pub(crate) fn tiles(
     props: &DeviceProps,
 ) -> Vec<Tile> {
     let all: Vec<Tile> = match engine {
-        Engine::TensorCores => {
+        Engine::TensorCores(products) => {
+            // Hopper's own instruction gains nothing from narrower sums, and wants tf32 in an order that operands seldom have
+            let own = props.arch.has_wgmma() && products == Products::Exact;
             // a generic kernel has to keep more in registers
             let plain = operands != Operands::Any && problem.is_some();
             let large = LARGE_TILES.iter().filter(|_| plain);
             let wgmma = WGMMA_TILES.iter().chain(large).map(wgmma_tile);
             let mapped = operands == Operands::Mapped && problem.is_some();
             let tma = TMA_TILES.iter().filter(|_| mapped).map(tma_tile);
-            let mma = MMA_TILES.iter().map(|row| mma_tile(row, props));
-            let rows = problem.filter(|_| plain).map_or(i64::MAX, |p| p.m);
+            let mma = MMA_TILES.iter().map(|row| mma_tile(row, products, props));
+            let exact = products == Products::Exact;
+            let rows = problem.filter(|_| plain && exact).map_or(i64::MAX, |p| p.m);
             let streamed = STREAMED_TILES.iter().filter(|t| rows <= t[0]);
             wgmma
                 .chain(tma)
-                .filter(|_| props.arch.has_wgmma())
+                .filter(|_| own)
                 .chain(streamed.map(streamed_tile))
                 .chain(mma)
                 .filter(|t| props.arch.has_cp_async() || t.get("BM") * t.get("BN") <= 128 * 128)
@@ -288,7 +306,7 @@ pub(crate) fn tiles(
         .filter(|t| shared_bytes(engine, t) + extra_shared <= i64::from(props.shared_per_block))
         .collect();
     if let Some(p) = problem {
-        if engine == Engine::TensorCores && props.arch.has_clusters() {
+        if matches!(engine, Engine::TensorCores(_)) && props.arch.has_clusters() {
             // blocks of a cluster exchange sums by the way that results take out of the other engines
             let moderate = |t: &&Tile| {
                 t.get("THREADS") <= MODERATE && t.get("TMA") == 0 && t.get("STREAMED") == 0
@@ -328,11 +346,11 @@ fn splits<'t>(
 pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
     let (bm, bn, bk) = (tile.get("BM"), tile.get("BN"), tile.get("BK"));
     match engine {
-        Engine::TensorCores => {
+        Engine::TensorCores(products) => {
             if tile.get("STREAMED") == 1 {
                 return tile.get("WARPS_K") * bm * (bn + 4) * 4;
             }
-            let pipeline = tile.get("STAGES") * (bm + bn) * bk * 2;
+            let pipeline = tile.get("STAGES") * (bm + bn) * bk * products.element();
             if tile.get("TMA") == 1 {
                 // with two barriers a stage
                 return pipeline + tile.get("STAGES") * 16 + 1024;
@@ -365,6 +383,11 @@ fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     let threads = tile.get("THREADS").max(1);
     // accumulators, fragments and addresses
     let sums = tile.get("BM") * tile.get("BN") * tile.get("WARPS_K").max(1) / threads;
+    let sums = match engine {
+        // two to a register
+        Engine::TensorCores(Products::F16Sums) => sums / 2,
+        _ => sums,
+    };
     let registers = (sums * 3 / 2 + 64).min(255);
     let by_registers = i64::from(props.registers_per_multiprocessor) / (registers * threads);
     let by_shared =
@@ -449,11 +472,18 @@ pub(crate) fn definitions(
 ) -> String {
     let mut out = String::new();
     // writing to a String cannot fail
+    let products = match engine {
+        Engine::TensorCores(products) => Some(products),
+        Engine::Simt { .. } => None,
+    };
     let _ = writeln!(
         out,
         "#define TENSOR_CORES {}",
-        i32::from(engine == Engine::TensorCores)
+        i32::from(products.is_some())
     );
+    if let Some(definition) = products.and_then(Products::definition) {
+        let _ = writeln!(out, "#define {definition}");
+    }
     let _ = writeln!(
         out,
         "typedef {} ACC;",
@@ -492,11 +522,12 @@ pub(crate) fn definitions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arithmetic::PROMOTED_RUN;
     use bespoke_device::Arch;
 
     fn best(m: i64, n: i64, k: i64, arch: u32) -> String {
         let props = DeviceProps::preset(Arch::sm(arch));
-        let engine = Engine::of(DType::F16, DType::F16, &props);
+        let engine = Engine::of(DType::F16, DType::F16, Products::Exact, &props);
         let p = Problem {
             matrices: 1,
             m,
@@ -528,18 +559,56 @@ mod tests {
     }
 
     #[test]
+    fn a_large_square_takes_what_the_rate_of_its_arithmetic_says() {
+        let p = Problem {
+            matrices: 1,
+            m: 8192,
+            n: 8192,
+            k: 8192,
+            sums: 1,
+            epilogue: 0,
+        };
+        let best = |arch: u32, dtype, products| {
+            let props = DeviceProps::preset(Arch::sm(arch));
+            let engine = Engine::of(dtype, dtype, products, &props);
+            let tiles = tiles(engine, Some(p), Operands::Matrices, 0, &props);
+            seconds(engine, &tiles[0], p, &props)
+        };
+        let gain = |arch, dtype, products| {
+            best(arch, dtype, Products::Exact) / best(arch, dtype, products)
+        };
+        for arch in [75, 86, 89, 120] {
+            let narrow = gain(arch, DType::F16, Products::F16Sums);
+            let promoted = gain(arch, DType::F16, Products::PromotedSums);
+            assert!((1.4..2.1).contains(&narrow), "sm_{arch}: {narrow}");
+            assert!(
+                promoted > 1.3 && promoted <= narrow,
+                "sm_{arch}: {promoted}"
+            );
+        }
+        let none = gain(80, DType::F16, Products::F16Sums);
+        assert!((0.9..1.1).contains(&none), "sm_80: {none}");
+        let tf32 = gain(80, DType::F32, Products::Tf32);
+        assert!((4.0..9.0).contains(&tf32), "sm_80: {tf32}");
+        assert_eq!(gain(75, DType::F32, Products::Tf32), 1.0);
+    }
+
+    #[test]
     fn every_tile_fits_and_shares_its_work_evenly() {
         for arch in [75, 80, 86, 89, 90, 100, 120] {
             let props = DeviceProps::preset(Arch::sm(arch));
-            for dtype in [
+            let exact = [
                 DType::F16,
                 DType::BF16,
                 DType::F32,
                 DType::F64,
                 DType::I8,
                 DType::I64,
-            ] {
-                let engine = Engine::of(dtype, dtype, &props);
+            ];
+            let exact = exact.map(|dtype| (dtype, Products::Exact));
+            let others = Products::choices().filter_map(|p| Some((p.operands()?, p)));
+            for (dtype, products) in exact.into_iter().chain(others) {
+                let engine = Engine::of(dtype, dtype, products, &props);
                 let all = [1, 100].map(|m| {
                     let p = Problem {
                         matrices: 3,
@@ -558,11 +627,18 @@ mod tests {
                         shared_bytes(engine, t) <= i64::from(props.shared_per_block),
                         "{t}"
                     );
-                    if engine == Engine::TensorCores {
+                    if let Engine::TensorCores(products) = engine {
                         let rows = if t.get("STREAMED") == 1 { 8 } else { 16 };
                         assert_eq!(t.get("BM") / t.get("WARPS_M").max(1) % rows, 0, "{t}");
                         assert_eq!(t.get("BN") / t.get("WARPS_N").max(1) % 16, 0, "{t}");
-                        assert_eq!(t.get("BK") / t.get("WARPS_K") % 16, 0, "{t}");
+                        let steps = t.get("BK") / t.get("WARPS_K");
+                        let whole = match products {
+                            Products::PromotedSums => PROMOTED_RUN as i64,
+                            // what an instruction takes of a line
+                            _ => 32 / products.element(),
+                        };
+                        assert_eq!(steps % whole, 0, "{t}");
+                        assert!(products == Products::Exact || t.get("WGMMA") == 0, "{t}");
                     }
                 }
                 assert!(!tiles(engine, None, Operands::Mapped, 0, &props).is_empty());

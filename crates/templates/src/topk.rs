@@ -115,7 +115,7 @@ impl Template for TopK {
         Cost {
             operations: rows * columns * columns,
             bytes,
-            tensor_cores: false,
+            tensor_cores: None,
         }
     }
 

@@ -11,7 +11,7 @@ use bespoke_jit::{CompileRequest, JitError, Nvrtc, SearchPlan};
 use bespoke_templates::gemm::Gemm;
 use bespoke_templates::normalize::Normalize;
 use bespoke_templates::sample::{Rng, Sample};
-use bespoke_templates::{Args, KernelSpec, Template, Tile};
+use bespoke_templates::{Args, KernelSpec, Products, Template, Tile};
 
 /// Architectures with a preset, the newest of each family.
 const ARCHS: &[&str] = &[
@@ -305,6 +305,7 @@ fn gates_of_models() {
         a: half,
         b: half,
         sums: 2,
+        products: Products::Exact,
         epilogue: e.finish(r),
     });
     let params = template.params();
@@ -341,6 +342,70 @@ fn gates_of_models() {
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
+/// A dense product of f32 or f16 in another arithmetic, `b` by columns if `turned`: its template and a row of arguments.
+fn product(products: Products, [m, n, k]: [i64; 3], turned: bool) -> (Arc<dyn Template>, Vec<i64>) {
+    let Some(operands) = products.operands() else {
+        panic!("a choice for a type")
+    };
+    let template = Arc::new(Gemm {
+        batch: 0,
+        a: operands,
+        b: operands,
+        sums: 1,
+        products,
+        epilogue: Expr::cast(DType::F32, operands),
+    });
+    let mut row = Vec::new();
+    for p in template.params() {
+        match p.name.as_str() {
+            _ if p.dtype.is_some() => row.extend([0, 0]),
+            "m" => row.push(m),
+            "n" => row.push(n),
+            "k" => row.push(k),
+            "a_s0" => row.push(k),
+            "b_s0" if turned => row.push(1),
+            "b_s1" if turned => row.push(k),
+            "b_s0" | "y_s0" => row.push(n),
+            name if name.ends_with("_s1") => row.push(1),
+            _ => row.push(0),
+        }
+    }
+    (template, row)
+}
+
+/// Every tile of every arithmetic, the tiles shared out over the architectures, and the generic kernel on each.
+#[test]
+fn products_in_every_arithmetic() {
+    let Some(nvrtc) = nvrtc_for("products_in_every_arithmetic") else {
+        return;
+    };
+    let mut bad = Vec::new();
+    for (i, products) in Products::choices().enumerate() {
+        for (k, arch) in ARCHS.iter().enumerate() {
+            let Ok(arch) = arch.parse::<Arch>() else {
+                panic!("{arch} is an architecture")
+            };
+            let props = DeviceProps::preset(arch);
+            let (template, row) = product(products, [1024, 1024, 4096], (i + k) % 2 == 0);
+            let params = template.params();
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(template.clone(), &args, &props);
+            let tiles = exact.tiles(&args, &props).enumerate();
+            let own = tiles.filter(|(at, _)| at % ARCHS.len() == (k + i) % ARCHS.len());
+            let specs = own.map(|(_, tile)| KernelSpec {
+                tile,
+                ..exact.clone()
+            });
+            for spec in specs.chain([KernelSpec::generic(template.clone(), &props)]) {
+                let used = spec.source(&props).contains("#define TENSOR_CORES 1");
+                assert_eq!(used, products.on(arch) == products, "{spec} for {arch}");
+                bad.extend(compile(&nvrtc, &spec, &props, true).err());
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
 /// Tiles for few rows, which few samples are fit for.
 #[test]
 fn gemm_streamed() {
@@ -357,6 +422,36 @@ fn attention_streamed() {
 
 /// Architectures of every kind of loads, and with and without clusters.
 const STREAMS: &[&str] = &["sm_75", "sm_80", "sm_90a", "sm_120"];
+
+/// Convolutions in every arithmetic, with the samples that have one.
+#[test]
+fn convolutions_in_every_arithmetic() {
+    let Some(nvrtc) = nvrtc_for("convolutions_in_every_arithmetic") else {
+        return;
+    };
+    let mut bad = Vec::new();
+    for (k, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        let mut rng = Rng::new(k as u64);
+        let mut samples = bespoke_templates::conv::samples(&mut rng);
+        samples.extend(bespoke_templates::conv_transpose::samples(&mut rng));
+        let other = |s: &Sample| s.template.products().is_some_and(|p| p != Products::Exact);
+        samples.retain(other);
+        assert_eq!(samples.len(), 2 * Products::choices().count());
+        let sample = &samples[k % samples.len()];
+        let (params, row) = (sample.template.params(), sample.row());
+        let args = Args::new(&params, &row);
+        let template = Arc::clone(&sample.template);
+        let exact = KernelSpec::exact(template.clone(), &args, &props);
+        for spec in [exact, KernelSpec::generic(template, &props)] {
+            bad.extend(compile(&nvrtc, &spec, &props, true).err());
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
 
 /// Tiles for operands that lie across, with the widest and the narrowest vectors, which few samples are fit for.
 #[test]

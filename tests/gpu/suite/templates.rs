@@ -15,7 +15,7 @@ use bespoke_device::{DevicePtr, Launch, Memory, Stream};
 use bespoke_ir::DType;
 use bespoke_jit::{CompileRequest, Nvrtc};
 use bespoke_templates::sample::{Rng, Sample, SampleSlot};
-use bespoke_templates::{Args, Baked, KernelSpec};
+use bespoke_templates::{Args, Baked, KernelSpec, Products};
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -59,7 +59,8 @@ families!(
     ints,
 );
 
-/// So many samples of a template run with every tile, the first ones and the last ones of a seed.
+/// So many samples of a template run with every tile, the first ones and the last ones of a seed; those whose products are not
+/// exact too.
 const TILED: usize = 2;
 
 /// One way to run a sample.
@@ -106,7 +107,10 @@ fn check(rig: &Rig, samples: fn(&mut Rng) -> Vec<Sample>) -> Outcome {
         };
         let exact = KernelSpec::exact(sample.template.clone(), &args, props);
         // of some samples with every tile that may be chosen for them
-        let tiled = number < TILED || (last.saturating_sub(TILED)..last).contains(&number);
+        let inexact = |products| products != Products::Exact;
+        let tiled = number < TILED
+            || (last.saturating_sub(TILED)..last).contains(&number)
+            || number < last && sample.template.products().is_some_and(inexact);
         let all = exact.tiles(&args, props).filter(|_| tiled);
         let tiles = all.map(|tile| {
             let baked = exact.baked.clone();

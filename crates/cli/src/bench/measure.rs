@@ -13,7 +13,7 @@ use bespoke::ErrorKind;
 use bespoke::ir::Constant;
 use bespoke::onnx::{ImportOptions, import};
 use bespoke::runtime::Feed;
-use bespoke::runtime::{CompileCost, EventKind, RunReport, Session, Stats};
+use bespoke::runtime::{ArithmeticUse, CompileCost, EventKind, RunReport, Session, Stats};
 use serde::Serialize;
 
 use super::host::HostTime;
@@ -121,6 +121,9 @@ pub(crate) struct Measurement {
     pub(crate) shape: String,
     pub(crate) strategy: String,
     pub(crate) graph: &'static str,
+    /// What came of --arithmetic, a choice each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) arithmetic: Vec<ArithmeticUse>,
     pub(crate) cache: CacheState,
     /// Whether inputs and outputs travelled.
     pub(crate) transfers: bool,
@@ -467,6 +470,7 @@ impl Round<'_> {
             shape: first.shape,
             strategy: self.flags.specialize.word.clone(),
             graph: self.flags.cuda_graph.name(),
+            arithmetic: session.arithmetic(),
             cache: self.cache,
             transfers: effort.transfers,
             device: place.words.clone(),

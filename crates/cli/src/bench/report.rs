@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use bespoke::runtime::ArithmeticUse;
 use serde::Serialize;
 
 use super::host;
@@ -117,15 +118,25 @@ fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// What was asked for, where it is not the exact arithmetic: `, arithmetic tf32,promoted`.
+fn arithmetic(uses: &[ArithmeticUse]) -> String {
+    let words: Vec<&str> = uses.iter().map(|came| came.asked.word()).collect();
+    match words.is_empty() {
+        true => String::new(),
+        false => format!(", arithmetic {}", words.join(",")),
+    }
+}
+
 /// A measurement for people, some lines.
 pub(crate) fn text(m: &Measurement) -> String {
     let mut lines = vec![format!(
-        "{}  {}, graph {}, cache {}{}",
+        "{}  {}, graph {}, cache {}{}{}",
         m.shape,
         m.strategy,
         m.graph,
         m.cache.name(),
-        if m.transfers { ", with transfers" } else { "" }
+        if m.transfers { ", with transfers" } else { "" },
+        arithmetic(&m.arithmetic)
     )];
     let l = &m.load;
     lines.push(format!(
@@ -330,6 +341,7 @@ mod tests {
             shape: "x:1x4".into(),
             strategy: "lazy".to_owned(),
             graph: "whole",
+            arithmetic: Vec::new(),
             cache: CacheState::Cold,
             transfers: false,
             device: "the host".into(),

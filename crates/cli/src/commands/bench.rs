@@ -12,6 +12,7 @@ use bespoke::onnx::{ImportOptions, import};
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 
+use crate::arithmetic::ArithmeticOptions;
 use crate::bench::measure::{CacheState, Effort, Round};
 use crate::bench::points::{self, Asked, Points};
 use crate::bench::profile;
@@ -92,6 +93,8 @@ pub(crate) struct Arguments {
         help_heading = "Device and strategy"
     )]
     refine: Refine,
+    #[command(flatten)]
+    arithmetic: ArithmeticOptions,
     /// Limit on the device memory that a session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE", help_heading = "Device and strategy")]
     memory_limit: Option<Size>,
@@ -284,6 +287,7 @@ impl Arguments {
             verify_swap: false,
             bit_stable: self.bit_stable,
             refine: self.refine,
+            arithmetic: self.arithmetic,
             memory_limit: self.memory_limit,
             opt_shapes: strategy.takes_opt_shapes().then(|| opt.clone()),
             cuda_graph: graph,

@@ -13,6 +13,7 @@ use bespoke::runtime::service::CompileError;
 use bespoke::runtime::{Costs, Session};
 use clap::Args;
 
+use crate::arithmetic::ArithmeticOptions;
 use crate::bench::points::{self, Asked, Points};
 use crate::console::Console;
 use crate::costs::report::{Document, Exports, text, totals};
@@ -87,6 +88,8 @@ pub(crate) struct Arguments {
     /// Specialise without changing the order of any sum
     #[arg(long, help_heading = "Device and strategy")]
     bit_stable: bool,
+    #[command(flatten)]
+    arithmetic: ArithmeticOptions,
     /// Limit on the device memory that the session holds, such as 512M or 2G [default: what the device has]
     #[arg(long, value_name = "SIZE", help_heading = "Device and strategy")]
     memory_limit: Option<Size>,
@@ -119,6 +122,7 @@ impl Arguments {
             no_learn: true,
             bit_stable: self.bit_stable,
             refine: Refine::default(),
+            arithmetic: self.arithmetic,
             memory_limit: self.memory_limit,
             cuda_graph: Graphs::Off,
             programmatic_launch: Programmatic::Off,

@@ -11,11 +11,12 @@ use bespoke::ir::{DType, Flow, Graph, SymbolTable, TensorId, TensorType};
 use bespoke::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
 use bespoke::onnx::{ImportOptions, ModelFile, OnnxError, UnsupportedNode, import};
 use bespoke::passes::canonicalize;
-use bespoke::plan::{Plan, PlanError, plan};
-use bespoke::runtime::CutReason;
+use bespoke::plan::{Plan, PlanError, plan_in};
+use bespoke::runtime::{ArithmeticUse, CutReason};
 use clap::Args;
 use serde::Serialize;
 
+use crate::arithmetic::{self, ArithmeticOptions};
 use crate::console::{Console, bytes, status};
 use crate::failure::Failure;
 use crate::inputs::Extents;
@@ -34,6 +35,8 @@ pub(crate) struct Arguments {
     /// Also show the plan: one line a step, kernels by template, copies
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    arithmetic: ArithmeticOptions,
     /// Extents for the plan's memory: N=8,S=128 ('*=1' for all that are not given)
     #[arg(long, value_name = "DIMS")]
     dims: Vec<Dims>,
@@ -134,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
                 .collect();
             document.notes = model.notes;
             match model.flow {
-                None => consider(model.graph, &mut document)?.map(|plan| vec![plan]),
+                None => consider(model.graph, arguments, &mut document)?.map(|plan| vec![plan]),
                 Some(flow) => consider_flow(flow, arguments, &mut document)?,
             }
         }
@@ -144,6 +147,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         }
     };
     if let Some(plans) = &planned {
+        arithmetic::tell(&ArithmeticUse::of(plans, None), console);
         document.plan = Some(summarise(plans, arguments)?);
     }
     show(&document, arguments, console)?;
@@ -337,7 +341,7 @@ fn consider_flow(
     let mut plans = Vec::with_capacity(flow.segments.len());
     for mut segment in flow.segments {
         canonicalize(&mut segment.graph).map_err(|error| internal(&error))?;
-        match plan_of(&segment.graph, document)? {
+        match plan_of(&segment.graph, arguments, document)? {
             Some(plan) => plans.push(plan),
             None => return Ok(None),
         }
@@ -346,7 +350,11 @@ fn consider_flow(
 }
 
 /// Canonical form and plan of an imported model; `None` if the planner refuses it.
-fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
+fn consider(
+    mut graph: Graph,
+    arguments: &Arguments,
+    document: &mut Document,
+) -> Result<Option<Plan>, Failure> {
     canonicalize(&mut graph).map_err(|error| internal(&error))?;
     let port = |value| {
         let ty: &TensorType = graph.ty(value);
@@ -363,18 +371,22 @@ fn consider(mut graph: Graph, document: &mut Document) -> Result<Option<Plan>, F
             output.r#type = ty;
         }
     }
-    plan_of(&graph, document)
+    plan_of(&graph, arguments, document)
 }
 
 /// The plan of a canonical graph; `None` if the planner refuses it.
-fn plan_of(graph: &Graph, document: &mut Document) -> Result<Option<Plan>, Failure> {
+fn plan_of(
+    graph: &Graph,
+    arguments: &Arguments,
+    document: &mut Document,
+) -> Result<Option<Plan>, Failure> {
     for id in graph.topological_order() {
         *document
             .canonical_operators
             .entry(graph.node(id).op.name().to_owned())
             .or_insert(0) += 1;
     }
-    match plan(graph) {
+    match plan_in(graph, arguments.arithmetic.arithmetic) {
         Ok(plan) => Ok(Some(plan)),
         Err(error @ PlanError::Internal { .. }) => Err(internal(&error)),
         Err(error) => {

@@ -19,6 +19,7 @@ use bespoke::runtime::{CompileService, Prebuild, Serves, ServiceOptions, Wanted 
 use clap::Args;
 use serde::Serialize;
 
+use crate::arithmetic::{self, ArithmeticOptions};
 use crate::console::{Console, bytes, micros};
 use crate::failure::Failure;
 use crate::inputs::{self, Port, Wanted};
@@ -67,6 +68,8 @@ pub(crate) struct Arguments {
     /// For sessions with --bit-stable
     #[arg(long)]
     bit_stable: bool,
+    #[command(flatten)]
+    arithmetic: ArithmeticOptions,
     /// The folder to fill
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -138,6 +141,7 @@ struct Document<'a> {
     output: &'a Path,
     specialize: &'a str,
     bit_stable: bool,
+    arithmetic: String,
     shapes: Vec<String>,
     targets: Vec<TargetDocument>,
     exit_code: u8,
@@ -151,8 +155,11 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         console.note(note);
     }
     let shapes = sets(arguments, &model.graph)?;
-    let prebuild = Prebuild::new(model.graph)?;
+    let prebuild = Prebuild::new(model.graph, arguments.arithmetic.arithmetic)?;
     let strategy = &arguments.specialize.strategy;
+    for target in &targets {
+        arithmetic::tell(&prebuild.arithmetic(target.props.arch), console);
+    }
     let plans = targets
         .into_iter()
         .map(|target| {
@@ -198,6 +205,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
             output: &arguments.output,
             specialize: &arguments.specialize.word,
             bit_stable: arguments.bit_stable,
+            arithmetic: arguments.arithmetic.arithmetic.to_string(),
             shapes: shapes.iter().map(spell).collect(),
             targets: documents,
             exit_code: failure.as_ref().map_or(0, |f| f.kind.code()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bespoke::ir::{Constant, SymbolTable, TensorType};
 use bespoke::onnx::{ImportOptions, import, write_tensor_file};
-use bespoke::runtime::{Event, GraphUse, RunOptions, RunReport, Session, Tensor};
+use bespoke::runtime::{ArithmeticUse, Event, GraphUse, RunOptions, RunReport, Session, Tensor};
 use clap::Args;
 use serde::Serialize;
 
@@ -135,6 +135,9 @@ struct Document<'a> {
     model: &'a Path,
     device: &'a str,
     strategy: &'a str,
+    /// What came of --arithmetic, a choice each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    arithmetic: Vec<ArithmeticUse>,
     runs: Vec<Run>,
     /// With --shape-trace: each shape, those that came most often first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +212,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
     let types: Vec<TensorType> = ports.iter().map(|p| p.ty.clone()).collect();
     let symbols = model.graph.symbols.clone();
     let session = place.session(model, sight.feeds(), console)?;
+    let arithmetic = session.arithmetic();
     let mut runs = Runs {
         place: &place,
         session: &session,
@@ -265,6 +269,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<u8, Fa
         model: &arguments.model,
         device: &place.words,
         strategy: &arguments.session.specialize.word,
+        arithmetic,
         summary: summary(&reports),
         runs: reports.iter().map(describe).collect(),
         shapes,

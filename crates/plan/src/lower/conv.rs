@@ -4,14 +4,15 @@
 //! them for that to pay: the reduction then reads whole vectors.
 
 use bespoke_ir::op::conv::Window;
-use bespoke_ir::{NodeId, Op, SymInt, ValueId};
+use bespoke_ir::{DType, NodeId, Op, SymInt, ValueId};
+use bespoke_templates::Products;
 use bespoke_templates::conv::Conv;
 use bespoke_templates::conv_transpose::ConvTranspose;
 use bespoke_templates::pool::Pool;
 
 use super::{Epilogue, Lowering, PlanError};
 use crate::access::{Access, channels_last};
-use crate::builder::Args;
+use crate::builder::{Args, Phase};
 
 /// With fewer channels than this a copy to channels-last costs more than strided reads.
 const MIN_CHANNELS: i64 = 8;
@@ -60,6 +61,7 @@ impl Lowering<'_> {
                 let template = Conv {
                     spatial,
                     dtype,
+                    products: self.products_of_filters(phase, dtype, &w_dims[1], &filters),
                     epilogue: epilogue.expr,
                 };
                 self.step(phase, name, template, args)?;
@@ -77,6 +79,7 @@ impl Lowering<'_> {
                 let template = ConvTranspose {
                     spatial,
                     dtype,
+                    products: self.products_of_filters(phase, dtype, &per_group, &w_dims[1]),
                     epilogue: epilogue.expr,
                 };
                 self.step(phase, name, template, args)?;
@@ -97,6 +100,21 @@ impl Lowering<'_> {
             _ => return Err(self.internal(id, "not a window operator")),
         }
         Ok(y)
+    }
+
+    /// The arithmetic of a convolution, given the channels and the filters of a group: one of each multiplies no matrices, and
+    /// is exact.
+    fn products_of_filters(
+        &self,
+        phase: Phase,
+        dtype: DType,
+        channels: &SymInt,
+        filters: &SymInt,
+    ) -> Products {
+        match [channels, filters].map(SymInt::as_const) {
+            [Some(1), Some(1)] => Products::Exact,
+            _ => self.products(phase, dtype, dtype),
+        }
     }
 
     /// Max pooling with positions: two results.

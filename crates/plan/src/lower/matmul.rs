@@ -163,6 +163,7 @@ impl Lowering<'_> {
             a: graph.dtype(va),
             b: graph.dtype(vb),
             sums,
+            products: self.products(phase, graph.dtype(va), graph.dtype(vb)),
             epilogue: epilogue.expr,
         };
         self.step(phase, name, template, args)?;

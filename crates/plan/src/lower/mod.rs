@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use bespoke_ir::expr::Expr;
 use bespoke_ir::{DType, Graph, NodeId, Op, SymInt, SymbolTable, TensorType, ValueId};
-use bespoke_templates::Template;
+use bespoke_templates::{Arithmetic, Products, Template};
 
 use crate::Plan;
 use crate::access::{Access, row_major};
@@ -106,6 +106,7 @@ impl Epilogue {
 pub(crate) struct Lowering<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) builder: Builder,
+    arithmetic: Arithmetic,
     state: Vec<State>,
     phase: Vec<Phase>,
     readers: Vec<u32>,
@@ -119,7 +120,7 @@ pub(crate) struct Lowering<'a> {
     reordered: HashMap<(ValueId, Vec<usize>), Access>,
 }
 
-pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
+pub(crate) fn lower(graph: &Graph, arithmetic: Arithmetic) -> Result<Plan, PlanError> {
     let bound = graph.value_bound();
     let mut readers = vec![0u32; bound];
     for id in graph.topological_order() {
@@ -136,6 +137,7 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
     let mut l = Lowering {
         graph,
         builder: Builder::default(),
+        arithmetic,
         state: vec![State::Todo; bound],
         phase: vec![Phase::Run; bound],
         readers,
@@ -193,7 +195,7 @@ pub(crate) fn lower(graph: &Graph) -> Result<Plan, PlanError> {
             l.copy(Phase::Run, &value.name, value.ty.dtype, &access, &target)?;
         }
     }
-    Ok(l.builder.finish(graph, &inputs, &outputs))
+    Ok(l.builder.finish(graph, arithmetic, &inputs, &outputs))
 }
 
 /// Whether the attributes of an operator hold run-time extents.
@@ -221,6 +223,14 @@ impl Lowering<'_> {
 
     pub(crate) fn phase(&self, v: ValueId) -> Phase {
         self.phase[v.index()]
+    }
+
+    /// The arithmetic of products of these types. At load there is time to be exact.
+    pub(crate) fn products(&self, phase: Phase, a: DType, b: DType) -> Products {
+        match phase {
+            Phase::Setup => Products::Exact,
+            Phase::Run => self.arithmetic.of(a, b),
+        }
     }
 
     /// The value's bytes; computes it now if it is pending.

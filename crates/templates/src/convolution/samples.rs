@@ -6,14 +6,15 @@ use bespoke_ir::DType;
 use bespoke_ir::expr::Expr;
 
 use super::{Convolution, Kind};
-use crate::arguments::{self, Arguments, tolerance};
+use crate::arguments::{self, Arguments, Content, tolerance};
+use crate::arithmetic::Products;
 use crate::sample::{Rng, Sample};
 use crate::spec::Template;
 
-/// Random convolutions of every type, of the kind that `make` makes of spatial axes, type and epilogue.
+/// Random convolutions of every type and arithmetic, of the kind that `make` makes of spatial axes, these two and epilogue.
 pub(crate) fn cases<T: Kind + 'static>(
     rng: &mut Rng,
-    make: impl Fn(usize, DType, Expr) -> T,
+    make: impl Fn(usize, (DType, Products), Expr) -> T,
 ) -> Vec<(Arc<T>, Sample)> {
     const TYPES: &[(DType, DType)] = &[
         (DType::F32, DType::F32),
@@ -24,12 +25,16 @@ pub(crate) fn cases<T: Kind + 'static>(
         (DType::F64, DType::F64),
         (DType::I8, DType::I32),
     ];
-    TYPES
+    let exact = TYPES
         .iter()
-        .map(|&(dtype, sum)| {
+        .map(|&(dtype, sum)| (dtype, sum, Products::Exact));
+    let others = Products::choices().filter_map(|p| Some((p.operands()?, DType::F32, p)));
+    exact
+        .chain(others)
+        .map(|(dtype, sum, products)| {
             let spatial = [1, 2, 2, 2, 3][rng.int(0, 4) as usize];
             let epilogue = arguments::epilogue(rng, sum, spatial + 2);
-            let template = Arc::new(make(spatial, dtype, epilogue));
+            let template = Arc::new(make(spatial, (dtype, products), epilogue));
             let sample = sample(rng, template.clone(), template.common());
             (template, sample)
         })
@@ -122,6 +127,14 @@ fn sample(rng: &mut Rng, template: Arc<dyn Template>, options: Convolution<'_>) 
     }
     let y = order(rng);
     s.tensor_in_order(rng, "y", &results, &[], &y);
-    let tolerance = tolerance(options.dtype).max(tolerance(options.epilogue.dtype()));
+    let result = options.epilogue.dtype();
+    let tolerance = match options.products {
+        Products::Exact => tolerance(options.dtype).max(tolerance(result)),
+        products => {
+            let content = *rng.pick(&[Content::Whole, Content::Positive]);
+            s.fill(rng, ["x", "w"], content);
+            content.tolerance(products, c * kers.iter().product::<i64>(), result)
+        }
+    };
     s.finish(template, tolerance)
 }

@@ -9,6 +9,7 @@ use bespoke_device::TwinError;
 use bespoke_ir::DType;
 use half::slice::HalfFloatSliceExt;
 
+use crate::arithmetic::{self, Products};
 use crate::expr::lanes::{Elements, ElementsMut};
 use crate::expr::regions::Part;
 use crate::expr::{host, simd};
@@ -20,6 +21,7 @@ use crate::view::Strided;
 /// A matrix product, without what happens to its sums.
 pub(super) struct Product<'a> {
     pub(super) k: usize,
+    pub(super) arithmetic: Products,
     pub(super) a: (Elements<'a>, Strided),
     /// Of the columns that are used, as far apart as they are.
     pub(super) b: (Elements<'a>, Strided),
@@ -88,7 +90,8 @@ impl Twin<'_> {
                 (columns.end - columns.start) as usize,
                 k,
             ];
-            return multiply(
+            return arithmetic::multiply(
+                first.arithmetic,
                 size,
                 out,
                 false,
@@ -229,10 +232,11 @@ impl Product<'_> {
         &self,
         position: &[i64],
         [m, n, k]: [usize; 3],
-        out: MatrixMut<'_, f32>,
+        mut out: MatrixMut<'_, f32>,
     ) -> Result<(), TwinError> {
         if let (Elements::F32(a), Elements::F32(b)) = (self.a.0, self.b.0) {
-            return multiply(
+            return arithmetic::multiply(
+                self.arithmetic,
                 [m, n, k],
                 out,
                 false,
@@ -240,12 +244,9 @@ impl Product<'_> {
                 self.right(b, position, 0),
             );
         }
+        // panels of whole runs
         self.panels(position, [m, n, k], 1024, |k, a, b, first| {
-            let out = MatrixMut {
-                data: &mut *out.data,
-                ..out
-            };
-            multiply([m, n, k], out, !first, a, b)
+            arithmetic::multiply(self.arithmetic, [m, n, k], out.again(), !first, a, b)
         })
     }
 

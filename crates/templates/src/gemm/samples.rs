@@ -1,5 +1,5 @@
-//! Random matrix products for tests: every type, layout, broadcast and remainder, those of few rows, and those that the copy
-//! engine can walk over; with an epilogue for each column, and for pairs of columns.
+//! Random matrix products for tests: every type and arithmetic, layout, broadcast and remainder, those of few rows, and those
+//! that the copy engine can walk over; with an epilogue for each column, and for pairs of columns.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use bespoke_ir::DType;
 use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder, UnaryOp};
 
 use super::Gemm;
-use crate::arguments::{Arguments, elements, epilogue, tolerance};
+use crate::arguments::{Arguments, Content, elements, epilogue, tolerance};
+use crate::arithmetic::Products;
 use crate::sample::{Rng, Sample, SampleSlot};
 
-/// Random products for tests: every type, layout, broadcast and remainder.
+/// Random products for tests: every type and arithmetic, layout, broadcast and remainder.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
     cases(rng).into_iter().map(|(_, sample)| sample).collect()
 }
@@ -35,9 +36,18 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::F64, DType::F64, DType::F64),
         (DType::U8, DType::I8, DType::I32),
     ];
+    let exact =
+        |sums| move |&(a, b, sum): &(DType, DType, DType)| (a, b, sum, sums, Products::Exact, None);
+    let mut kinds: Vec<_> = TYPES.iter().map(exact(1)).collect();
+    kinds.extend(OF_PAIRS.iter().map(exact(2)));
+    for products in Products::choices() {
+        let operands = products.operands().unwrap_or(DType::F32);
+        for (sum, content) in [(DType::F32, Content::Whole), (operands, Content::Positive)] {
+            kinds.push((operands, operands, sum, 1, products, Some(content)));
+        }
+    }
     let mut all = Vec::new();
-    let pairs = OF_PAIRS.iter().map(|types| (types, 2));
-    for (&(a, b, sum), sums) in TYPES.iter().map(|types| (types, 1)).chain(pairs) {
+    for (a, b, sum, sums, products, content) in kinds {
         let batch = rng.int(0, 2) as usize;
         let size = |rng: &mut Rng| match rng.int(0, 9) {
             0 => 1,
@@ -60,6 +70,7 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             a,
             b,
             sums,
+            products,
             epilogue: epilogue_of(rng, sum, sums, batch + 2),
         });
         let mut s = Arguments::new(&*gemm);
@@ -84,7 +95,14 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
             );
         }
         // the sum of products of narrow floats is exact to f32, the result is rounded once
-        let tolerance = tolerance(sum).max(tolerance(gemm.epilogue.dtype()));
+        let result = gemm.epilogue.dtype();
+        let tolerance = match content {
+            None => tolerance(sum).max(tolerance(result)),
+            Some(content) => {
+                s.fill(rng, ["a", "b"], content);
+                content.tolerance(products, k, result)
+            }
+        };
         all.push((gemm.clone(), s.finish(gemm, tolerance)));
     }
     all.extend([(DType::F16, 1), (DType::BF16, 2)].map(|(dtype, sums)| streamed(rng, dtype, sums)));
@@ -132,6 +150,7 @@ fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
         a: dtype,
         b: dtype,
         sums,
+        products: Products::Exact,
         epilogue: epilogue_of(rng, dtype, sums, 2),
     });
     let mut s = Arguments::new(&*gemm);
@@ -190,6 +209,7 @@ fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
         a: dtype,
         b: dtype,
         sums,
+        products: Products::Exact,
         epilogue: epilogue_of(rng, dtype, sums, 2),
     });
     let mut s = Arguments::new(&*gemm);
