@@ -124,7 +124,7 @@ def attention(draw):
     words = [times(batch, heads * sharing) + (f"/{heads}" if sharing > 1 else ""), times(queries, keys), f"head {size}",
              *([f"{mask} mask" if mask != "causal" else mask] if mask else []), *(["exported"] if own else [])]
     return dict(text=", ".join(words), extents=dict(b=batch, m=queries, n=keys), operands=tuple(operands),
-                nodes=exported(size, mask, draw.type) if own else operator, call=call, reference=reference)
+                nodes=exported(size, mask, draw.type) if own else operator, call=call, reference=reference, row=size)
 
 
 def padded(lib, x, pads):

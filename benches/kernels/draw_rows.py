@@ -42,7 +42,7 @@ def normalised(draw, name, kind, weights, call, reference):
     words = [times(*outer, length), *(["residual"] if residual else []), *([f"mean {mean:g}"] if mean else []),
              *([] if fixed else ["open rows"])]
     return dict(text=", ".join(words), extents=extents, operands=tuple(operands), nodes=nodes, call=summed(call),
-                reference=summed(reference))
+                reference=summed(reference), row=length)
 
 
 def layer_norm(draw):
@@ -77,7 +77,7 @@ def of_softmax(draw):
         text=f"{times(*dims)}, axis {axis}, deviation {deviation:g}", extents=extents,
         operands=(Operand("x", tuple(names), deviation=deviation),),
         nodes=lambda model, x: model.node("Softmax", [x], f"{x}_y", axis=axis), call=lambda torch, x: torch.softmax(x, axis),
-        reference=lambda lib, x: softmax(lib, x, axis))
+        reference=lambda lib, x: softmax(lib, x, axis), row=length)
 
 
 def chain(name):

@@ -36,6 +36,7 @@ class Spec:
     call       what PyTorch is asked for: takes `torch` and the operands
     reference  the result in float64: takes `numpy` or `torch` and the operands
     exact      whether nothing is rounded, so that there is one right result
+    row        how many results share what is computed of their row, its mean or its sum of exponentials, and that one's error
     """
 
     template: str
@@ -47,6 +48,7 @@ class Spec:
     call: Callable
     reference: Callable
     exact: bool = False
+    row: int = 1
 
     @property
     def key(self):

@@ -1,0 +1,153 @@
+"""The table of errors of random specs, from rows.
+
+    spec   {template, type, spec, exact, row}: what was drawn; see spec.py
+    error  {template, type, spec, who, elements, max, rms}; `who` is `generic`, `specialised` or `torch`; see errors.py
+    ran    {template, type, tier, specs, generic, specialised}: a process, and how many of its kernels were which
+    fail   {template, type, spec, who, reason}; rows of other kinds are those of report.py
+
+A spec is kept if bespoke's rms is at most PyTorch's, or what rounding to the type costs if that is more, times 1.05 and three
+deviations of chance. The rms of n errors has a relative deviation of 1/√(2n) where they are normal, so the ratio of two has 1/√n: with
+a hundred results one side may be a third above the other by chance, with a million hardly. In 16 bits n is the number of results, as
+each has the rounding of its own; in fp32 results of one row share the error of its mean or sum, and n is the number of rows. Where
+nothing is rounded, as in a largest element, every result must be the exact one.
+"""
+import math
+import statistics
+
+from cells import markdown, mean, number, of
+from floats import TYPES
+from report import left_out, machine, power
+
+PART, DEVIATIONS = 1.05, 3
+TIERS = ("generic", "specialised")
+
+
+class Found:
+    """What was found of one spec."""
+
+    def __init__(self, row):
+        self.template, self.type, self.text, self.exact = (row[k] for k in ("template", "type", "spec", "exact"))
+        self.row = row["row"] if self.type == "fp32" else 1
+        self.rms, self.elements = {}, 1
+
+    def add(self, row):
+        # what is not a number is no small error
+        self.rms[row["who"]] = row["rms"] if math.isfinite(row["rms"]) else math.inf
+        self.elements = max(1, row["elements"])
+
+    @property
+    def theirs(self):
+        """PyTorch's rms, or what rounding costs if that is more: few results may be near theirs by chance."""
+        return None if "torch" not in self.rms else 0.0 if self.exact else max(self.rms["torch"], TYPES[self.type].unit)
+
+    def ratio(self, tier):
+        if tier not in self.rms or self.theirs is None:
+            return None
+        if self.theirs == 0:
+            return 1.0 if self.rms[tier] == 0 else math.inf
+        return self.rms[tier] / self.theirs
+
+    @property
+    def most(self):
+        return 1.0 if self.exact else PART + DEVIATIONS / max(1, self.elements / self.row) ** 0.5
+
+    @property
+    def worst(self):
+        """The tier with the largest ratio, and that; None if there is none."""
+        return max(((self.ratio(t), t) for t in TIERS if self.ratio(t) is not None), default=None)
+
+    @property
+    def excess(self):
+        """The worst ratio by what it may be; above 1 the spec misses."""
+        return self.worst[0] / self.most
+
+    @property
+    def missed(self):
+        return self.worst is not None and self.excess > 1
+
+
+def specs(rows):
+    """All that were drawn, with what was found of them."""
+    def key(row):
+        return tuple(row.get(k) for k in ("template", "type", "spec"))
+
+    found = {key(row): Found(row) for row in of(rows, "spec")}
+    for row in of(rows, "error"):
+        found[key(row)].add(row)
+    return [*found.values()]
+
+
+def part(ratio):
+    return "∞" if ratio == math.inf else number(ratio)
+
+
+def spread(own, who):
+    """Cells: median and worst."""
+    values = [f.rms[who] for f in own if who in f.rms]
+    return [power(statistics.median(values)), power(max(values))] if values else ["–", "–"]
+
+
+def verdict(own):
+    judged = [f for f in own if f.worst]
+    if not judged:
+        return "–"
+    missed = sum(f.missed for f in judged)
+    return f"MISS {missed}" if missed else "kept"
+
+
+def line(own):
+    """The row of a template and type."""
+    worst = max((f for f in own if f.worst), key=lambda f: f.excess, default=None)
+    cells = ["–"] * 3 if worst is None else [part(worst.worst[0]), number(worst.most), f"{worst.worst[1]}: {worst.text}"]
+    ours = sum(any(t in f.rms for t in TIERS) for f in own)
+    return [own[0].template, own[0].type, str(ours), power(TYPES[own[0].type].unit), *spread(own, "torch"), *spread(own, TIERS[0]),
+            *spread(own, TIERS[1]), *cells, verdict(own)]
+
+
+def missed(found):
+    """Each spec that is not kept."""
+    body = [[f.template, f.type, f.text, str(f.elements), power(f.rms["torch"]), *(power(f.rms.get(t)) for t in TIERS),
+             part(f.worst[0]), number(f.most)] for f in found if f.missed]
+    head = ["template", "type", "spec", "results", "PyTorch", *TIERS, "ratio", "at most"]
+    return f"\n## Specs that miss\n\n{markdown(head, body)}" if body else ""
+
+
+def summary(found):
+    judged = [f for f in found if f.worst]
+    if not judged:
+        return "\nNo ratio: PyTorch was not asked.\n"
+    text = f"\n{sum(not f.missed for f in judged)} of {len(judged)} specs kept."
+    for tier in TIERS:
+        ratios = [f.ratio(tier) for f in judged if f.ratio(tier) and f.ratio(tier) < math.inf]
+        text += f" Geometric mean of {tier} kernels' ratios: {number(mean(ratios))}."
+    return text + (f" Kept: at most {PART:g} + {DEVIATIONS}/√n of PyTorch's rms, n being the number of results and in fp32 of "
+                   "rows, or of the type's if that is more; where nothing is rounded, the exact result.\n")
+
+
+def ran(rows):
+    """How many kernels were of which tier; a tier of other kernels than its own is said."""
+    text = ""
+    for tier in TIERS:
+        own = [r for r in of(rows, "ran") if r["tier"] == tier]
+        counts = {kind: sum(r[kind] for r in own) for kind in TIERS}
+        other = TIERS[1 - TIERS.index(tier)]
+        text += f"- {tier}: {counts[tier]} kernels for {sum(r['specs'] for r in own)} specs"
+        text += f", and {counts[other]} that are {other}\n" if counts[other] else "\n"
+    return text
+
+
+def page(rows):
+    found = specs(rows)
+    groups = {}
+    for f in found:
+        if f.rms:
+            groups.setdefault((f.template, f.type), []).append(f)
+    text = f"## Machine\n\n{machine(rows)}"
+    if groups:
+        head = ["template", "type", "specs", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
+                "worst ratio", "at most", "of", "verdict"]
+        text += f"\n## Errors against float64\n\n{markdown(head, [line(own) for own in groups.values()])}{summary(found)}"
+        text += missed(found) + f"\n## What ran\n\n{ran(rows)}"
+    left = left_out([dict(r, what=" ".join(str(r[k]) for k in ("template", "type", "spec") if k in r)) if r["kind"] == "fail" else r
+                     for r in rows])
+    return text + (f"\n## What was left out, and processes\n\n{left}" if left else "")
