@@ -5,21 +5,24 @@
     ran    {template, type, tier, specs, generic, specialised}: a process, and how many of its kernels were which
     fail   {template, type, spec, who, reason}; rows of other kinds are those of report.py
 
-A spec is kept if bespoke's rms is at most PyTorch's, or what rounding to the type costs if that is more, times 1.05 and three
-deviations of chance. The rms of n errors has a relative deviation of 1/√(2n) where they are normal, so the ratio of two has 1/√n: with
-a hundred results one side may be a third above the other by chance, with a million hardly. In 16 bits n is the number of results, as
-each has the rounding of its own; in fp32 results of one row share the error of its mean or sum, and n is the number of rows. Where
-nothing is rounded, as in a largest element, every result must be the exact one.
+A spec is kept if bespoke's rms is at most 1.05 + 3/√n times PyTorch's, or what rounding to the type costs if that is more.
+
+1.05 is for sums in another order. The rest are three deviations of chance: the rms of n errors has a relative deviation of
+1/√(2n) where they are normal, so the ratio of two has 1/√n. With a hundred results one side may be a third above the other by
+chance, with a million hardly at all. In 16 bits n is the number of results, as each has a rounding of its own; in fp32 the results
+of a row share the error of its mean or sum, and n is the number of rows. Where nothing is rounded, as in a largest element, every
+result must be the exact one.
 """
 import math
 import statistics
 
-from cells import markdown, mean, number, of
 from floats import TYPES
-from report import left_out, machine, power
+from report import left_out, machine, markdown, mean, number, of, power
 
 PART, DEVIATIONS = 1.05, 3
 TIERS = ("generic", "specialised")
+HEAD = ["template", "type", "specs", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
+        "worst ratio", "at most", "of", "verdict"]
 
 
 class Found:
@@ -120,8 +123,10 @@ def summary(found):
     for tier in TIERS:
         ratios = [f.ratio(tier) for f in judged if f.ratio(tier) and f.ratio(tier) < math.inf]
         text += f" Geometric mean of {tier} kernels' ratios: {number(mean(ratios))}."
-    return text + (f" Kept: at most {PART:g} + {DEVIATIONS}/√n of PyTorch's rms, n being the number of results and in fp32 of "
-                   "rows, or of the type's if that is more; where nothing is rounded, the exact result.\n")
+    return text + (
+        "\n\nErrors are root mean squares by that of the reference. `type's` is what rounding costs on average. Kept: at most "
+        f"{PART:g} + {DEVIATIONS}/√n times PyTorch's, or the type's if that is more; n are the results, in fp32 their rows. Where "
+        "nothing is rounded: the exact result. The worst ratio is the one that is highest by what it may be.\n")
 
 
 def ran(rows):
@@ -136,7 +141,14 @@ def ran(rows):
     return text
 
 
+def named(row):
+    """A row that says what it is of as report.py reads it."""
+    said = [row[k] for k in ("template", "type", "spec") if k in row]
+    return dict(row, what=" ".join(said)) if said else row
+
+
 def page(rows):
+    """Everything that has rows, each under its heading."""
     found = specs(rows)
     groups = {}
     for f in found:
@@ -144,10 +156,8 @@ def page(rows):
             groups.setdefault((f.template, f.type), []).append(f)
     text = f"## Machine\n\n{machine(rows)}"
     if groups:
-        head = ["template", "type", "specs", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
-                "worst ratio", "at most", "of", "verdict"]
-        text += f"\n## Errors against float64\n\n{markdown(head, [line(own) for own in groups.values()])}{summary(found)}"
+        body = [line(own) for own in groups.values()]
+        text += f"\n## Errors against float64\n\n{markdown(HEAD, body)}{summary(found)}"
         text += missed(found) + f"\n## What ran\n\n{ran(rows)}"
-    left = left_out([dict(r, what=" ".join(str(r[k]) for k in ("template", "type", "spec") if k in r)) if r["kind"] == "fail" else r
-                     for r in rows])
+    left = left_out([named(r) for r in rows])
     return text + (f"\n## What was left out, and processes\n\n{left}" if left else "")

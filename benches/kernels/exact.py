@@ -1,7 +1,7 @@
-"""Reference and errors of specs: in float64 by PyTorch where it is, which runs the same operator in the spec's type too, and by numpy
-where it is not.
+"""Reference and errors of specs.
 
-PyTorch is set to its most exact: no TF32, no sums in 16 bits.
+Where PyTorch is, it computes the reference in float64 and runs the same operator in the spec's type, set to its most exact: no TF32,
+no sums in 16 bits. Where it is not, numpy computes the reference.
 """
 import math
 
@@ -50,6 +50,7 @@ class Torch:
 
 
 def row(who, result, reference):
+    """The errors of a result, arrays of numpy or tensors in float64."""
     if tuple(result.shape) != tuple(reference.shape):
         raise ValueError(f"the result of {who} is {tuple(result.shape)}, not {tuple(reference.shape)}")
     return dict(who=who, elements=math.prod(reference.shape), **errors.compare(result, reference))

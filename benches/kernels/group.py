@@ -1,7 +1,7 @@
-"""Several specs of one template and type as one model, which has an input for each of their operands and an output for each spec.
+"""Several specs of one type as one model, with an input for each of their operands and an output for each spec.
 
-Specs have nothing in common: neither operands nor symbols. One process of bespoke then computes all of them, and its kernels compile
-at the same time.
+Specs have nothing in common: neither operands nor symbols. One process of bespoke then computes all of them, and its kernels
+compile at the same time.
 """
 import model
 

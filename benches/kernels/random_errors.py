@@ -2,9 +2,9 @@
 
     python3 benches/kernels/random_errors.py --bespoke target/bundle/bespoke --out OUT
 
-Specs of every template (draws.py) are drawn from a seed. Those of a template and type are one model with open extents (group.py), which
-bespoke runs twice on the same stored operands: with its generic kernels (`--specialize none`) and with those of the extents
-(`eager`). PyTorch runs the same operators in the same type, and everybody is compared with the result in float64 (exact.py). What is no
+Specs of every template (draws.py) are drawn from a seed. Those of a template and type are one model with open extents (group.py),
+which bespoke runs twice on the same stored operands: with its generic kernels (`--specialize none`) and with those of the extents
+(`eager`). PyTorch runs the same operators in the same type, and both are compared with the result in float64 (exact.py). What is no
 worse than PyTorch's, and how that is decided, is in error_table.py.
 
 Needs numpy and onnx, and PyTorch for the other side. Without a GPU, `--device host` tries the program; `--peer cpu` has PyTorch
@@ -30,6 +30,7 @@ import exact
 import floats
 import group
 import machine
+import report
 from recorder import Recorder
 from spec import SIZES
 
@@ -68,11 +69,13 @@ class Measuring:
             shutil.rmtree(folder)
 
     def tier(self, specs, file, given, tier):
+        """One process: the results of one tier."""
         args, out = self.args, file.parent / tier
         command = [args.bespoke, "run", file, *given, "--output", out, "--device", args.device, "--specialize", STRATEGIES[tier],
                    "--no-learn", "--refine", "off", "--cuda-graph", "off", "--cache-dir", self.folder / "cache", "--iterations", 1,
                    "--json", "--quiet"]
-        code, text = self.recorder.execute(specs[0].template, f"{specs[0].type.name}, {len(specs)} specs, {tier}", command, args.process_seconds, self.env)
+        what = f"{specs[0].type.name}, {len(specs)} specs, {tier}"
+        code, text = self.recorder.execute(specs[0].template, what, command, args.process_seconds, self.env)
         if code != 0:
             return None
         last = json.loads(text)["runs"][-1]
@@ -97,6 +100,7 @@ class Measuring:
         return alone
 
     def compare(self, spec, arrays, results):
+        """Rows of a spec's errors."""
         try:
             for row in self.judge.rows(spec, arrays, results):
                 self.recorder.emit(kind="error", **spec.key, **row)
@@ -105,6 +109,7 @@ class Measuring:
             self.recorder.emit(kind="fail", who="comparison", **spec.key, reason=reason)
 
     def all(self, groups):
+        """Compares while further groups run."""
         for specs in groups:
             for spec in specs:
                 self.recorder.emit(kind="spec", **spec.key, exact=spec.exact, row=spec.row)
@@ -137,6 +142,7 @@ def judge(args, recorder):
 
 
 def some(parser, words, known, what):
+    """Words of a list, all of which there are."""
     found = words.split(",")
     if unknown := [w for w in found if w not in known]:
         parser.error(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -176,7 +182,7 @@ def arguments():
 def main():
     args = arguments()
     if args.read:
-        print(error_table.page([json.loads(line) for line in args.read.read_text().splitlines()]), end="")
+        print(error_table.page(report.read([args.read])), end="")
         return 0
     recorder = Recorder(args.out, args.seconds, error_table.page)
     recorder.emit(kind="machine", **about(args))

@@ -1,8 +1,8 @@
 """A random spec: one operator, or a few that a kernel fuses, with its type, its extents and what lies around it.
 
 A spec is drawn from a seed, its template, its type and its number alone, by Python's own generator: the same one everywhere,
-whichever others are drawn. It says its operator three times: as ONNX nodes, as a call of PyTorch, and as a reference in float64 that
-is written out, for numpy's arrays or PyTorch's tensors.
+whichever others are drawn. It says its operator three times: as ONNX nodes, as a call of PyTorch, and as a reference in float64
+that is written out, for numpy's arrays or PyTorch's tensors.
 """
 import dataclasses
 import math
@@ -108,7 +108,7 @@ class Draw:
         return self.random.random() < part
 
     def extent(self, most, least=1):
-        """A number of any size, large ones rather; every second one is a multiple of eight, as fast paths want them, if it may be."""
+        """A number of any size, large ones rather; every second one a multiple of eight, as fast paths want them."""
         found = int(least * ((most + 1) / least) ** (self.random.random() ** 0.6))
         eights = -(-found // 8) * 8
         return eights if self.chance(0.5) and eights <= most else min(found, most)
