@@ -21,7 +21,7 @@ from report import left_out, machine, markdown, mean, number, of, power
 
 PART, DEVIATIONS = 1.05, 3
 TIERS = ("generic", "specialised")
-HEAD = ["template", "type", "specs", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
+HEAD = ["template", "type", "specs", "kernels a spec", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
         "worst ratio", "at most", "of", "verdict"]
 
 
@@ -91,19 +91,28 @@ def spread(own, who):
 
 
 def verdict(own):
+    """A cell: whether all are kept, and how many were not compared in every tier."""
     judged = [f for f in own if f.worst]
     if not judged:
         return "–"
-    missed = sum(f.missed for f in judged)
-    return f"MISS {missed}" if missed else "kept"
+    missed, partly = sum(f.missed for f in judged), sum(any(f.ratio(t) is None for t in TIERS) for f in own)
+    return (f"MISS {missed}" if missed else "kept") + (f", {partly} not compared" if partly else "")
 
 
-def line(own):
-    """The row of a template and type."""
+def kernels(rows):
+    """By template and type, how many kernels a spec has; a cell each."""
+    counted = {}
+    for row in of(rows, "ran"):
+        counted.setdefault((row["template"], row["type"]), []).append((row["generic"] + row["specialised"], row["specs"]))
+    return {key: number(sum(k for k, _ in found) / sum(n for _, n in found)) for key, found in counted.items()}
+
+
+def line(own, steps):
+    """The row of a template and type; `steps` is the cell of its kernels."""
     worst = max((f for f in own if f.worst), key=lambda f: f.excess, default=None)
     cells = ["–"] * 3 if worst is None else [part(worst.worst[0]), number(worst.most), f"{worst.worst[1]}: {worst.text}"]
     ours = sum(any(t in f.rms for t in TIERS) for f in own)
-    return [own[0].template, own[0].type, str(ours), power(TYPES[own[0].type].unit), *spread(own, "torch"), *spread(own, TIERS[0]),
+    return [own[0].template, own[0].type, str(ours), steps, power(TYPES[own[0].type].unit), *spread(own, "torch"), *spread(own, TIERS[0]),
             *spread(own, TIERS[1]), *cells, verdict(own)]
 
 
@@ -152,11 +161,12 @@ def page(rows):
     found = specs(rows)
     groups = {}
     for f in found:
-        if f.rms:
-            groups.setdefault((f.template, f.type), []).append(f)
+        groups.setdefault((f.template, f.type), []).append(f)
+    groups = {key: own for key, own in groups.items() if any(f.rms for f in own)}
     text = f"## Machine\n\n{machine(rows)}"
     if groups:
-        body = [line(own) for own in groups.values()]
+        counted = kernels(rows)
+        body = [line(own, counted.get(key, "–")) for key, own in groups.items()]
         text += f"\n## Errors against float64\n\n{markdown(HEAD, body)}{summary(found)}"
         text += missed(found) + f"\n## What ran\n\n{ran(rows)}"
     left = left_out([named(r) for r in rows])

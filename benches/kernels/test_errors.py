@@ -97,6 +97,11 @@ def rows(elements, key=KEY, exact=False, row=1, **rms):
             *(dict(kind="error", **key, who=who, elements=elements, max=e, rms=e) for who, e in rms.items())]
 
 
+def both(elements, key=KEY, *, ours, **more):
+    """Those of a spec whose tiers have the same error."""
+    return rows(elements, key, generic=ours, specialised=ours, **more)
+
+
 class Tables(unittest.TestCase):
     def cells(self, found):
         line = next(line for line in error_table.page(found).splitlines() if line.startswith("| softmax"))
@@ -106,7 +111,7 @@ class Tables(unittest.TestCase):
         found = rows(10**6, generic=2e-4, specialised=3.12e-4, torch=3e-4)
         found += rows(10**6, dict(KEY, spec="32×32"), generic=2e-4, specialised=2e-4, torch=4e-4)
         self.assertEqual(self.cells(found), [
-            "softmax", "fp16", "2", "2.1e-04", "3.5e-04", "4.0e-04", "2.0e-04", "2.0e-04", "2.6e-04", "3.1e-04", "1.04", "1.05",
+            "softmax", "fp16", "2", "–", "2.1e-04", "3.5e-04", "4.0e-04", "2.0e-04", "2.0e-04", "2.6e-04", "3.1e-04", "1.04", "1.05",
             "specialised: 64×64", "kept"])
         self.assertIn("2 of 2 specs kept. Geometric mean of generic kernels' ratios: 0.577.", error_table.page(found))
 
@@ -116,28 +121,33 @@ class Tables(unittest.TestCase):
         self.assertIn("| softmax | fp16 | 64×64 | 1000000 | 3.0e-04 | 2.0e-04 | 3.2e-04 | 1.07 | 1.05 |", error_table.page(found))
 
     def test_few_results_may_differ_by_chance(self):
-        self.assertEqual(self.cells(rows(100, generic=3.9e-4, torch=3e-4))[-1], "kept")
-        self.assertEqual(self.cells(rows(10**4, generic=3.9e-4, torch=3e-4))[-1], "MISS 1")
+        self.assertEqual(self.cells(both(100, ours=3.9e-4, torch=3e-4))[-1], "kept")
+        self.assertEqual(self.cells(both(10**4, ours=3.9e-4, torch=3e-4))[-1], "MISS 1")
         # PyTorch's may be near the exact result by chance, but rounding has its cost
-        self.assertEqual(self.cells(rows(10**6, generic=2.1e-4, torch=1e-7))[-1], "kept")
+        self.assertEqual(self.cells(both(10**6, ours=2.1e-4, torch=1e-7))[-1], "kept")
 
     def test_rows_of_fp32_have_one_error(self):
         fp32 = dict(KEY, type="fp32")
-        self.assertEqual(self.cells(rows(10**4, fp32, row=100, generic=1.3e-7, torch=1e-7))[-1], "kept")
-        self.assertEqual(self.cells(rows(10**4, fp32, row=1, generic=1.3e-7, torch=1e-7))[-1], "MISS 1")
-        self.assertEqual(self.cells(rows(10**4, row=100, generic=3.9e-4, torch=3e-4))[-1], "MISS 1")
+        self.assertEqual(self.cells(both(10**4, fp32, row=100, ours=1.3e-7, torch=1e-7))[-1], "kept")
+        self.assertEqual(self.cells(both(10**4, fp32, row=1, ours=1.3e-7, torch=1e-7))[-1], "MISS 1")
+        self.assertEqual(self.cells(both(10**4, row=100, ours=3.9e-4, torch=3e-4))[-1], "MISS 1")
 
     def test_what_is_exact_has_one_result(self):
-        self.assertEqual(self.cells(rows(1, exact=True, generic=0.0, torch=0.0))[-4:], ["1.00", "1.00", "generic: 64×64", "kept"])
-        self.assertEqual(self.cells(rows(1, exact=True, generic=1e-9, torch=0.0))[-4:], ["∞", "1.00", "generic: 64×64", "MISS 1"])
+        self.assertEqual(self.cells(both(1, exact=True, ours=0.0, torch=0.0))[-4:], ["1.00", "1.00", "specialised: 64×64", "kept"])
+        self.assertEqual(self.cells(both(1, exact=True, ours=1e-9, torch=0.0))[-4:], ["∞", "1.00", "specialised: 64×64", "MISS 1"])
 
     def test_what_is_no_number_misses(self):
         found = rows(4, generic=math.nan, specialised=2e-4, torch=2e-4)
         self.assertEqual(self.cells(found)[-4:], ["∞", "2.55", "generic: 64×64", "MISS 1"])
 
+    def test_what_was_not_compared_is_counted(self):
+        found = rows(100, generic=2e-4, specialised=2e-4, torch=2e-4)
+        found += rows(100, dict(KEY, spec="32×32"), specialised=2e-4, torch=2e-4) + rows(100, dict(KEY, spec="16×16"))
+        self.assertEqual(self.cells(found)[-1], "kept, 2 not compared")
+
     def test_without_pytorch_there_is_no_verdict(self):
         found = rows(100, generic=2e-4, specialised=2e-4)
-        self.assertEqual(self.cells(found)[4:], ["–", "–", *["2.0e-04"] * 4, *["–"] * 4])
+        self.assertEqual(self.cells(found)[5:], ["–", "–", *["2.0e-04"] * 4, *["–"] * 4])
         self.assertIn("No ratio: PyTorch was not asked.", error_table.page(found))
 
     def test_what_ran_and_what_did_not(self):
@@ -146,6 +156,7 @@ class Tables(unittest.TestCase):
             dict(kind="ran", template="softmax", type="fp16", tier="specialised", specs=3, generic=1, specialised=3),
             dict(kind="fail", **KEY, who="specialised", reason="it did not run; log.txt has the messages")]
         page = error_table.page(found)
+        self.assertEqual(self.cells(found)[2:4], ["1", "1.33"])
         self.assertIn("- generic: 4 kernels for 3 specs\n- specialised: 3 kernels for 3 specs, and 1 that are generic\n", page)
         self.assertIn("- failed: softmax fp16 64×64 specialised: it did not run; log.txt has the messages\n", page)
 
