@@ -21,8 +21,8 @@ from report import left_out, machine, markdown, mean, number, of, power
 
 PART, DEVIATIONS = 1.05, 3
 TIERS = ("generic", "specialised")
-HEAD = ["template", "type", "specs", "kernels a spec", "type's", "PyTorch median", "worst", "generic median", "worst", "specialised median", "worst",
-        "worst ratio", "at most", "of", "verdict"]
+HEAD = ["template", "type", "specs", "kernels a spec", "type's", "PyTorch median", "worst", "generic median", "worst",
+        "specialised median", "worst", "worst ratio", "at most", "of", "verdict"]
 
 
 class Found:
@@ -112,8 +112,8 @@ def line(own, steps):
     worst = max((f for f in own if f.worst), key=lambda f: f.excess, default=None)
     cells = ["–"] * 3 if worst is None else [part(worst.worst[0]), number(worst.most), f"{worst.worst[1]}: {worst.text}"]
     ours = sum(any(t in f.rms for t in TIERS) for f in own)
-    return [own[0].template, own[0].type, str(ours), steps, power(TYPES[own[0].type].unit), *spread(own, "torch"), *spread(own, TIERS[0]),
-            *spread(own, TIERS[1]), *cells, verdict(own)]
+    errors = [cell for who in ("torch", *TIERS) for cell in spread(own, who)]
+    return [own[0].template, own[0].type, str(ours), steps, power(TYPES[own[0].type].unit), *errors, *cells, verdict(own)]
 
 
 def missed(found):

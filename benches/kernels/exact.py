@@ -1,7 +1,7 @@
 """Reference and errors of specs.
 
-Where PyTorch is, it computes the reference in float64 and runs the same operator in the spec's type, set to its most exact: no TF32,
-no sums in 16 bits. Where it is not, numpy computes the reference.
+Where PyTorch is, it computes the reference in float64 and runs the same operator in the spec's type, set to its most exact: no
+TF32, no sums in 16 bits. Where it is not, numpy computes the reference.
 """
 import math
 
