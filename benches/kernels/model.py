@@ -8,6 +8,8 @@ import math
 import pathlib
 
 OPSET = 23
+# TensorProto.FLOAT16
+HALF = 10
 POOL = "weights.bin"
 # between the beginnings of two weights
 STEP = 4096
@@ -32,21 +34,25 @@ def pool(folder, cases):
 
 
 class Model:
-    """A model under construction."""
+    """A model under construction; `element` is the type of its floats, of `onnx.TensorProto`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, element=HALF):
         import numpy as np
         import onnx
 
-        self.folder, self.np, self.onnx = pathlib.Path(folder), np, onnx
+        self.folder, self.np, self.onnx, self.element = pathlib.Path(folder), np, onnx, element
         self.inputs, self.outputs, self.constants, self.nodes, self.weights = [], [], [], [], {}
         self.random = np.random.default_rng(1)
         # what a copy's nodes begin the names of their results and constants with
         self.prefix = ""
 
-    def input(self, name, dims):
-        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT16, list(dims)))
+    def input(self, name, dims, element=None):
+        """An input; names among its dims are symbols."""
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, element or self.element, list(dims)))
         return name
+
+    def output(self, name):
+        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.element, None))
 
     def weight(self, name, dims):
         """Random numbers of the pool that no other weight of the model begins with."""
@@ -95,5 +101,5 @@ def write(folder, name, case, copies):
         names = [model.operand(o, f"{o.name}{i}") for o in case.operands]
         model.prefix = f"c{i}_"
         for result in case.nodes(model, *names):
-            model.outputs.append(model.onnx.helper.make_tensor_value_info(result, model.onnx.TensorProto.FLOAT16, None))
+            model.output(result)
     return model.save(name), model.weights

@@ -12,12 +12,25 @@ Rows are JSON lines with a `kind`; all but `machine`, `bandwidth` and `step` nam
     step       a process that ran: {step, what, seconds, outcome}
     skip, fail what was not measured, with its reason
 """
+import json
 import pathlib
 import sys
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
 
 from cells import markdown, mean, number, of
+
+
+def read(files):
+    """The rows of files; what is no row is said and left out, as a process that was stopped may leave half a line."""
+    rows = []
+    for file in files:
+        for line in file.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                print(f"note: {file} has a line that is no row: {line[:60]}", file=sys.stderr)
+    return rows
 
 
 def key(row):

@@ -12,7 +12,6 @@ OUT gets results.jsonl (report.py says what its rows are), table.md and log.txt.
 import argparse
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -126,18 +125,6 @@ class Measuring:
             self.vendor.free()
 
 
-def read(files):
-    """The rows of files; what is no row is said and left out, as a process that was stopped may leave half a line."""
-    rows = []
-    for file in files:
-        for line in file.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                print(f"note: {file} has a line that is no row: {line[:60]}", file=sys.stderr)
-    return rows
-
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", default=",".join(TABLES), help=f"of {', '.join(TABLES)}; default: all")
@@ -184,7 +171,7 @@ def arguments():
 def main():
     args = arguments()
     if args.read:
-        print(page(read(args.read)), end="")
+        print(page(report.read(args.read)), end="")
         return
     recorder = Recorder(args.out, 0, page)
     recorder.emit(kind="machine", **about(args))

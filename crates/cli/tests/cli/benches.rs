@@ -75,12 +75,14 @@ fn tables_of_kernels_follow_from_recorded_rows() {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let ended = Command::new("python3")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .arg(root.join("benches/kernels/test_tables.py"))
-        .output()
-        .unwrap();
-    assert!(ended.status.success(), "{ended:?}");
+    for tests in ["test_tables.py", "test_errors.py"] {
+        let ended = Command::new("python3")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(root.join("benches/kernels").join(tests))
+            .output()
+            .unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+    }
 }
 
 #[test]
@@ -119,4 +121,51 @@ fn single_operators_are_timed_on_the_host() {
         // one kernel for each copy
         assert_eq!(row["steps"], 64, "{row}");
     }
+}
+
+#[test]
+fn errors_of_random_specs_are_those_of_their_types() {
+    let packages = "import numpy, onnx";
+    if !python("errors_of_random_specs_are_those_of_their_types", packages) {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let out = tempfile::tempdir().unwrap();
+    let ended = Command::new("python3")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg(root.join("benches/kernels/random_errors.py"))
+        .arg("--bespoke")
+        .arg(env!("CARGO_BIN_EXE_bespoke"))
+        .arg("--out")
+        .arg(out.path())
+        .args(["--size", "small", "--device", "host", "--count", "1"])
+        .output()
+        .unwrap();
+    let read = |name| std::fs::read_to_string(out.path().join(name)).unwrap();
+    assert!(ended.status.success(), "{ended:?}\n{}", read("log.txt"));
+    let rows: Vec<Value> = read("results.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |kind: &str| rows.iter().filter(|row| row["kind"] == kind).count();
+    // eight templates in three types, two of them twice; both tiers
+    let found = ["spec", "error", "ran", "fail"].map(of);
+    assert_eq!(found, [30, 60, 48, 0], "{}", read("log.txt"));
+    for row in rows.iter().filter(|row| row["kind"] == "error") {
+        let most = match row["type"].as_str() {
+            Some("fp16") => 1e-3,
+            Some("bf16") => 8e-3,
+            _ => 2e-6,
+        };
+        assert!(row["rms"].as_f64().is_some_and(|e| e < most), "{row}");
+    }
+    for row in rows.iter().filter(|row| row["kind"] == "ran") {
+        let other = match row["tier"].as_str() {
+            Some("generic") => "specialised",
+            _ => "generic",
+        };
+        assert_eq!(row[other], 0, "{row}");
+    }
+    // attention is one kernel
+    assert!(read("table.md").contains("| attention | bf16 | 2 | 1.00 |"));
 }
