@@ -363,12 +363,12 @@ KERNEL {
         } else
 #endif
         {
-            // every part relative to the largest score of all, in a strip each
-            constexpr int PITCH = VC * 8 + 4, PARTS = SPLIT * WARPS_N;
-            // strips of a block that others read: what they have comes slower than a block's own, which are added up before
-            constexpr int STRIPS = SPLIT > 1 ? 1 : WARPS_N, LAST = SPLIT * STRIPS;
+            // Each warp's part relative to the largest score of the block, in a strip of its own. Where the block is alone, that is the
+            // result but for the sum; otherwise its strips become one, relative to what others are told beside it.
+            constexpr int PITCH = VC * 8 + 4, LAST = SPLIT > 1 ? SPLIT : WARPS_N;
             float* const strips = (float*)memory;
             float2* const known = (float2*)(strips + WARPS_N * BM * PITCH);
+            float2* const whole = known + WARPS_N * BM;
 #pragma unroll
             for (int i = 0; i < RM; ++i) {
 #pragma unroll
@@ -377,38 +377,25 @@ KERNEL {
                         known[warp % WARPS_N * BM + line_of(i, h)] = make_float2(top[i][h], sum[i][h]);
                 }
             }
-            meet();
+            __syncthreads();
 #pragma unroll
             for (int i = 0; i < RM; ++i) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
                     const int line = line_of(i, h);
-                    // few enough to be held, or eight together and twice
-                    constexpr int HELD = PARTS > 16 ? 8 : PARTS;
-                    float2 parts[HELD];
+                    float2 parts[WARPS_N];
                     float best = -infinity(), total = 0;
-                    auto see_parts = [&](int from) {
 #pragma unroll
-                        for (int p = 0; p < HELD; ++p) {
-                            const int w = from + p;
-                            parts[p] = w < PARTS ? peek(known + w % WARPS_N * BM + line, w / WARPS_N) : make_float2(-infinity(), 0);
-                        }
-                    };
-#pragma unroll 1
-                    for (int w = 0; w < PARTS; w += HELD) {
-                        see_parts(w);
-#pragma unroll
-                        for (int p = 0; p < HELD; ++p) best = fmaxf(best, parts[p].x);
+                    for (int w = 0; w < WARPS_N; ++w) {
+                        parts[w] = known[w * BM + line];
+                        best = fmaxf(best, parts[w].x);
                     }
                     const float base = base_of(best);
-#pragma unroll 1
-                    for (int w = 0; w < PARTS; w += HELD) {
-                        if (HELD < PARTS) see_parts(w);
 #pragma unroll
-                        for (int p = 0; p < HELD; ++p) total += parts[p].y * power_of_two((parts[p].x - base) * FACTOR);
-                    }
-                    const bool defined = total > 0;
-                    const float scale = power_of_two((top[i][h] - base) * FACTOR) / total;
+                    for (int w = 0; w < WARPS_N; ++w) total += parts[w].y * power_of_two((parts[w].x - base) * FACTOR);
+                    if (warp % WARPS_N == 0 && (STREAMED ? lane < 4 : lane % 4 == 0)) whole[line] = make_float2(best, total);
+                    const bool defined = SPLIT > 1 || total > 0;
+                    const float scale = power_of_two((top[i][h] - base) * FACTOR) / (SPLIT > 1 ? 1.0f : total);
                     float* const at = strips + (warp % WARPS_N * BM + line) * PITCH;
                     auto set = [&](int column, float left, float right) {
                         *(float2*)(at + column) = defined ? make_float2(left * scale, right * scale) : make_float2(undefined, undefined);
@@ -422,7 +409,7 @@ KERNEL {
 #endif
                 }
             }
-            if constexpr (STRIPS < WARPS_N) {
+            if constexpr (SPLIT > 1 && WARPS_N > 1) {
                 __syncthreads();
                 for (int at = threadIdx.x; at < BM * (DV / 4); at += THREADS) {
                     float4* const to = (float4*)(strips + at / (DV / 4) * PITCH) + at % (DV / 4);
@@ -439,7 +426,23 @@ KERNEL {
 #pragma unroll 1
             for (int at = place * THREADS + threadIdx.x; at < BM * (DV / 8); at += SPLIT * THREADS) {
                 const int line = at / (DV / 8), chunk = at % (DV / 8);
-                float x[8] = {};
+                float x[8] = {}, total = 0, weight[LAST];
+                float2 parts[LAST];
+                if constexpr (SPLIT > 1) {
+                    float best = -infinity();
+#pragma unroll
+                    for (int p = 0; p < LAST; ++p) {
+                        parts[p] = peek(whole + line, p);
+                        best = fmaxf(best, parts[p].x);
+                    }
+#pragma unroll
+                    for (int p = 0; p < LAST; ++p) {
+                        weight[p] = power_of_two((parts[p].x - base_of(best)) * FACTOR);
+                        total += parts[p].y * weight[p];
+                    }
+#pragma unroll
+                    for (int p = 0; p < LAST; ++p) weight[p] = weight[p] / total;
+                }
                 // eight parts are under way together
                 constexpr int FLIGHT = LAST % 8 == 0 ? 8 : LAST;
 #pragma unroll
@@ -447,15 +450,20 @@ KERNEL {
                     float4 low[FLIGHT], high[FLIGHT];
 #pragma unroll
                     for (int i = 0; i < FLIGHT; ++i) {
-                        const int w = first_part + i;
-                        const float4* const part = (const float4*)(strips + (w % STRIPS * BM + line) * PITCH + chunk * 8);
-                        low[i] = peek(part, w / STRIPS), high[i] = peek(part + 1, w / STRIPS);
+                        const int p = first_part + i;
+                        const float4* const part = (const float4*)(strips + (SPLIT > 1 ? line : p * BM + line) * PITCH + chunk * 8);
+                        low[i] = peek(part, p), high[i] = peek(part + 1, p);
                     }
 #pragma unroll
                     for (int i = 0; i < FLIGHT; ++i) {
-                        x[0] += low[i].x, x[1] += low[i].y, x[2] += low[i].z, x[3] += low[i].w;
-                        x[4] += high[i].x, x[5] += high[i].y, x[6] += high[i].z, x[7] += high[i].w;
+                        const float by = SPLIT > 1 ? weight[first_part + i] : 1.0f;
+                        x[0] += low[i].x * by, x[1] += low[i].y * by, x[2] += low[i].z * by, x[3] += low[i].w * by;
+                        x[4] += high[i].x * by, x[5] += high[i].y * by, x[6] += high[i].z * by, x[7] += high[i].w * by;
                     }
+                }
+                if (SPLIT > 1 && !(total > 0)) {
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) x[j] = undefined;
                 }
                 put(line, chunk, make_uint4(packed(x[0], x[1], T()), packed(x[2], x[3], T()), packed(x[4], x[5], T()),
                                             packed(x[6], x[7], T())));

@@ -130,21 +130,17 @@ const WGMMA_TILES: &[[i64; 6]] = &[
 /// The same with hardly a register left for anything but sums: it does not spill where operands are plain matrices and blocks
 /// do not share a reduction.
 const LARGE_TILES: &[[i64; 6]] = &[[192, 192, 3, 4, 1, 1]];
-/// `wgmma` with operands that the copy engine brings: BM, BN, warpgroups that multiply, stages, blocks of a multiprocessor.
-/// Columns in whole boxes of it. What leaves half of the shared memory lets blocks of the next kernel in.
-const TMA_TILES: &[[i64; 5]] = &[
-    [128, 256, 2, 4, 1],
-    [192, 192, 3, 4, 1],
-    [128, 192, 2, 5, 1],
-    [256, 128, 2, 4, 1],
-    [128, 128, 2, 6, 1],
-    [64, 256, 1, 5, 1],
-    [128, 64, 2, 8, 1],
-    [64, 128, 1, 8, 1],
-    [64, 64, 1, 8, 1],
-    [128, 64, 2, 4, 2],
-    [64, 128, 1, 4, 2],
-    [64, 64, 1, 6, 2],
+/// `wgmma` with operands that the copy engine brings: BM, BN, warpgroups that multiply, stages. Columns in whole boxes of it.
+const TMA_TILES: &[[i64; 4]] = &[
+    [128, 256, 2, 4],
+    [192, 192, 3, 4],
+    [128, 192, 2, 5],
+    [256, 128, 2, 4],
+    [128, 128, 2, 6],
+    [64, 256, 1, 5],
+    [128, 64, 2, 8],
+    [64, 128, 1, 8],
+    [64, 64, 1, 8],
 ];
 
 /// `mma.sync` for few rows, the lines of the second operand streamed into registers: BM, BN, warps along the reduction, turns of
@@ -221,8 +217,8 @@ fn wgmma_tile(&[bm, bn, groups, stages, in_flight, blocks]: &[i64; 6]) -> Tile {
     ])
 }
 
-fn tma_tile(&[bm, bn, groups, stages, blocks]: &[i64; 5]) -> Tile {
-    let mut tile = wgmma_tile(&[bm, bn, groups, stages, 1, blocks]);
+fn tma_tile(&[bm, bn, groups, stages]: &[i64; 4]) -> Tile {
+    let mut tile = wgmma_tile(&[bm, bn, groups, stages, 1, 1]);
     // the warps that ask
     tile.0.insert("THREADS", (groups + 1) * 128);
     tile.0.insert("TMA", 1);
@@ -437,9 +433,7 @@ pub(crate) fn geometry(
 ) -> LaunchConfig {
     let count = match problem {
         // these go from tile to tile
-        Some(p) if tile.get("TMA") == 1 => {
-            blocks(tile, p).min(i64::from(props.multiprocessors) * tile.get("BLOCKS"))
-        }
+        Some(p) if tile.get("TMA") == 1 => blocks(tile, p).min(i64::from(props.multiprocessors)),
         Some(p) => blocks(tile, p),
         None => i64::from(props.multiprocessors) * resident(engine, tile, props),
     };

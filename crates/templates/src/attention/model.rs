@@ -5,6 +5,7 @@
 
 use bespoke_device::DeviceProps;
 
+use super::tiles::STREAMED_ROWS;
 use super::{Attention, Problem};
 use crate::spec::Tile;
 use crate::tile::NEIGHBOUR_RATE;
@@ -30,11 +31,18 @@ const MEETING: f64 = 1.5e-6;
 const TILE_SECONDS: f64 = 1.6e-6;
 const RUN_SECONDS: f64 = 2.0e-6;
 
-/// What a warp of streamed keys waits for a load, and what a tile of 16 keys takes it besides, in seconds.
-const STREAM_LATENCY: f64 = 1.45e-6;
-const STREAM_TILE: f64 = 0.25e-6;
+/// What a tile of 16 keys takes a warp that streams them, what eight warps take to begin and to add up, blocks of a cluster to meet
+/// and each of them more than two, and a run besides, in seconds: fitted to thirty tiles on one H200, keys out of memory.
+const STREAM_TILE: f64 = 1.0e-6;
+const STREAM_WARPS: f64 = 1.0e-6;
+const STREAM_MEETING: f64 = 0.9e-6;
+const STREAM_MEETING_OF_MORE: f64 = 0.15e-6;
+const STREAM_RUN: f64 = 3.6e-6;
 /// Share of the memory's bandwidth that is reached then.
 const STREAM_SHARE: f64 = 0.88;
+/// What other tiles of so few rows took more in a graph's chain of kernels than the model says, as a factor and in seconds.
+const COLD_FACTOR: f64 = 1.25;
+const COLD_MORE: f64 = 3.5e-6;
 
 impl Attention {
     /// Expected time of a problem whose keys are streamed: what a block has of them one tile after the other, or all of them at the
@@ -45,13 +53,17 @@ impl Attention {
         let own = (Self::blocks(tile, p) as f64 / multiprocessors).max(1.0);
         let together = (tile.get("BLOCKS") as f64).min(own);
         let tiles = (p.keys as f64 / (tile.get("BN") as f64 * split)).ceil();
-        let block = TILE_SECONDS / 2.0 + tiles * (STREAM_LATENCY / 2.0 + STREAM_TILE);
+        let block = tiles * STREAM_TILE + tile.get("WARPS_N") as f64 / 8.0 * STREAM_WARPS;
         let bytes = (p.batches * p.keys * (self.size + self.value_size)) as f64 * 2.0;
         let memory = bytes / (props.bandwidth * STREAM_SHARE);
-        let merge = if split > 1.0 { MEETING } else { 0.3e-6 };
+        let merge = if split > 1.0 {
+            STREAM_MEETING + (split - 2.0) * STREAM_MEETING_OF_MORE
+        } else {
+            0.0
+        };
         // where both are about as long, neither is hidden
         let work = ((own / together * block).powi(4) + memory.powi(4)).powf(0.25);
-        work + merge + RUN_SECONDS
+        work + merge + STREAM_RUN
     }
 
     /// Expected time of a problem.
@@ -59,6 +71,15 @@ impl Attention {
         if tile.get("STREAMED") == 1 {
             return self.streamed_seconds(tile, p, props);
         }
+        let warm = self.staged_seconds(tile, p, props);
+        match p.rows <= STREAMED_ROWS {
+            true => warm * COLD_FACTOR + COLD_MORE,
+            false => warm,
+        }
+    }
+
+    /// The same where keys and values wait in shared memory.
+    fn staged_seconds(&self, tile: &Tile, p: Problem, props: &DeviceProps) -> f64 {
         if tile.get("WGMMA") == 1 {
             return self.wgmma_seconds(tile, p, props);
         }

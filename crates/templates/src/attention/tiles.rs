@@ -67,7 +67,7 @@ const STREAMED_TILES: &[[i64; 3]] = &[
     [4, 8, 2],
 ];
 /// Rows of a group that they have.
-const STREAMED_ROWS: i64 = 8;
+pub(super) const STREAMED_ROWS: i64 = 8;
 
 /// Registers of a thread that only asks for keys and values, and threads of a block that do.
 const FEW_REGISTERS: i64 = 24;
@@ -177,7 +177,7 @@ impl Attention {
             _ => (bm * d.max(dv) + stages * bn * (d + dv)) * 2,
         };
         // what warps that divide the keys have, on the way to their merger
-        let strips = wn * bm * ((dv + 4) * 4 + 8);
+        let strips = wn * bm * ((dv + 4) * 4 + 8) + bm * 8;
         if wn > 1 || tile.get("SPLIT") > 1 || tile.get("STREAMED") == 1 {
             pipeline.max(strips)
         } else {

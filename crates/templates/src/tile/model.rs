@@ -189,8 +189,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n / sums) * element / props.bandwidth;
     let rounds = if tma {
-        let maps = if tile.get("BLOCKS") > 1 { 0.0 } else { MAPS };
-        rounds * (products + results) + LATENCY + 1.0e-6 + maps
+        rounds * (products + results) + LATENCY + 1.0e-6 + MAPS
     } else {
         rounds * (block + exchange + 1.0e-6)
     };
