@@ -242,7 +242,19 @@ impl Template for Gemm {
         let by_step = one("a_s0") && line("a_s1");
         let b = divides("b_o", 8) && one("b_s0") && line("b_s1");
         let rest = match streamed {
-            true => by_row && divides("k", 8),
+            // whole runs of results, and of what is read for them, leave registers for what is under way
+            true => {
+                let rank = self.batch + 2;
+                let whole = |name: &str, columns: &[i64]| {
+                    let column = baked.get(&format!("{name}_s{}", rank - 1));
+                    let known = |c: &i64| column == Some(&Baked::Exact(*c));
+                    columns.iter().any(known)
+                        && divides(&format!("{name}_o"), 8)
+                        && (0..rank - 1).all(|a| divides(&format!("{name}_s{a}"), 8))
+                };
+                let extras = (0..self.extras()).all(|i| whole(&format!("e{i}"), &[0, 1]));
+                by_row && divides("k", 8) && divides("n", 8) && whole("y", &[1]) && extras
+            }
             false => (by_row || by_step) && divides("n", 32),
         };
         divides("a_o", 8) && b && rest

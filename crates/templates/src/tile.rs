@@ -147,16 +147,14 @@ const TMA_TILES: &[[i64; 4]] = &[
 /// these under way, blocks of a multiprocessor.
 const STREAMED_TILES: &[[i64; 5]] = &[
     [8, 16, 16, 2, 1],
-    [8, 32, 4, 2, 4],
+    [8, 32, 4, 2, 3],
     [8, 32, 8, 2, 2],
-    [8, 16, 4, 4, 4],
-    [8, 16, 8, 4, 2],
-    [16, 16, 16, 2, 1],
-    [16, 32, 8, 1, 2],
-    [16, 16, 8, 2, 2],
-    [24, 32, 8, 1, 2],
-    [40, 16, 16, 1, 1],
-    [40, 16, 8, 1, 2],
+    [8, 16, 4, 4, 3],
+    [8, 16, 8, 3, 2],
+    [16, 32, 8, 1, 1],
+    [16, 16, 8, 1, 2],
+    [24, 32, 8, 1, 1],
+    [40, 16, 8, 1, 1],
     [40, 32, 8, 1, 1],
     [64, 16, 8, 1, 1],
 ];
@@ -280,14 +278,19 @@ pub(crate) fn tiles(
             let tma = TMA_TILES.iter().filter(|_| mapped).map(tma_tile);
             let mma = MMA_TILES.iter().map(|row| mma_tile(row, products, props));
             let exact = products == Products::Exact;
+            // registers for what is copied, or for two sums of each result
+            let moderate = props.arch.has_cp_async() && products != Products::PromotedSums;
             let rows = problem.filter(|_| plain && exact).map_or(i64::MAX, |p| p.m);
-            let streamed = STREAMED_TILES.iter().filter(|t| rows <= t[0]);
+            // what is made of two sums takes more registers than 512 threads of a multiprocessor have
+            let room =
+                |t: &[i64; 5]| t[2] * 32 * t[4] < 512 || problem.is_some_and(|p| p.sums == 1);
+            let streamed = STREAMED_TILES.iter().filter(|t| rows <= t[0] && room(t));
             wgmma
                 .chain(tma)
                 .filter(|_| own)
                 .chain(streamed.map(streamed_tile))
                 .chain(mma)
-                .filter(|t| props.arch.has_cp_async() || t.get("BM") * t.get("BN") <= 128 * 128)
+                .filter(|t| moderate || t.get("BM") * t.get("BN") <= 128 * 128)
                 .collect()
         }
         Engine::Simt { accumulator } => SIMT_TILES

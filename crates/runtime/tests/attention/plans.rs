@@ -89,10 +89,10 @@ fn a_cache_of_one_row_is_joined() {
     );
 }
 
-/// Rows of different lengths cost no more: the cache is copied once, to where it is extended.
+/// Rows of different lengths cost no more: the cache is copied once, to where it is extended. Keys and values are so in one launch.
 #[test]
 fn a_cache_of_several_rows_is_copied_once() {
-    for (past, total, pads, copies) in [("P", "T", 2, 0), ("9", "T", 2, 0), ("9", "9", 0, 2)] {
+    for (past, total, pads, copies) in [("P", "T", 2, 0), ("9", "T", 2, 0), ("9", "9", 0, 1)] {
         let (graph, plan) = decoder(DType::F16, "B", past, total).plan();
         let steps = |name: &str| {
             let steps = plan.steps.iter();

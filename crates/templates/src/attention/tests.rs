@@ -192,16 +192,13 @@ fn tiles_suit_the_shape() {
     // few rows: warps divide the keys
     let decode = best(128, 8, [4, 1, 2000], Arch::sm(90));
     assert!(
-        decode.contains("BM=16 ") && !decode.contains("WARPS_N=1"),
+        decode.contains("STREAMED=1") && !decode.contains("WARPS_N=1 "),
         "{decode}"
     );
     assert!(!decode.contains("SPLIT=1 "), "{decode}");
     // where heads are many, each has a multiprocessor for itself
     let many = best(128, 256, [2, 1, 1000], Arch::sm(90));
-    assert!(
-        many.contains("BM=16 ") && many.contains("SPLIT=1 "),
-        "{many}"
-    );
+    assert!(many.contains("SPLIT=1 "), "{many}");
     // few keys: all at once
     let cross = best(64, 20, [1, 1024, 77], Arch::sm(90));
     assert!(

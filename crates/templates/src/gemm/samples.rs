@@ -160,32 +160,41 @@ fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
     let by_row = rng.chance(2);
     lines(rng, &mut s, "a", m, k, by_row);
     lines(rng, &mut s, "b", n, k, true);
-    finished(rng, s, gemm, [m, n], dtype)
+    finished(rng, s, gemm, [m, n], false)
 }
 
-/// Results and what the epilogue reads, over so many rows and columns of sums.
+/// Results and what the epilogue reads: in lines of whole chunks, or in any order.
 fn finished(
     rng: &mut Rng,
     mut s: Arguments,
     gemm: Arc<Gemm>,
     [m, n]: [i64; 2],
-    dtype: DType,
+    whole: bool,
 ) -> (Arc<Gemm>, Sample) {
     let result = [m, n / gemm.sums as i64];
     for i in 0..gemm.extras() {
-        s.tensor(rng, &format!("e{i}"), &result, &[0, 1]);
+        let name = format!("e{i}");
+        match whole {
+            true => lines(rng, &mut s, &name, m, result[1], true),
+            false => s.tensor(rng, &name, &result, &[0, 1]),
+        }
     }
-    s.tensor(rng, "y", &result, &[]);
-    (gemm.clone(), s.finish(gemm, tolerance(dtype)))
+    match whole {
+        true => lines(rng, &mut s, "y", m, result[1], true),
+        false => s.tensor(rng, "y", &result, &[]),
+    }
+    let tolerance = tolerance(gemm.a);
+    (gemm.clone(), s.finish(gemm, tolerance))
 }
 
-/// An operand of so many rows (of `b`: columns) whose lines begin at whole chunks, and run along the reduction or along the rows.
+/// A tensor of so many rows (of `b`: columns) whose lines begin at whole chunks, and run along the other axis (of an operand: the
+/// reduction) or along the rows.
 fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row: bool) {
     let (lines, length) = if by_row { (rows, k) } else { (k, rows) };
     let (offset, line) = (8 * rng.int(0, 2), (length + 7) / 8 * 8 + 8 * rng.int(0, 1));
     s.int(&format!("{name}_o"), offset);
     // rows of `b` are its second axis
-    let strides = if by_row == (name == "a") {
+    let strides = if by_row == (name != "b") {
         [line, 1]
     } else {
         [1, line]
@@ -194,16 +203,16 @@ fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row
         s.int(&format!("{name}_s{axis}"), stride);
     }
     let data = elements(rng, s.dtype(name), (offset + lines * line) as usize);
-    s.set(name, SampleSlot::Read(data));
+    let slot = match name {
+        "y" => SampleSlot::Write(data),
+        _ => SampleSlot::Read(data),
+    };
+    s.set(name, slot);
 }
 
 /// A product of few rows whose lines are whole chunks.
 fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
-    let (m, n, k) = (
-        rng.int(1, 40),
-        sums as i64 * rng.int(1, 200),
-        8 * rng.int(1, 300),
-    );
+    let (m, n, k) = (rng.int(1, 40), 8 * rng.int(1, 40), 8 * rng.int(1, 300));
     let gemm = Arc::new(Gemm {
         batch: 0,
         a: dtype,
@@ -218,5 +227,5 @@ fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
     }
     lines(rng, &mut s, "a", m, k, true);
     lines(rng, &mut s, "b", n, k, true);
-    finished(rng, s, gemm, [m, n], dtype)
+    finished(rng, s, gemm, [m, n], true)
 }
