@@ -21,7 +21,7 @@
 //! roundings. They hold while no partial sum leaves the range of `f16`: beyond 65,504 it is infinite, and below 2⁻¹⁴ a
 //! rounding is off by 2⁻²⁵, whatever the sum.
 //!
-//! The host has the same arithmetic ([`multiply`]): it rounds operands as the instruction does, and sums after sixteen products,
+//! The host has the same arithmetic (`multiply`): it rounds operands as the instruction does, and sums after sixteen products,
 //! which is what an instruction adds at once. So it shows the error of the choice without a GPU, and differs from a
 //! device by no more than both bounds together.
 
