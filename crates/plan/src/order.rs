@@ -15,8 +15,8 @@
 //! - a segment may run beside the [`WINDOW`] steps of the main track before and after its place in the list, no more, so
 //!   that few buffers must be kept apart which could share bytes in a chain.
 //!
-//! A caller may hand in one piece of memory as an input and as an output. What reads an input and what writes an output
-//! therefore stay in list order.
+//! A caller may hand in one piece of memory as an input and as an output of the same size. What reads an input and what
+//! writes an output therefore stay in list order.
 //!
 //! An edge from a step whose tensors of the run are small to its only successor, which has no other predecessor, is
 //! programmatic: the successor may start while the step ends.

@@ -230,6 +230,9 @@ pub struct RunResult {
 }
 
 /// The caller's device memory for a run, by name.
+///
+/// An output may be the memory of an input, of as many bytes from the same address. Otherwise they must not overlap: nothing
+/// checks it, and what the input holds may then be read after it was written over.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     /// Inputs.

@@ -144,7 +144,25 @@ fn epilogue_of(rng: &mut Rng, sum: DType, sums: usize, rank: usize) -> Expr {
 
 /// A product of matrices that the copy engine can walk over.
 fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
-    let (m, n, k) = (rng.int(1, 300), 32 * rng.int(1, 12), rng.int(1, 300));
+    let extents = [rng.int(1, 300), 32 * rng.int(1, 12), rng.int(1, 300)];
+    matrices(rng, dtype, sums, extents, false)
+}
+
+/// A product of few rows whose lines are whole chunks.
+fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
+    let extents = [rng.int(1, 40), 8 * rng.int(1, 40), 8 * rng.int(1, 300)];
+    matrices(rng, dtype, sums, extents, true)
+}
+
+/// A product of two matrices, the lines of `b` along the reduction. `whole`: so are those of `a`, and results and what the
+/// epilogue reads lie in lines of whole chunks; otherwise each is in any order.
+fn matrices(
+    rng: &mut Rng,
+    dtype: DType,
+    sums: usize,
+    [m, n, k]: [i64; 3],
+    whole: bool,
+) -> (Arc<Gemm>, Sample) {
     let gemm = Arc::new(Gemm {
         batch: 0,
         a: dtype,
@@ -157,34 +175,19 @@ fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
     for (name, value) in [("m", m), ("n", n), ("k", k)] {
         s.int(name, value);
     }
-    let by_row = rng.chance(2);
+    let by_row = whole || rng.chance(2);
     lines(rng, &mut s, "a", m, k, by_row);
     lines(rng, &mut s, "b", n, k, true);
-    finished(rng, s, gemm, [m, n], false)
-}
-
-/// Results and what the epilogue reads: in lines of whole chunks, or in any order.
-fn finished(
-    rng: &mut Rng,
-    mut s: Arguments,
-    gemm: Arc<Gemm>,
-    [m, n]: [i64; 2],
-    whole: bool,
-) -> (Arc<Gemm>, Sample) {
-    let result = [m, n / gemm.sums as i64];
-    for i in 0..gemm.extras() {
-        let name = format!("e{i}");
+    let columns = n / sums as i64;
+    let extras: Vec<String> = (0..gemm.extras()).map(|i| format!("e{i}")).collect();
+    for name in extras.iter().map(String::as_str).chain(["y"]) {
+        let broadcast: &[usize] = if name == "y" { &[] } else { &[0, 1] };
         match whole {
-            true => lines(rng, &mut s, &name, m, result[1], true),
-            false => s.tensor(rng, &name, &result, &[0, 1]),
+            true => lines(rng, &mut s, name, m, columns, true),
+            false => s.tensor(rng, name, &[m, columns], broadcast),
         }
     }
-    match whole {
-        true => lines(rng, &mut s, "y", m, result[1], true),
-        false => s.tensor(rng, "y", &result, &[]),
-    }
-    let tolerance = tolerance(gemm.a);
-    (gemm.clone(), s.finish(gemm, tolerance))
+    (gemm.clone(), s.finish(gemm, tolerance(dtype)))
 }
 
 /// A tensor of so many rows (of `b`: columns) whose lines begin at whole chunks, and run along the other axis (of an operand: the
@@ -208,24 +211,4 @@ fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row
         _ => SampleSlot::Read(data),
     };
     s.set(name, slot);
-}
-
-/// A product of few rows whose lines are whole chunks.
-fn streamed(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
-    let (m, n, k) = (rng.int(1, 40), 8 * rng.int(1, 40), 8 * rng.int(1, 300));
-    let gemm = Arc::new(Gemm {
-        batch: 0,
-        a: dtype,
-        b: dtype,
-        sums,
-        products: Products::Exact,
-        epilogue: epilogue_of(rng, dtype, sums, 2),
-    });
-    let mut s = Arguments::new(&*gemm);
-    for (name, value) in [("m", m), ("n", n), ("k", k)] {
-        s.int(name, value);
-    }
-    lines(rng, &mut s, "a", m, k, true);
-    lines(rng, &mut s, "b", n, k, true);
-    finished(rng, s, gemm, [m, n], true)
 }
