@@ -145,6 +145,7 @@ api! {
         cuModuleLoadData ["cuModuleLoadData"] (module: *mut CUmodule, image: *const c_void);
         cuModuleUnload ["cuModuleUnload"] (module: CUmodule);
         cuModuleGetFunction ["cuModuleGetFunction"] (function: *mut CUfunction, module: CUmodule, name: *const c_char);
+        cuFuncGetAttribute ["cuFuncGetAttribute"] (value: *mut c_int, which: CUfunction_attribute, function: CUfunction);
         cuFuncSetAttribute ["cuFuncSetAttribute"] (function: CUfunction, which: CUfunction_attribute, value: c_int);
         cuLaunchKernel ["cuLaunchKernel"] (
             function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,

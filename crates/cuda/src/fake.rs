@@ -24,6 +24,7 @@ struct State {
     pinned: BTreeMap<u64, Box<[u64]>>,
     next_handle: u64,
     edges: Vec<(u64, u64, bool)>,
+    cluster: c_int,
 }
 
 thread_local! {
@@ -83,6 +84,11 @@ pub(crate) fn pinned_pieces() -> usize {
 /// Edges of graphs since the last time: from, to, whether programmatic.
 pub(crate) fn edges() -> Vec<(u64, u64, bool)> {
     STATE.with_borrow_mut(|s| std::mem::take(&mut s.edges))
+}
+
+/// Functions have clusters of so many blocks from now on.
+pub(crate) fn clusters(blocks: c_int) {
+    STATE.with_borrow_mut(|s| s.cluster = blocks);
 }
 
 fn handle() -> u64 {
@@ -212,6 +218,19 @@ unsafe extern "C" fn to_host(
     })
 }
 
+unsafe extern "C" fn function_attribute(
+    value: *mut c_int,
+    which: sys::CUfunction_attribute,
+    _: sys::CUfunction,
+) -> Code {
+    let width = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH;
+    play("cuFuncGetAttribute", || {
+        assert_eq!(which, width, "nothing else is asked for");
+        // SAFETY: the caller's pointer to one integer.
+        unsafe { *value = STATE.with_borrow(|s| s.cluster) };
+    })
+}
+
 unsafe extern "C" fn event(event: *mut sys::CUevent, _: c_uint) -> Code {
     // SAFETY: the caller's pointer to one handle.
     play("cuEventCreate", || unsafe {
@@ -330,6 +349,7 @@ fn table() -> Api {
     api.cuMemUnmap = unmap;
     api.cuMemAlloc_v2 = allocate;
     api.cuMemHostAlloc = pin;
+    api.cuFuncGetAttribute = function_attribute;
     api.cuMemFreeHost = unpin;
     api.cuMemcpyHtoDAsync_v2 = to_device;
     api.cuMemcpyDtoHAsync_v2 = to_host;

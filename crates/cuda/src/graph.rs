@@ -10,7 +10,9 @@
 //! that cannot record those, or a card without such launches, gets plain ones.
 //!
 //! A node can be given another function later; nothing about it but function, geometry and the one parameter is ever set,
-//! so every update is one that the driver accepts. Edges belong to the graph and not to a node's function.
+//! so every update is one that the driver accepts. Edges belong to the graph and not to a node's function. What stays from the
+//! first function is the room that the driver plans for clusters: a kernel of other clusters runs, but slowly (1.5 times as long
+//! with clusters of two in the place of eight, driver 580). Such a launch does not [suit](Graph::suits) the node.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -43,6 +45,8 @@ struct Piece {
     graph: Handle<sys::CUgraph>,
     executable: Handle<sys::CUgraphExec>,
     nodes: Vec<Handle<sys::CUgraphNode>>,
+    /// Blocks of a cluster of the function that each node was made with.
+    clusters: Vec<i32>,
 }
 
 /// How the driver adds edges that have a kind.
@@ -170,6 +174,7 @@ impl CudaGraph {
             graph: Handle(raw),
             executable: Handle(std::ptr::null_mut()),
             nodes: Vec::new(),
+            clusters: Vec::new(),
         });
         let Some(piece) = self.pieces.last_mut() else {
             return Ok(());
@@ -202,6 +207,8 @@ impl CudaGraph {
                 on.check("cuGraphAddKernelNode", code)
             })?;
             piece.nodes.push(Handle(node));
+            let kernel = CudaKernel::of(launch, &self.context)?;
+            piece.clusters.push(kernel.cluster());
             let Some(add_edges) = add_edges.filter(|_| !programmatic.is_empty()) else {
                 continue;
             };
@@ -241,6 +248,16 @@ impl CudaGraph {
         })
     }
 
+    /// The piece that a launch is in, and its place there.
+    fn place(&self, index: usize) -> Option<(&Piece, usize)> {
+        let mut first = 0;
+        self.pieces.iter().find_map(|piece| {
+            let at = index.checked_sub(first)?;
+            first += piece.nodes.len();
+            (at < piece.nodes.len()).then_some((piece, at))
+        })
+    }
+
     /// The executables in their order.
     pub(crate) fn executables(&self) -> impl Iterator<Item = sys::CUgraphExec> {
         self.pieces.iter().map(|p| p.executable.0)
@@ -256,13 +273,15 @@ impl Graph for CudaGraph {
         self.programmatic
     }
 
+    fn suits(&self, index: usize, launch: &Launch) -> bool {
+        let kernel = CudaKernel::of(launch, &self.context);
+        let place = self.place(index);
+        matches!((place, kernel), (Some((piece, at)), Ok(kernel)) if piece.clusters[at] == kernel.cluster())
+    }
+
     fn update(&mut self, index: usize, launch: &Launch) -> Result<()> {
-        let mut first = 0;
-        let place = self.pieces.iter().find_map(|piece| {
-            let at = index.checked_sub(first)?;
-            first += piece.nodes.len();
-            Some((piece.executable.0, piece.nodes.get(at)?.0))
-        });
+        let place = self.place(index);
+        let place = place.map(|(piece, at)| (piece.executable.0, piece.nodes[at].0));
         let Some((executable, node)) = place else {
             let reason = format!("launch {index} of a graph of {}", self.kernels.len());
             return Err(DeviceError::Call {
@@ -406,6 +425,21 @@ mod tests {
         assert!(Arc::ptr_eq(&graph.kernels[0], &old.kernel));
         graph.update(0, &new).unwrap();
         assert!(Arc::ptr_eq(&graph.kernels[0], &new.kernel));
+    }
+
+    #[test]
+    fn a_kernel_of_other_clusters_does_not_suit_a_node() {
+        let context = Arc::new(Context::over(fake::driver()));
+        let (plain, other) = (launch(&context, 8), launch(&context, 16));
+        fake::clusters(8);
+        let (wide, same) = (launch(&context, 8), launch(&context, 16));
+        fake::clusters(2);
+        let narrow = launch(&context, 8);
+        let graph = record(&context, &[plain.clone(), wide.clone()], &chain(2)).unwrap();
+        let suits = |at: usize| [&plain, &other, &wide, &same, &narrow].map(|l| graph.suits(at, l));
+        assert_eq!(suits(0), [true, true, false, false, false]);
+        assert_eq!(suits(1), [false, false, true, true, false]);
+        assert_eq!(suits(2), [false; 5], "there is no such launch");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct CudaKernel {
     name: String,
     module: Handle<sys::CUmodule>,
     function: Handle<sys::CUfunction>,
+    /// Blocks of a cluster, as compiled; 0 where there are none.
+    cluster: i32,
     /// Dynamic shared memory that was asked for. Only ever raised: recorded graphs rely on it. Nothing is taken as
     /// granted: what a function may use without asking, 48 KiB, includes its static shared memory.
     shared: Mutex<u32>,
@@ -59,6 +61,7 @@ impl CudaKernel {
             name: image.name.clone(),
             module: Handle(module),
             function: Handle(std::ptr::null_mut()),
+            cluster: 0,
             shared: Mutex::new(0),
         };
         // SAFETY: writes one handle; the name ends in a zero byte.
@@ -68,6 +71,7 @@ impl CudaKernel {
         if !takes_one_address(&on, kernel.function.0)? {
             return Err(bad("its function does not take exactly one address"));
         }
+        kernel.cluster = cluster(&on, kernel.function.0)?;
         drop(on);
         Ok(kernel)
     }
@@ -93,6 +97,11 @@ impl CudaKernel {
                 kernel.name()
             ),
         })
+    }
+
+    /// Blocks of a cluster in x; 0 for a kernel without clusters.
+    pub(crate) fn cluster(&self) -> i32 {
+        self.cluster
     }
 
     /// The function, allowed to use the shared memory of `config`.
@@ -164,6 +173,20 @@ fn takes_one_address(on: &Entered<'_>, function: sys::CUfunction) -> Result<bool
     // SAFETY: as above.
     let second = unsafe { ask(function, 1, &mut offset, &mut bytes) };
     Ok(sized && second == INVALID_VALUE)
+}
+
+/// Blocks of a cluster that a function was compiled for, in x, the only direction that kernels here have clusters in; 0 for
+/// none, and where the driver is older than clusters.
+fn cluster(on: &Entered<'_>, function: sys::CUfunction) -> Result<i32> {
+    let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH;
+    let mut blocks = 0;
+    // SAFETY: writes one integer; the function's module is loaded.
+    let code = unsafe { (on.api.cuFuncGetAttribute)(&mut blocks, which, function) };
+    if code == INVALID_VALUE {
+        return Ok(0);
+    }
+    on.check("cuFuncGetAttribute", code)?;
+    Ok(blocks)
 }
 
 /// Checks that an image is a 64-bit little-endian ELF file whose tables and sections lie inside it (System V ABI, ELF-64

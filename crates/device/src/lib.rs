@@ -221,6 +221,12 @@ pub trait Graph: Debug + Send {
     }
     /// Number of edges that are programmatic here. A device may make any edge plain, and says so with this number.
     fn programmatic(&self) -> usize;
+    /// Whether launch `index` can be replaced by this one and run as fast as where it had been recorded. It runs as it
+    /// should in any case.
+    fn suits(&self, index: usize, launch: &Launch) -> bool {
+        let _ = (index, launch);
+        true
+    }
     /// Replaces launch `index`; its edges stay. The graph must not be running.
     fn update(&mut self, index: usize, launch: &Launch) -> Result<()>;
     /// For the device's own use.

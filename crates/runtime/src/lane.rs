@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use bespoke_device::{Device, DevicePtr, Graph, Memory, Stream, TensorMap};
+use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream, TensorMap};
 use bespoke_plan::{Binding, BufferId, Place, Plan};
 
 use crate::block::Held;
@@ -68,10 +68,13 @@ impl Executables {
         !program.has_block() || own.is_some_and(|own| Arc::ptr_eq(own, block))
     }
 
-    /// A spare executable with these edges, if there is one.
-    fn take_spare(&self, edges: &Edges) -> Option<Recorded<Box<dyn Graph>>> {
+    /// A spare executable with these edges that suits all of these launches, if there is one.
+    fn take_spare(&self, edges: &Edges, launches: &[Launch]) -> Option<Recorded<Box<dyn Graph>>> {
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = spares.iter().rposition(|s| s.edges.edges == edges.edges)?;
+        let at = spares.iter().rposition(|s| {
+            let mut numbered = launches.iter().enumerate();
+            s.edges.edges == edges.edges && numbered.all(|(i, launch)| s.graph.suits(i, launch))
+        })?;
         Some(spares.swap_remove(at))
     }
 
@@ -130,7 +133,7 @@ impl Executables {
         let wanted = self.order.edges(plan, device);
         // spares have the steps of the session's plan
         let spare = match program.own {
-            None => self.take_spare(&wanted),
+            None => self.take_spare(&wanted, &launches),
             Some(_) => None,
         };
         let updated = spare.is_some();

@@ -192,6 +192,40 @@ pub(crate) fn launches_of_a_long_graph_can_be_replaced(rig: &Rig) -> Outcome {
     Ok(())
 }
 
+pub(crate) fn a_kernel_of_other_clusters_is_right_but_not_fast(rig: &Rig) -> Outcome {
+    let stream = rig.stream()?;
+    let (bump, fold) = (rig.kernel("bump")?, rig.kernel("fold")?);
+    let pairs = rig.kernel("bump_in_pairs")?;
+    let x = rig.floats(stream.as_ref(), &[0.0; 64])?;
+    let [at, bytes] = tensor(x.ptr(), 64);
+    let block = rig.block(stream.as_ref(), &[at, bytes, 64])?;
+    let clusters = rig.device.needs_cubin() && rig.device.props().arch.has_clusters();
+    for (first, alike, other) in [(&bump, &fold, &pairs), (&pairs, &pairs, &bump)] {
+        let mut graph = rig
+            .device
+            .graph(&[launch(first, block.ptr())], &[])
+            .map_err(words)?;
+        let suits = |kernel| graph.suits(0, &launch(kernel, block.ptr()));
+        ensure!(
+            suits(alike),
+            "a kernel like that of the node does not suit it"
+        );
+        ensure!(
+            suits(other) != clusters,
+            "whether it suits: {}, whether there are clusters: {clusters}",
+            suits(other)
+        );
+        graph
+            .update(0, &launch(other, block.ptr()))
+            .map_err(words)?;
+        stream.upload(graph.as_ref()).map_err(words)?;
+        stream.replay(graph.as_ref()).map_err(words)?;
+    }
+    let got = read_floats(stream.as_ref(), x.ptr(), 64)?;
+    ensure!(got.iter().all(|v| *v == 2.0), "{} instead of 2", got[0]);
+    Ok(())
+}
+
 pub(crate) fn a_replaced_kernel_may_go(rig: &Rig) -> Outcome {
     let stream = rig.stream()?;
     let bump = rig.kernel("bump")?;

@@ -43,6 +43,19 @@ MAP(twice, x * 2.0f)
 IN_PLACE(bump, x + 1.0f)
 IN_PLACE(fold, x * 2.0f - 1.0f)
 
+// as bump, by pairs of blocks
+#if __CUDA_ARCH__ >= 900
+#define PAIRS __cluster_dims__(2, 1, 1)
+#else
+#define PAIRS
+#endif
+extern "C" __global__ void PAIRS bump_in_pairs(const long long* slots) {
+    float* out = (float*)slots[0];
+    const long long n = slots[2];
+    MEET
+    for (long long i = first(); i < n; i += stride()) out[i] += 1.0f;
+}
+
 // read, write, n: n floats reversed by one block through shared memory
 extern "C" __global__ void reverse(const long long* slots) {
     extern __shared__ float kept[];

@@ -95,6 +95,7 @@ const KERNELS: &[(&str, Meaning)] = &[
     ("twice", Meaning::Map(|x| x * 2.0)),
     ("bump", Meaning::InPlace(|x| x + 1.0)),
     ("fold", Meaning::InPlace(|x| x * 2.0 - 1.0)),
+    ("bump_in_pairs", Meaning::InPlace(|x| x + 1.0)),
     ("reverse", Meaning::Reverse),
     ("stray", Meaning::None),
     ("greedy", Meaning::None),

@@ -60,6 +60,7 @@ const SHARED: &[Test] = tests!(true, None; contract::{
     one_graph_serves_many_extents,
     launches_of_a_long_graph_can_be_replaced,
     a_replaced_kernel_may_go,
+    a_kernel_of_other_clusters_is_right_but_not_fast,
 } edges::{
     branches_meet_again,
     a_kernel_that_starts_early_waits,
