@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use bespoke_device::DevicePtr;
 use bespoke_ir::DType;
-use bespoke_plan::Port;
+use bespoke_plan::{Binding, Plan, Port};
 
 use crate::error::Error;
+use crate::lane::Pointers;
 use crate::tensor::{Tensor, TensorView, byte_length};
 
 /// Where a run's tensors are.
@@ -74,6 +75,68 @@ pub(crate) fn check_capacity(
     Ok(view.pointer)
 }
 
+/// Refuses memory of an output over a part of an input's, or over another output's: nothing says what of them is touched first.
+/// An output may be all of an input's memory.
+///
+/// # Errors
+///
+/// [`Error::Buffer`], which names both.
+pub(crate) fn check_overlaps(
+    plan: &Plan,
+    binding: &Binding,
+    pointers: &Pointers,
+) -> Result<(), Error> {
+    let placed = |(port, at): (&'_ Port, &DevicePtr)| Placed {
+        name: port.name.clone(),
+        at: at.0,
+        bytes: binding.sizes[port.buffer.0 as usize],
+    };
+    let outputs = plan.outputs.iter().zip(&pointers.outputs);
+    let inputs = plan.inputs.iter().zip(&pointers.inputs);
+    apart(inputs.map(placed).collect(), outputs.map(placed).collect())
+}
+
+/// Memory that a run reads or writes under a name.
+#[derive(Clone, Debug)]
+struct Placed {
+    name: String,
+    at: u64,
+    bytes: u64,
+}
+
+impl Placed {
+    fn end(&self) -> u64 {
+        self.at.saturating_add(self.bytes)
+    }
+}
+
+fn apart(inputs: Vec<Placed>, mut outputs: Vec<Placed>) -> Result<(), Error> {
+    outputs.retain(|o| o.bytes > 0);
+    outputs.sort_unstable_by_key(|o| o.at);
+    let over = |output: &Placed, what: &str, other: &Placed| Error::Buffer {
+        name: output.name.clone(),
+        reason: format!(
+            "lies over {what} `{}`; give it memory of its own",
+            other.name
+        ),
+    };
+    for pair in outputs.windows(2) {
+        if pair[0].end() > pair[1].at {
+            return Err(over(&pair[1], "output", &pair[0]));
+        }
+    }
+    for input in inputs.iter().filter(|x| x.bytes > 0) {
+        // outputs are apart, so they end in the order in which they begin
+        let first = outputs.partition_point(|o| o.end() <= input.at);
+        let mut others = outputs[first..].iter().take_while(|o| o.at < input.end());
+        let part = others.find(|o| (o.at, o.bytes) != (input.at, input.bytes));
+        if let Some(output) = part {
+            return Err(over(output, "a part of input", input));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
     let Some(strides) = &view.strides else {
         byte_length(view.dtype, &view.dims)?;
@@ -91,4 +154,55 @@ pub(crate) fn check_dense(name: &str, view: &TensorView) -> Result<(), Error> {
         want *= d;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn placed(prefix: &str, list: &[(u64, u64)]) -> Vec<Placed> {
+        let each = list.iter().enumerate().map(|(i, &(at, bytes))| Placed {
+            name: format!("{prefix}{i}"),
+            at,
+            bytes,
+        });
+        each.collect()
+    }
+
+    fn words(inputs: &[(u64, u64)], outputs: &[(u64, u64)]) -> String {
+        match apart(placed("x", inputs), placed("y", outputs)) {
+            Ok(()) => "apart".to_owned(),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_output_over_a_part_of_something_names_both() {
+        assert_eq!(words(&[(64, 32), (0, 64)], &[(96, 8), (104, 8)]), "apart");
+        assert_eq!(words(&[(64, 32)], &[(64, 32)]), "apart", "all of it");
+        assert_eq!(
+            words(&[(64, 32)], &[(64, 48)]),
+            "the buffer for `y0` lies over a part of input `x0`; give it memory of its own"
+        );
+        assert_eq!(
+            words(&[], &[(8, 8), (0, 9)]),
+            "the buffer for `y0` lies over output `y1`; give it memory of its own"
+        );
+        assert_eq!(words(&[(0, 8)], &[(4, 0)]), "apart", "nothing is written");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_refused_is_what_overlaps(
+            inputs in prop::collection::vec((0_u64..40, 0_u64..12), 0..5),
+            outputs in prop::collection::vec((0_u64..40, 0_u64..12), 0..5),
+        ) {
+            let over = |a: &(u64, u64), b: &(u64, u64)| (a.0..a.0 + a.1).any(|x| (b.0..b.0 + b.1).contains(&x));
+            let among = outputs.iter().enumerate().any(|(i, a)| outputs[..i].iter().any(|b| over(a, b)));
+            let partly = inputs.iter().any(|x| outputs.iter().any(|y| x != y && over(x, y)));
+            prop_assert_eq!(words(&inputs, &outputs) == "apart", !among && !partly);
+        }
+    }
 }

@@ -282,6 +282,8 @@ pub(crate) struct Lane {
     written: Written,
     /// The same of the blocks of programs that have their own.
     own_written: BTreeMap<u64, Written>,
+    /// The shape and the caller's memory that were last found to be apart.
+    apart: Option<(Vec<i64>, Pointers)>,
 }
 
 /// What a block holds now.
@@ -338,6 +340,7 @@ impl Lane {
             staging_out: vec![None; plan.outputs.len()],
             written: Written::default(),
             own_written: BTreeMap::new(),
+            apart: None,
         })
     }
 
@@ -428,6 +431,23 @@ impl Lane {
             self.stream.replay(&**graph)?;
         }
         Ok(execution)
+    }
+
+    /// Whether this shape and memory are those of the run before.
+    pub(crate) fn knows(&self, binding: &Binding, pointers: &Pointers) -> bool {
+        let known = self.apart.as_ref();
+        known.is_some_and(|(symbols, at)| *symbols == binding.symbols && at == pointers)
+    }
+
+    /// This shape and memory are as they must be.
+    pub(crate) fn remember(&mut self, binding: &Binding, pointers: &Pointers) {
+        match &mut self.apart {
+            Some((symbols, at)) => {
+                symbols.clone_from(&binding.symbols);
+                at.take_over(pointers);
+            }
+            none => *none = Some((binding.symbols.clone(), pointers.clone())),
+        }
     }
 
     /// Makes room for a run and brings the program's extent block up to date; returns the block and whether it had to be

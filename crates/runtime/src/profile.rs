@@ -12,7 +12,7 @@ use bespoke_plan::Binding;
 use bespoke_policy::Signature;
 use serde::Serialize;
 
-use crate::border::{check_capacity, check_type};
+use crate::border::{check_capacity, check_overlaps, check_type};
 use crate::error::Error;
 use crate::lane::{Lane, Pointers};
 use crate::patience::Patience;
@@ -94,6 +94,7 @@ impl Session {
                 list.push(check_capacity(&port.name, view, bytes)?);
             }
         }
+        check_overlaps(&core.plan, &binding, &pointers)?;
         Ok((binding, pointers))
     }
 }

@@ -231,8 +231,8 @@ pub struct RunResult {
 
 /// The caller's device memory for a run, by name.
 ///
-/// An output may be the memory of an input, of as many bytes from the same address. Otherwise they must not overlap: nothing
-/// checks it, and what the input holds may then be read after it was written over.
+/// An output may be the memory of an input, of as many bytes from the same address, if whatever reads the input is over when it is
+/// written, or works element by element. Every other overlap is an [`Error::Buffer`](crate::Error::Buffer).
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     /// Inputs.

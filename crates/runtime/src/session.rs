@@ -12,7 +12,9 @@ use bespoke_plan::{Binding, Plan, Port};
 use bespoke_policy::Signature;
 
 use crate::arithmetic::ArithmeticUse;
-use crate::border::{Source, aligned, check_capacity, check_dense, check_type, shape_words};
+use crate::border::{
+    Source, aligned, check_capacity, check_dense, check_overlaps, check_type, shape_words,
+};
 use crate::director::Message;
 use crate::error::{Error, ErrorKind, did_you_mean};
 use crate::event::{Event, EventKind, Stats};
@@ -587,6 +589,11 @@ fn run_on(
             Some(targets) => check_capacity(&port.name, targets[i], size(port))?,
         };
         pointers.outputs.push(ptr);
+    }
+    // memory of its own is apart
+    if targets.is_some() && !lane.knows(binding, &pointers) {
+        check_overlaps(plan, binding, &pointers)?;
+        lane.remember(binding, &pointers);
     }
     let execution = lane.execute(
         program,

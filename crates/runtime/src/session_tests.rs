@@ -583,3 +583,50 @@ fn memory_that_is_not_aligned_is_served_by_the_generic_program() {
         .count();
     assert_eq!(reasons, 1);
 }
+
+#[test]
+fn an_output_that_lies_over_a_part_of_an_input_is_refused() {
+    let session = session(SessionOptions::default());
+    let device = session.device().clone();
+    let memory = device.alloc("both", 64).unwrap();
+    let stream = device.stream().unwrap();
+    let bytes: Vec<u8> = [1.0_f32, -2.0, 3.0, 4.0]
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
+    let view = |offset| TensorView {
+        pointer: memory.ptr().offset(offset),
+        dtype: DType::F32,
+        dims: vec![4],
+        strides: None,
+        capacity: 16,
+    };
+    let run = |output| {
+        stream.write(memory.ptr(), &bytes).unwrap();
+        stream.synchronize().unwrap();
+        let bindings = Bindings {
+            inputs: vec![("x".into(), view(0))],
+            outputs: vec![("y".into(), view(output))],
+        };
+        session.run_into(&bindings, &RunOptions::default())
+    };
+    for _ in 0..2 {
+        let error = run(8).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Usage);
+        assert_eq!(
+            error.to_string(),
+            "the buffer for `y` lies over a part of input `x`; give it memory of its own"
+        );
+        let mut out = vec![0; 16];
+        stream.read(&mut out, memory.ptr()).unwrap();
+        assert_eq!(out, bytes, "nothing was touched");
+    }
+    run(16).unwrap();
+    let mut out = vec![0; 16];
+    stream.read(&mut out, memory.ptr().offset(16)).unwrap();
+    let each = out
+        .chunks(4)
+        .map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+    let values: Vec<f64> = each.map(f64::from).collect();
+    assert_eq!(values, NEGATED);
+}
