@@ -2,8 +2,9 @@
 //!
 //! A step that moves a few kilobytes takes as long as its start. Where elementwise steps follow one another in the list,
 //! [`join`] puts those that may run at the same time into one launch, a [`Group`] of them; a step joins the first group that
-//! comes behind all it must wait for. Steps that have more to gain from a kernel of their own stay as they are: those whose
-//! operands do not lie along the last axis, for which there are tiles and vectors of another kind.
+//! comes behind all it must wait for. Two that write one buffer need not wait where they write [apart](crate::runs). Steps that
+//! have more to gain from a kernel of their own stay as they are: those whose operands do not lie along the last axis, for which
+//! there are tiles and vectors of another kind.
 //!
 //! A caller may hand in one piece of memory as an input and as an output of the same size. A step that reads an input so
 //! is not joined with one that writes an output which may be as large.
@@ -18,8 +19,9 @@ use bespoke_templates::pointwise::Pointwise;
 use crate::order::{is_input, is_output};
 use crate::{Arg, BufferId, Plan, Step, first_slot};
 
-/// Steps of a group, at most: a block asks one after the other whether there is work for it, with the arguments of all.
-const MOST: usize = 4;
+/// Steps of a group, at most: a block asks one after the other whether there is work for it, with the arguments of all. Those of
+/// a token's attention are five: the query, two copies of what is known and two new lines behind them.
+const MOST: usize = 6;
 
 /// Joins steps of the run; see the module. Slots are laid out anew.
 pub(crate) fn join(plan: &mut Plan) {
@@ -90,11 +92,16 @@ fn disturb(plan: &Plan, a: &Step, b: &Step) -> bool {
     let others = touched(b);
     touched(a).iter().any(|&(x, writes_x)| {
         others.iter().any(|&(y, writes_y)| {
-            (writes_x || writes_y) && x == y
+            x == y && (writes_x != writes_y || writes_x && !write_apart(plan, x, a, b))
                 || writes_x && !writes_y && may_be_one(plan, y, x)
                 || writes_y && !writes_x && may_be_one(plan, x, y)
         })
     })
+}
+
+fn write_apart(plan: &Plan, buffer: BufferId, a: &Step, b: &Step) -> bool {
+    let both = as_pointwise(a).zip(as_pointwise(b));
+    both.is_some_and(|(pa, pb)| crate::runs::apart(plan, buffer, (pa, a), (pb, b)))
 }
 
 /// Whether a caller may hand in the same memory for what is read as for what is written: where both may have the same
@@ -117,14 +124,39 @@ fn one_step(mut steps: Vec<Step>) -> Option<Step> {
     if steps.len() < 2 {
         return steps.pop();
     }
-    let parts = steps.iter().filter_map(as_pointwise).cloned().collect();
-    let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
+    let name = steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>();
+    let (name, is_copy) = (name.join(" + "), steps.iter().all(|s| s.is_copy));
+    let (mut parts, mut tensors) = (Vec::new(), Vec::new());
+    let mut args = Vec::new();
+    // the buffers that have a number, as one type of elements each
+    let mut known = Vec::new();
+    for step in steps {
+        let Some(part) = as_pointwise(&step).cloned() else {
+            continue;
+        };
+        let mut own = Vec::new();
+        for (param, arg) in part.params().iter().zip(step.args) {
+            if let Arg::Read(buffer) | Arg::Write(buffer) = arg {
+                let tensor = (buffer, param.dtype);
+                let number = known.iter().position(|t| *t == tensor);
+                own.push(number.unwrap_or(known.len()));
+                if number.is_some() {
+                    continue;
+                }
+                known.push(tensor);
+            }
+            args.push(arg);
+        }
+        parts.push(part);
+        tensors.push(own);
+    }
+    let template = Group { parts, tensors };
     Some(Step {
-        name: names.join(" + "),
-        template: Arc::new(Group { parts }),
+        name,
+        slots: template.params().iter().map(|p| p.kind.slots()).sum(),
+        template: Arc::new(template),
         first_slot: 0,
-        slots: steps.iter().map(|s| s.slots).sum(),
-        is_copy: steps.iter().all(|s| s.is_copy),
-        args: steps.into_iter().flat_map(|s| s.args).collect(),
+        is_copy,
+        args,
     })
 }

@@ -28,6 +28,7 @@ pub mod lower;
 pub mod memory;
 mod order;
 mod ports;
+mod runs;
 mod text;
 pub mod verify;
 

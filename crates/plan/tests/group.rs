@@ -1,6 +1,6 @@
 //! Plans in which elementwise steps stand side by side: those that do not need one another share a launch.
 
-use bespoke_ir::op::{Concat, Map, Transpose};
+use bespoke_ir::op::{Concat, Map, MatMul, Transpose};
 use bespoke_ir::sym::{Symbol, SymbolOrigin};
 use bespoke_ir::{BinaryOp, DType, Expr, Graph, SymInt, TensorType, UnaryOp, ValueId};
 use bespoke_plan::verify::{verify, verify_memory};
@@ -122,4 +122,32 @@ fn a_step_that_reads_across_stays_alone() {
     g.add_output(plain);
     let plan = planned(&g);
     assert_eq!(steps(&plan).len(), 2, "{plan}");
+}
+
+#[test]
+fn parts_of_one_tensor_are_written_by_one_step() {
+    let mut g = Graph::new("cache");
+    let n = symbol(&mut g);
+    let token = input(&mut g, "token", &[n.clone(), 8.into(), 1.into(), 16.into()]);
+    let weights = input(&mut g, "weights", &[16.into(), 128.into()]);
+    let product = g
+        .add1("product", MatMul::default(), &[token, weights])
+        .unwrap();
+    for (name, function) in [("keys", UnaryOp::Exp), ("values", UnaryOp::Neg)] {
+        let dims = [n.clone(), 8.into(), 300.into(), 128.into()];
+        let past = input(&mut g, name, &dims);
+        let function = Map::new(Expr::unary(function, DType::F16));
+        let new = g.add1(format!("new {name}"), function, &[product]).unwrap();
+        let all = g
+            .add1(format!("all {name}"), Concat { axis: 2 }, &[past, new])
+            .unwrap();
+        g.add_output(all);
+    }
+    let plan = planned(&g);
+    insta::assert_snapshot!(plan.to_string());
+    for rows in [1, 7, 300] {
+        let past: &[i64] = &[rows, 8, 300, 128];
+        let dims: [&[i64]; 4] = [&[rows, 8, 1, 16], &[16, 128], past, past];
+        verify_memory(&plan, &plan.bind(&dims).unwrap()).unwrap();
+    }
 }

@@ -5,26 +5,30 @@
 //! own space, operands and results; blocks take chunks of the parts' work, one part after the other, so that a long part
 //! and a short one end together. Parts move whole vectors along their last axis or single elements; a step that gains by
 //! more than that (`pointwise::span`, `pointwise::across`) is better left alone. The planner says which steps do not need
-//! one another.
+//! one another, and which [tensors](Group::tensors) of theirs are one: what several parts read, or write parts of, is an operand
+//! of the group once, which spares registers for its address.
 
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 
 use crate::pointwise::{Pointwise, persistent_grid};
-use crate::sample::{Rng, Sample};
+use crate::sample::{Rng, Sample, SampleSlot};
 use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile, Want};
 
 /// See the module.
 ///
-/// The parameters are those of the first part with `p0_` before their names, then those of the second with `p1_`, and so on.
+/// The parameters are those of the first part with `p0_` before their names, then those of the second with `p1_`, and so on; a
+/// tensor that a part before has already is left out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The steps.
     pub parts: Vec<Pointwise>,
+    /// For each part, which of the group's tensors each of its own is, in the order of its parameters. They are numbered as they
+    /// first appear. Tensors that are one have one element type, and are either read by all parts or written by all.
+    pub tensors: Vec<Vec<usize>>,
 }
 
 /// Blocks of a multiprocessor: enough to keep its memory busy, with registers for what a part computes.
@@ -35,37 +39,92 @@ pub fn part_param(part: usize, name: &str) -> String {
     format!("p{part}_{name}")
 }
 
-/// Parameters of a part, and where its slots lie.
+/// Parameters of a part, and where its slots lie among the group's.
 struct PartArgs {
     params: Vec<Param>,
-    slots: Range<usize>,
+    slots: Vec<usize>,
 }
 
 impl PartArgs {
-    fn of<'a>(&'a self, args: &'a Args<'_>) -> Args<'a> {
-        Args::new(&self.params, &args.slots()[self.slots.clone()])
+    /// The part's own row of slots.
+    fn row(&self, args: &Args<'_>) -> Vec<i64> {
+        self.slots.iter().map(|&at| args.slots()[at]).collect()
     }
 }
 
 impl Group {
+    /// Steps that have no tensor in common.
+    pub fn apart(parts: Vec<Pointwise>) -> Group {
+        let mut end = 0;
+        let of = |part: &Pointwise| {
+            let own = part.params().iter().filter(|p| p.dtype.is_some()).count();
+            end += own;
+            (end - own..end).collect()
+        };
+        let tensors = parts.iter().map(of).collect();
+        Group { parts, tensors }
+    }
+
+    /// For each part its parameters, each with the number of the tensor that it is.
+    fn numbered(&self) -> Vec<Vec<(Param, Option<usize>)>> {
+        let parts = self.parts.iter().zip(&self.tensors);
+        let number = |(part, tensors): (&Pointwise, &Vec<usize>)| {
+            let mut tensors = tensors.iter().copied();
+            let params = part.params().into_iter();
+            params
+                .map(|p| {
+                    let tensor = p.dtype.and_then(|_| tensors.next());
+                    (p, tensor)
+                })
+                .collect()
+        };
+        parts.map(number).collect()
+    }
+
     fn part_args(&self) -> Vec<PartArgs> {
         let mut end = 0;
-        let part = |p: &Pointwise| {
-            let params = p.params();
-            let start = end;
-            end += params.iter().map(|p| p.kind.slots()).sum::<usize>();
-            PartArgs {
-                params,
-                slots: start..end,
+        // where the slots of each tensor begin
+        let mut begin: Vec<usize> = Vec::new();
+        let part = |numbered: Vec<(Param, Option<usize>)>| {
+            let mut own = PartArgs {
+                params: Vec::with_capacity(numbered.len()),
+                slots: Vec::new(),
+            };
+            for (param, tensor) in numbered {
+                let slots = param.kind.slots();
+                let at = match tensor.and_then(|t| begin.get(t)) {
+                    Some(&at) => at,
+                    None => {
+                        begin.extend(tensor.map(|_| end));
+                        end += slots;
+                        end - slots
+                    }
+                };
+                own.slots.extend(at..at + slots);
+                own.params.push(param);
             }
+            own
         };
-        self.parts.iter().map(part).collect()
+        self.numbered().into_iter().map(part).collect()
+    }
+
+    /// The name of each tensor among the group's parameters.
+    fn tensor_names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for (i, numbered) in self.numbered().into_iter().enumerate() {
+            for (param, tensor) in numbered {
+                if tensor == Some(names.len()) {
+                    names.push(part_param(i, &param.name));
+                }
+            }
+        }
+        names
     }
 
     /// What a thread moves at once, over all parts.
     fn items(&self, args: &Args<'_>) -> i64 {
         let parts = self.parts.iter().zip(self.part_args());
-        let items = parts.map(|(p, a)| p.items(&a.of(args)));
+        let items = parts.map(|(p, a)| p.items(&Args::new(&a.params, &a.row(args))));
         items.fold(0, i64::saturating_add)
     }
 }
@@ -120,17 +179,36 @@ impl Template for Group {
     }
 
     fn describe(&self) -> String {
-        let parts: Vec<String> = self.parts.iter().map(Template::describe).collect();
-        parts.join(" | ")
+        let mut text: Vec<String> = self.parts.iter().map(Template::describe).collect();
+        let names = self.tensor_names();
+        for (i, numbered) in self.numbered().into_iter().enumerate() {
+            for (param, tensor) in numbered {
+                let (own, known) = (
+                    part_param(i, &param.name),
+                    tensor.and_then(|t| names.get(t)),
+                );
+                if let Some(known) = known.filter(|known| **known != own) {
+                    text.push(format!("{own} is {known}"));
+                }
+            }
+        }
+        text.join(" | ")
     }
 
     fn params(&self) -> Vec<Param> {
-        let mut params = Vec::new();
-        for (i, part) in self.parts.iter().enumerate() {
-            params.extend(part.params().into_iter().map(|p| Param {
-                name: part_param(i, &p.name),
-                ..p
-            }));
+        let (mut params, mut tensors) = (Vec::new(), 0);
+        for (i, numbered) in self.numbered().into_iter().enumerate() {
+            for (param, tensor) in numbered {
+                match tensor {
+                    Some(t) if t < tensors => continue,
+                    Some(_) => tensors += 1,
+                    None => {}
+                }
+                params.push(Param {
+                    name: part_param(i, &param.name),
+                    ..param
+                });
+            }
         }
         params
     }
@@ -142,13 +220,14 @@ impl Template for Group {
     fn definitions(&self, props: &DeviceProps) -> String {
         let mut out = kernel_text!(""; "across.cuh", "pointwise.cuh").to_owned();
         let mut parts = String::from("#define PARTS");
-        for (i, part) in self.parts.iter().enumerate() {
+        let tensors = self.tensor_names();
+        for (i, (part, numbered)) in self.parts.iter().zip(self.numbered()).enumerate() {
             out.push_str(&namespace(i, part, props));
-            let names: Vec<String> = part
-                .params()
-                .iter()
-                .map(|p| part_param(i, &p.name))
-                .collect();
+            let known = |(p, tensor): (Param, Option<usize>)| {
+                let known = tensor.and_then(|t| tensors.get(t)).cloned();
+                known.unwrap_or_else(|| part_param(i, &p.name))
+            };
+            let names: Vec<String> = numbered.into_iter().map(known).collect();
             let names = names.join(", ");
             // writing to a String cannot fail
             let _ = write!(parts, " \\\n    PART(part{i}, {names})");
@@ -161,7 +240,7 @@ impl Template for Group {
         let parts = self.parts.iter().zip(self.part_args()).enumerate();
         for (i, (part, own)) in parts {
             if let Some(name) = name.strip_prefix(&part_param(i, "")) {
-                return part.wants(name, &own.of(args));
+                return part.wants(name, &Args::new(&own.params, &own.row(args)));
             }
         }
         Want::Nothing
@@ -188,7 +267,7 @@ impl Template for Group {
             // a part's last chunk may be nearly empty
             let chunks = parts.map(|(p, own)| {
                 let chunk = threads * if deep { p.loads_ahead() } else { 1 };
-                p.items(&own.of(a)) / chunk.max(1) + 1
+                p.items(&Args::new(&own.params, &own.row(a))) / chunk.max(1) + 1
             });
             chunks.fold(0, i64::saturating_add)
         });
@@ -204,7 +283,7 @@ impl Template for Group {
     fn cost(&self, args: &Args<'_>) -> Cost {
         let parts = self.parts.iter().zip(self.part_args());
         parts
-            .map(|(p, a)| p.cost(&a.of(args)))
+            .map(|(p, a)| p.cost(&Args::new(&a.params, &a.row(args))))
             .fold(Cost::default(), |sum, c| Cost {
                 operations: sum.operations + c.operations,
                 bytes: sum.bytes + c.bytes,
@@ -213,14 +292,29 @@ impl Template for Group {
     }
 
     fn run(&self, args: &Args<'_>, operands: &mut [Operand<'_>]) -> Result<(), TwinError> {
-        let mut rest = operands;
-        for (part, own) in self.parts.iter().zip(self.part_args()) {
-            let tensors = own.params.iter().filter(|p| p.dtype.is_some()).count();
-            let Some((its, others)) = rest.split_at_mut_checked(tensors) else {
+        let parts = self.parts.iter().zip(self.part_args());
+        for ((part, own), tensors) in parts.zip(&self.tensors) {
+            let mut its: Vec<Option<Operand<'_>>> = tensors.iter().map(|_| None).collect();
+            for (number, operand) in operands.iter_mut().enumerate() {
+                let places = tensors.iter().enumerate();
+                let mut places = places.filter(|(_, t)| **t == number).map(|(at, _)| at);
+                match operand {
+                    Operand::Read(bytes) => {
+                        places.for_each(|at| its[at] = Some(Operand::Read(bytes)))
+                    }
+                    // a part writes a tensor once
+                    Operand::Write(bytes) => {
+                        if let Some(at) = places.next() {
+                            its[at] = Some(Operand::Write(bytes));
+                        }
+                    }
+                }
+            }
+            let its: Option<Vec<_>> = its.into_iter().collect();
+            let Some(mut its) = its else {
                 return Err(TwinError("a part of a group lacks operands".to_owned()));
             };
-            part.run(&own.of(args), its)?;
-            rest = others;
+            part.run(&Args::new(&own.params, &own.row(args)), &mut its)?;
         }
         Ok(())
     }
@@ -229,26 +323,68 @@ impl Template for Group {
 /// Random runs.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
     let groups = [2, 3, 4, 2];
-    groups.iter().map(|&parts| sample(rng, parts)).collect()
+    let mut all: Vec<Sample> = groups.iter().map(|&parts| sample(rng, parts)).collect();
+    all.extend(
+        crate::pointwise::typed_samples(rng)
+            .into_iter()
+            .map(beside_itself),
+    );
+    all
 }
 
 /// A random run of so many random parts.
 fn sample(rng: &mut Rng, parts: usize) -> Sample {
-    let mut group = Group { parts: Vec::new() };
+    let mut all = Vec::new();
     let (mut slots, mut tolerance) = (Vec::new(), 0.0_f64);
-    while group.parts.len() < parts {
+    while all.len() < parts {
         for (part, sample) in crate::pointwise::typed_samples(rng) {
-            if group.parts.len() < parts {
-                group.parts.push(part);
+            if all.len() < parts {
+                all.push(part);
                 slots.extend(sample.slots);
                 tolerance = tolerance.max(sample.tolerance);
             }
         }
     }
     Sample {
-        template: Arc::new(group),
+        template: Arc::new(Group::apart(all)),
         slots,
         tolerance,
+    }
+}
+
+/// A part twice: both read the same tensors, and the second writes behind the first.
+fn beside_itself((part, sample): (Pointwise, Sample)) -> Sample {
+    let params = part.params();
+    let tensors: Vec<usize> = (0..params.iter().filter(|p| p.dtype.is_some()).count()).collect();
+    let mut slots = sample.slots.clone();
+    for (param, slot) in params.iter().zip(&sample.slots) {
+        let SampleSlot::Int(value) = slot else {
+            continue;
+        };
+        // where a result's memory ends for the first part, in its elements
+        let view = param.name.strip_suffix("_o");
+        let length = params.iter().zip(&sample.slots).find_map(|(p, slot)| {
+            let bytes = match slot {
+                SampleSlot::Write(bytes) if Some(p.name.as_str()) == view => bytes.len(),
+                _ => return None,
+            };
+            Some(bytes / p.dtype?.size()?)
+        });
+        slots.push(SampleSlot::Int(value + length.unwrap_or(0) as i64));
+    }
+    for slot in &mut slots {
+        if let SampleSlot::Write(bytes) = slot {
+            bytes.extend_from_within(..);
+        }
+    }
+    let group = Group {
+        parts: vec![part.clone(), part],
+        tensors: vec![tensors.clone(), tensors],
+    };
+    Sample {
+        template: Arc::new(group),
+        slots,
+        tolerance: sample.tolerance,
     }
 }
 
@@ -275,9 +411,7 @@ mod tests {
                 want.extend(sample.run_twin().unwrap());
             }
             let group = Sample {
-                template: Arc::new(Group {
-                    parts: parts.into_iter().map(|p| p.0).collect(),
-                }),
+                template: Arc::new(Group::apart(parts.into_iter().map(|p| p.0).collect())),
                 slots,
                 tolerance: 0.0,
             };
@@ -286,12 +420,55 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_share_tensors_compute_what_they_compute_alone() {
+        for seed in 0..30 {
+            for (part, sample) in crate::pointwise::typed_samples(&mut Rng::new(seed)) {
+                let alone = sample.run_twin().unwrap();
+                let both = beside_itself((part, sample));
+                let together = both.run_twin().unwrap();
+                for (alone, both) in alone.iter().zip(together) {
+                    let (first, second) = both.split_at(alone.len());
+                    assert!(first == alone && second == alone);
+                }
+                // every tensor is an argument once
+                let params = both.template.params();
+                let tensors = params.iter().filter(|p| p.dtype.is_some());
+                assert!(tensors.clone().all(|p| p.name.starts_with("p0_")));
+                let slots: usize = params.iter().map(|p| p.kind.slots()).sum();
+                assert_eq!(slots, both.row().len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_part_of_the_name() {
+        let add = Pointwise {
+            rank: 1,
+            outputs: vec![Expr::binary(BinaryOp::Add, DType::F16)],
+        };
+        let group = Group {
+            parts: vec![add.clone(), add],
+            tensors: vec![vec![0, 1, 1], vec![0, 2, 1]],
+        };
+        assert_eq!(
+            group.describe(),
+            "rank=1 (f16, f16) -> f16 = add(x0, x1) | rank=1 (f16, f16) -> f16 = add(x0, x1) \
+             | p0_x1 is p0_x0 | p1_y0 is p0_y0 | p1_x1 is p0_x0"
+        );
+        let params = group.params();
+        let tensors = params.iter().filter(|p| p.dtype.is_some());
+        let tensors: Vec<&str> = tensors.map(|p| p.name.as_str()).collect();
+        assert_eq!(tensors, ["p0_y0", "p0_x0", "p1_x0"]);
+        let text = group.definitions(&DeviceProps::preset(Arch::sm(89)));
+        let call = text.lines().find(|l| l.contains("PART(part1,")).unwrap();
+        assert!(call.contains("p1_x0, ") && call.contains("p0_x0, ") && call.contains("p0_y0, "));
+    }
+
+    #[test]
     fn what_a_part_wants_is_asked_of_the_part() {
         let mut rng = Rng::new(5);
         let (part, first) = crate::pointwise::typed_samples(&mut rng).remove(0);
-        let group = Group {
-            parts: vec![part.clone(), part.clone()],
-        };
+        let group = Group::apart(vec![part.clone(), part.clone()]);
         let params = group.params();
         let mut row = first.row();
         row.extend(first.row());
@@ -310,18 +487,14 @@ mod tests {
 
     #[test]
     fn source_of_a_copy_beside_a_sum() {
-        let group = Group {
-            parts: vec![
-                Pointwise {
-                    rank: 1,
-                    outputs: vec![Expr::identity(DType::F32)],
-                },
-                Pointwise {
-                    rank: 2,
-                    outputs: vec![Expr::binary(BinaryOp::Add, DType::F16)],
-                },
-            ],
+        let pointwise = |rank, result| Pointwise {
+            rank,
+            outputs: vec![result],
         };
+        let group = Group::apart(vec![
+            pointwise(1, Expr::identity(DType::F32)),
+            pointwise(2, Expr::binary(BinaryOp::Add, DType::F16)),
+        ]);
         let text = group.definitions(&DeviceProps::preset(Arch::sm(89)));
         let own = text.split_once("namespace part0").unwrap().1;
         insta::assert_snapshot!(format!("namespace part0{own}"));
