@@ -1,258 +1,26 @@
 //! Lanes: what one run at a time needs.
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
-//! graph for each program that has run on it. The graph's nodes hold only the addresses of their slots. A new shape or new
-//! pointers rewrite the slots that changed and no others (`block`). A program that serves one shape has a block of its
-//! own on each lane, which lives and leaves with its graph there: known shapes in turn write nothing.
+//! graph for each program that has run on it ([`executables`](crate::executables)). The graph's nodes hold only the addresses of
+//! their slots. A new shape or new pointers rewrite the slots that changed and no others (`block`). A program that serves one
+//! shape has a block of its own on each lane: known shapes in turn write nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
-use bespoke_device::{Device, DevicePtr, Graph, Launch, Memory, Stream, TensorMap};
+use bespoke_device::{Device, DevicePtr, Memory, Stream, TensorMap};
 use bespoke_plan::{Binding, BufferId, Place, Plan};
 
 use crate::block::Held;
 use crate::error::Error;
 use crate::event::{EventKind, Log};
+use crate::executables::Executables;
 use crate::ledger::{Ledger, LedgerArena, Purpose};
-use crate::order::{Edges, GraphOrder};
+use crate::order::GraphOrder;
 use crate::program::Program;
 use crate::request::{GraphReason, GraphUse};
 use crate::weights::Weights;
-
-type SharedGraph = Arc<Mutex<Box<dyn Graph>>>;
-
-/// An executable graph with the order that it was recorded in, which no update changes.
-#[derive(Debug)]
-struct Recorded<G> {
-    graph: G,
-    edges: Arc<Edges>,
-}
-
-/// The part of a lane that the director may touch while a run is under way.
-#[derive(Debug)]
-pub(crate) struct Executables {
-    /// Number of the lane in its session.
-    pub(crate) number: u64,
-    block: Arc<dyn Memory>,
-    ledger: Arc<Ledger>,
-    /// Extent blocks of programs that serve one shape.
-    own_blocks: Mutex<BTreeMap<u64, Arc<dyn Memory>>>,
-    order: GraphOrder,
-    graphs: Mutex<BTreeMap<u64, (Recorded<SharedGraph>, GraphReason)>>,
-    spares: Mutex<Vec<Recorded<Box<dyn Graph>>>>,
-}
-
-impl Executables {
-    /// A program's graph, and who made it, if its kernels read this block.
-    fn find(
-        &self,
-        program: &Program,
-        block: &Arc<dyn Memory>,
-    ) -> Option<(SharedGraph, GraphReason)> {
-        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        let (recorded, reason) = graphs.get(&program.id)?;
-        self.is_block_of(program, block)
-            .then(|| (recorded.graph.clone(), *reason))
-    }
-
-    /// Whether a block is the one that a program has now. Asked while the graphs are locked, so that a graph that is kept
-    /// and the block that is kept belong together.
-    fn is_block_of(&self, program: &Program, block: &Arc<dyn Memory>) -> bool {
-        let blocks = self
-            .own_blocks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let own = blocks.get(&program.id);
-        !program.has_block() || own.is_some_and(|own| Arc::ptr_eq(own, block))
-    }
-
-    /// A spare executable with these edges that suits all of these launches, if there is one.
-    fn take_spare(&self, edges: &Edges, launches: &[Launch]) -> Option<Recorded<Box<dyn Graph>>> {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = spares.iter().rposition(|s| {
-            let mut numbered = launches.iter().enumerate();
-            s.edges.edges == edges.edges && numbered.all(|(i, launch)| s.graph.suits(i, launch))
-        })?;
-        Some(spares.swap_remove(at))
-    }
-
-    /// The extent block that a program reads here; made now if it is the program's own and there is none yet.
-    fn block_of(&self, program: &Program, device: &dyn Device) -> Result<Arc<dyn Memory>, Error> {
-        if !program.has_block() {
-            return Ok(self.block.clone());
-        }
-        let mut blocks = self
-            .own_blocks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(block) = blocks.get(&program.id) {
-            return Ok(block.clone());
-        }
-        let bytes = match &program.own {
-            Some(own) => own.plan.block_bytes(),
-            None => self.block.len(),
-        };
-        let what = "the extent block of a program";
-        let block = self.ledger.alloc(device, Purpose::Blocks, what, bytes)?;
-        blocks.insert(program.id, block.clone());
-        Ok(block)
-    }
-
-    /// Makes the executable of a program before any run needs it.
-    pub(crate) fn prepare(
-        &self,
-        program: &Program,
-        plan: &Plan,
-        device: &dyn Device,
-        stream: &dyn Stream,
-        log: &Log,
-    ) -> Result<(), Error> {
-        let block = self.block_of(program, device)?;
-        if self.find(program, &block).is_some() {
-            return Ok(());
-        }
-        self.record((program, plan), &block, device, stream, log, false)?;
-        Ok(())
-    }
-
-    /// Makes the executable of a program over an extent block, of a spare one if there is any, and uploads it. It is kept if
-    /// the block is still the program's: memory may have become short since.
-    fn record(
-        &self,
-        (program, plan): (&Program, &Plan),
-        block: &Arc<dyn Memory>,
-        device: &dyn Device,
-        stream: &dyn Stream,
-        log: &Log,
-        on_path: bool,
-    ) -> Result<SharedGraph, Error> {
-        let start = Instant::now();
-        let launches = program.launches(&plan.steps, block.ptr());
-        let wanted = self.order.edges(plan, device);
-        // spares have the steps of the session's plan
-        let spare = match program.own {
-            None => self.take_spare(&wanted, &launches),
-            Some(_) => None,
-        };
-        let updated = spare.is_some();
-        let Recorded { graph, edges } = match spare {
-            Some(mut spare) => {
-                for (i, launch) in launches.iter().enumerate() {
-                    spare.graph.update(i, launch)?;
-                }
-                spare
-            }
-            None => Recorded {
-                graph: device.graph(&launches, &wanted.edges)?,
-                edges: Arc::new(wanted),
-            },
-        };
-        stream.upload(&*graph)?;
-        stream.synchronize()?;
-        let (nodes, programmatic) = (graph.len(), graph.programmatic());
-        let graph = Arc::new(Mutex::new(graph));
-        let made = match (on_path, &program.class) {
-            (true, _) => GraphReason::MadeByRun,
-            (false, None) => GraphReason::MadeAtLoad,
-            (false, Some(_)) => GraphReason::MadeAtInstall,
-        };
-        let recorded = Recorded {
-            graph: graph.clone(),
-            edges: edges.clone(),
-        };
-        {
-            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.is_block_of(program, block) {
-                graphs.insert(program.id, (recorded, made));
-            }
-        }
-        let class = program
-            .class
-            .as_ref()
-            .map_or("generic".into(), ToString::to_string);
-        let micros = start.elapsed().as_micros() as u64;
-        log.push(EventKind::Record {
-            class,
-            nodes,
-            edges: edges.edges.len(),
-            programmatic,
-            plain: edges.plain,
-            updated,
-            micros,
-            on_path,
-            lane: self.number,
-        });
-        Ok(graph)
-    }
-
-    /// Keeps one executable in reserve, so that the next program needs only updates.
-    pub(crate) fn add_spare(
-        &self,
-        program: &Program,
-        plan: &Plan,
-        device: &dyn Device,
-    ) -> Result<(), Error> {
-        let edges = self.order.edges(plan, device);
-        let launches = program.launches(&plan.steps, self.block.ptr());
-        let graph = device.graph(&launches, &edges.edges)?;
-        let edges = Arc::new(edges);
-        self.spares
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Recorded { graph, edges });
-        Ok(())
-    }
-
-    /// Drops every executable but the generic program's, and every extent block but the lane's; a run that holds one keeps
-    /// it to its end.
-    pub(crate) fn strip(&self) {
-        {
-            // both at once: a graph that is found has the block that is found
-            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut blocks = self
-                .own_blocks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            graphs.retain(|&id, _| id == 0);
-            blocks.clear();
-        }
-        self.spares
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
-
-    /// Takes a program's executable out of service; it becomes a spare as soon as no run holds it, unless its steps are
-    /// the program's own.
-    pub(crate) fn retire(&self, program: &Program) {
-        let recorded = self
-            .graphs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&program.id);
-        if program.has_block() {
-            self.own_blocks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&program.id);
-        }
-        if program.own.is_some() {
-            return;
-        }
-        let Some((Recorded { graph, edges }, _)) = recorded else {
-            return;
-        };
-        if let Ok(mutex) = Arc::try_unwrap(graph) {
-            let graph = mutex.into_inner().unwrap_or_else(PoisonError::into_inner);
-            self.spares
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(Recorded { graph, edges });
-        }
-    }
-}
 
 /// Addresses of a run's inputs and outputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -323,15 +91,7 @@ impl Lane {
         let bytes = plan.block_bytes();
         let block = ledger.alloc(device, Purpose::Blocks, "the extent block", bytes)?;
         Ok(Lane {
-            executables: Arc::new(Executables {
-                number,
-                block,
-                ledger: ledger.clone(),
-                own_blocks: Mutex::default(),
-                order,
-                graphs: Mutex::default(),
-                spares: Mutex::default(),
-            }),
+            executables: Arc::new(Executables::new(number, block, ledger.clone(), order)),
             stream: device.stream()?,
             // as much as there is: addresses are cheap, but a process may be limited in them
             arena: ledger.arena(device, device.memory()?.1)?,
@@ -481,14 +241,7 @@ impl Lane {
         let mut written = match program.has_block() {
             false => std::mem::take(&mut self.written),
             true => {
-                let here = self
-                    .executables
-                    .own_blocks
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if self.own_written.len() > here.len() {
-                    self.own_written.retain(|id, _| here.contains_key(id));
-                }
+                self.executables.drop_others(&mut self.own_written);
                 std::mem::take(self.own_written.entry(program.id).or_default())
             }
         };

@@ -47,6 +47,7 @@ mod crew;
 pub mod director;
 pub mod error;
 pub mod event;
+mod executables;
 pub mod feed;
 mod growth;
 mod kernels;

@@ -15,8 +15,9 @@ use bespoke_policy::{ClassId, Signature};
 
 use crate::error::Error;
 use crate::event::{EventKind, Log};
+use crate::executables::Executables;
 use crate::kernels::Loader;
-use crate::lane::{Executables, Lane};
+use crate::lane::Lane;
 use crate::ledger::Ledger;
 use crate::order::GraphOrder;
 use crate::patience::Patience;
