@@ -147,14 +147,8 @@ pub(crate) fn tiles(
         }
         Engine::Simt { accumulator } => SIMT_TILES
             .iter()
-            // generic kernels of batches and windows want more registers for addresses
-            .map(|row| {
-                simt_tile(
-                    row,
-                    accumulator,
-                    problem.is_some() || operands != Operands::Any,
-                )
-            })
+            // generic kernels want more registers for addresses than a bound would leave
+            .map(|row| simt_tile(row, accumulator, problem.is_some()))
             // 64 accumulators of eight bytes would leave no registers
             .filter(|t| bytes_of(accumulator) <= 4 || t.get("TM") * t.get("TN") <= 16)
             .collect(),
