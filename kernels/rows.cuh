@@ -5,6 +5,9 @@
 // thread of a block, so that groups may meet at barriers; what is past the last row repeats it and stores nothing.
 //
 // Where rows are few and long, SPLIT blocks of a cluster share one: all of their threads are its group.
+//
+// Sums have several levels, so that an error grows with their number and not with the row: elements of a pack in pairs, runs of
+// packs of a thread one by one, the runs, and threads, warps and blocks in pairs.
 
 #ifndef SPLIT
 #define SPLIT 1
@@ -39,6 +42,29 @@ struct MaxOf {
     template <typename T> __device__ __forceinline__ static T join(T a, T b) { return maximum(a, b); }
 };
 
+// What N values hold together, in pairs.
+template <typename Op, int N, typename F> __device__ __forceinline__ auto in_pairs(const F& at, int first = 0) {
+    if constexpr (N == 1) {
+        return at(first);
+    } else {
+        const auto low = in_pairs<Op, N / 2>(at, first), high = in_pairs<Op, N - N / 2>(at, first + N / 2);
+        return Op::join(low, high);
+    }
+}
+
+// Packs of a thread that are joined one by one.
+constexpr int RUN = 16;
+
+// Two sums that are taken together.
+template <typename T> struct Both { T first, second; };
+template <typename T> __device__ __forceinline__ Both<T> operator+(Both<T> a, Both<T> b) { return {a.first + b.first, a.second + b.second}; }
+
+// What another thread of the warp has, and what another block writes.
+template <typename T> __device__ __forceinline__ T of_lane(T x, int d) { return __shfl_xor_sync(0xffffffffu, x, d); }
+template <typename T> __device__ __forceinline__ Both<T> of_lane(Both<T> x, int d) { return {of_lane(x.first, d), of_lane(x.second, d)}; }
+template <typename T> __device__ __forceinline__ T of_block(const T* p) { return *(const volatile T*)p; }
+template <typename T> __device__ __forceinline__ Both<T> of_block(const Both<T>* p) { return {of_block(&p->first), of_block(&p->second)}; }
+
 __device__ __forceinline__ void meet_cluster() {
 #if SPLIT > 1
     asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
@@ -52,41 +78,39 @@ template <typename Op, int WHICH, typename T> __device__ __forceinline__ T over_
     __shared__ T mine;
     if (threadIdx.x == 0) mine = x;
     meet_cluster();
+    T all[SPLIT];
 #pragma unroll
     for (int i = 0; i < SPLIT; ++i) {
         const T* there;
         asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(&mine), "r"(i));
-        const T other = *(const volatile T*)there;
-        x = i == 0 ? other : Op::join(x, other);
+        all[i] = of_block(there);
     }
+    x = in_pairs<Op, SPLIT>([&](int i) { return all[i]; });
 #endif
     return x;
 }
 
 // What the threads of a group hold together, for every one of them. The order of the operations is fixed.
 template <typename Op, int WHICH = 0, typename T> __device__ __forceinline__ T across(T x) {
-    if (APART) {
+    if constexpr (APART) {
         __shared__ T all[THREADS];
         __syncthreads();
         all[threadIdx.x] = x;
         __syncthreads();
-        x = all[threadIdx.x % GROUPS];
-        for (int i = 1; i < GROUP; ++i) x = Op::join(x, all[threadIdx.x % GROUPS + i * GROUPS]);
-        return x;
+        return in_pairs<Op, GROUP>([&](int i) { return all[threadIdx.x % GROUPS + i * GROUPS]; });
     }
     #pragma unroll
-    for (int d = (GROUP < 32 ? GROUP : 32) / 2; d > 0; d /= 2) x = Op::join(x, __shfl_xor_sync(0xffffffffu, x, d));
-    if (GROUP > 32) {
-        constexpr int WARPS = GROUP > 32 ? GROUP / 32 : 1;
+    for (int d = (GROUP < 32 ? GROUP : 32) / 2; d > 0; d /= 2) x = Op::join(x, of_lane(x, d));
+    if constexpr (GROUP > 32) {
+        constexpr int WARPS = GROUP / 32;
         __shared__ T parts[THREADS / 32];
         const int warp = threadIdx.x / 32;
         __syncthreads();
         if (threadIdx.x % 32 == 0) parts[warp] = x;
         __syncthreads();
-        const int first = warp / WARPS * WARPS;
-        x = parts[first];
-        #pragma unroll 8
-        for (int i = 1; i < WARPS; ++i) x = Op::join(x, parts[first + i]);
+        x = parts[warp / WARPS * WARPS + threadIdx.x % WARPS];
+        #pragma unroll
+        for (int d = WARPS / 2; d > 0; d /= 2) x = Op::join(x, of_lane(x, d));
     }
     return over_cluster<Op, WHICH>(x);
 }

@@ -2,9 +2,10 @@
 
 struct Row {
     typedef MaxOf Join;
+    typedef A Terms;
+    typedef A Scale;
     static constexpr bool FIRST = true;
     __device__ __forceinline__ static A start() { return -INFINITE; }
-    __device__ __forceinline__ static A step(A top, A x) { return maximum(top, x); }
     __device__ __forceinline__ static A finish(A top, A) { return top; }
     __device__ __forceinline__ static A map(A x, A top) { return LOGARITHM ? x - top : exponential(x - top); }
     __device__ __forceinline__ static A term(A x) { return LOGARITHM ? exponential(x) : x; }

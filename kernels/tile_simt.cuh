@@ -1,7 +1,14 @@
 // The engine for every type that no tensor core multiplies: TM×TN results a thread, operands widened to ACC in shared
 // memory, steps of the reduction first.
+//
+// With RUN_STEPS, sums have two levels: those of runs of at most so many steps, and the sums of these. An error then grows with the
+// length of a run and with their number, not with the whole reduction.
 
 #if !TENSOR_CORES
+
+#ifndef RUN_STEPS
+#define RUN_STEPS 0
+#endif
 
 constexpr int GROUPS_M = BM / TM, GROUPS_N = BN / TN;
 constexpr int A_PITCH = BM + 16 / (int)sizeof(ACC), B_PITCH = BN + 16 / (int)sizeof(ACC);
@@ -61,6 +68,16 @@ __device__ __forceinline__ void accumulate(ACC (&acc)[TM][TN], uint4* memory, St
     Side<TB, BN, B_PITCH> b;
     ACC* sa = (ACC*)memory;
     ACC* sb = sa + 2 * BK * A_PITCH;
+#if RUN_STEPS
+    static_assert((RUN_STEPS & (RUN_STEPS - 1)) == 0, "a mask tells where a run ends");
+    // Runs have one length, a power of two, but for the first: it takes what is over, so that one ends with the last step. A short
+    // reduction has two of them all the same.
+    int length = RUN_STEPS;
+    while (length > 1 && steps.end < 2 * length) length /= 2;
+    ACC sums[TM][TN] = {};
+#else
+    ACC(&sums)[TM][TN] = acc;
+#endif
     // step -1 only fetches
 #pragma unroll 1
     for (int step = -1; step < steps.end; ++step) {
@@ -84,8 +101,19 @@ __device__ __forceinline__ void accumulate(ACC (&acc)[TM][TN], uint4* memory, St
 #pragma unroll
                 for (int i = 0; i < TM; ++i)
 #pragma unroll
-                    for (int j = 0; j < TN; ++j) acc[i][j] += va[i] * vb[j];
+                    for (int j = 0; j < TN; ++j) sums[i][j] += va[i] * vb[j];
             }
+#if RUN_STEPS
+            if (((steps.end - 1 - step) & (length - 1)) == 0) {
+#pragma unroll
+                for (int i = 0; i < TM; ++i)
+#pragma unroll
+                    for (int j = 0; j < TN; ++j) {
+                        acc[i][j] += sums[i][j];
+                        sums[i][j] = 0;
+                    }
+            }
+#endif
         }
         if (step + 1 < steps.end) {
             a.put(sa + (step + 1) % 2 * BK * A_PITCH, from_a, row, step + 1);

@@ -1,7 +1,8 @@
 //! Normalisation over the inner axes, with whatever comes before and after it: `(x − mean) / √(variance + ε)`, or
 //! `x / √(mean square + ε)`.
 //!
-//! The variance is taken of the differences from the mean, in `f32` at least. A row is read once where it fits in the
+//! The variance is taken of the differences from the mean, in `f32` at least. For rows of `f32` and `f64` these are added up too,
+//! which says what the rounded mean is off by: large means cost no accuracy. A row is read once where it fits in the
 //! registers of its threads.
 //!
 //! What is normalised may be a result as well: a sum that the next layers read, `z = x + r` mostly. One kernel then does
@@ -61,6 +62,11 @@ impl Normalize {
         }
     }
 
+    /// Whether rows are of a type of 16 bits.
+    fn is_narrow(&self) -> bool {
+        matches!(self.prologue.dtype(), DType::F16 | DType::BF16)
+    }
+
     fn run_real<T: Real>(
         &self,
         args: &Args<'_>,
@@ -108,8 +114,10 @@ impl Template for Normalize {
         let mut out = self.frame().rowwise();
         // printed as a double, whatever the value
         out.push_str(&format!(
-            "constexpr bool CENTER = {};\n#define EPSILON {}\n",
+            "constexpr bool CENTER = {}, REFINED = {};\n#define EPSILON {}\n",
             self.center,
+            // results of 16 bits do not show what a mean is off by
+            self.center && !self.is_narrow(),
             cuda::literal(Scalar::float(DType::F64, self.epsilon))
         ));
         out

@@ -147,7 +147,8 @@ pub(crate) fn tiles(
         }
         Engine::Simt { accumulator } => SIMT_TILES
             .iter()
-            .map(simt_tile)
+            // generic kernels want more registers for addresses than a bound would leave
+            .map(|row| simt_tile(row, accumulator, problem.is_some()))
             // 64 accumulators of eight bytes would leave no registers
             .filter(|t| bytes_of(accumulator) <= 4 || t.get("TM") * t.get("TN") <= 16)
             .collect(),
@@ -257,9 +258,9 @@ fn blocks(tile: &Tile, p: Problem) -> i64 {
 }
 
 /// Whether two tiles add up the products of a result in the same order. On plain arithmetic units a thread does that one by
-/// one. On tensor cores it is one instruction after the other, which are not the same for `wgmma` and `mma.sync`, unless
-/// warps or blocks share the reduction; where a step ends matters then. Equal steps are asked for in any case: what a
-/// convolution puts into one depends on their length.
+/// one, or in runs of as many steps. On tensor cores it is one instruction after the other, which are not the same for `wgmma`
+/// and `mma.sync`, unless warps or blocks share the reduction; where a step ends matters then. Equal steps are asked for in any
+/// case: what a convolution puts into one depends on their length.
 pub(crate) fn same_sums(a: &Tile, b: &Tile) -> bool {
     let parts = |t: &Tile, name| t.get(name).max(1);
     a.get("WGMMA") == b.get("WGMMA")
@@ -267,6 +268,7 @@ pub(crate) fn same_sums(a: &Tile, b: &Tile) -> bool {
         && a.get("BK") == b.get("BK")
         && parts(a, "WARPS_K") == parts(b, "WARPS_K")
         && parts(a, "SPLIT") == parts(b, "SPLIT")
+        && a.get("RUN_STEPS") == b.get("RUN_STEPS")
 }
 
 /// What a matrix kernel gains from knowing a stride, an offset or the length of a line of elements of this type: whether
@@ -440,6 +442,40 @@ mod tests {
         let tf32 = gain(80, DType::F32, Products::Tf32);
         assert!((4.0..9.0).contains(&tf32), "sm_80: {tf32}");
         assert_eq!(gain(75, DType::F32, Products::Tf32), 1.0);
+    }
+
+    #[test]
+    fn sums_of_f32_are_kept_in_runs_and_no_others() {
+        let p = Problem {
+            matrices: 1,
+            m: 744,
+            n: 200,
+            k: 1008,
+            sums: 1,
+            epilogue: 0,
+        };
+        for arch in [75, 80, 86, 89, 90, 100, 120] {
+            let props = DeviceProps::preset(Arch::sm(arch));
+            let of = |dtype, problem| {
+                let engine = Engine::of(dtype, dtype, Products::Exact, &props);
+                tiles(engine, problem, Operands::Matrices, 0, &props)
+            };
+            let in_runs = |t: &Tile| t.get("RUN_STEPS") > 0;
+            // few results, a long reduction, and what any product is added up with
+            for problem in [Some(p), None] {
+                let first = &of(DType::F32, problem)[0];
+                assert!(in_runs(first), "sm_{arch}: {first}");
+            }
+            for t in of(DType::F32, Some(p)) {
+                // a second register for each result, and as many blocks as with one
+                let held = t.get("TM") * t.get("TN") <= 16;
+                assert_eq!(held, t.get("BLOCKS") > 0, "{t}");
+                assert!(!held || in_runs(&t), "{t}");
+            }
+            for dtype in [DType::F64, DType::I32, DType::F16] {
+                assert!(!of(dtype, Some(p)).iter().any(in_runs), "{dtype}");
+            }
+        }
     }
 
     #[test]

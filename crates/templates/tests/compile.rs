@@ -347,6 +347,16 @@ fn product(products: Products, [m, n, k]: [i64; 3], turned: bool) -> (Arc<dyn Te
     let Some(operands) = products.operands() else {
         panic!("a choice for a type")
     };
+    dense(operands, products, [m, n, k], turned)
+}
+
+/// The same of operands of any type.
+fn dense(
+    operands: DType,
+    products: Products,
+    [m, n, k]: [i64; 3],
+    turned: bool,
+) -> (Arc<dyn Template>, Vec<i64>) {
     let template = Arc::new(Gemm {
         batch: 0,
         a: operands,
@@ -483,6 +493,49 @@ fn pointwise_across() {
                 bad.extend(compile(&nvrtc, &spec, &props, true).err());
             }
         }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// Products of f32, which keep sums in runs: the tiles shared out over the architectures, the generic kernel on each, and the
+/// largest tile for a convolution, whose windows take registers too.
+#[test]
+fn products_of_f32() {
+    let Some(nvrtc) = nvrtc_for("products_of_f32") else {
+        return;
+    };
+    let mut bad = Vec::new();
+    for (k, arch) in ARCHS.iter().enumerate() {
+        let Ok(arch) = arch.parse::<Arch>() else {
+            panic!("{arch} is an architecture")
+        };
+        let props = DeviceProps::preset(arch);
+        let (template, row) = dense(DType::F32, Products::Exact, [1024, 1024, 4096], k % 2 == 0);
+        let params = template.params();
+        let args = Args::new(&params, &row);
+        let exact = KernelSpec::exact(template.clone(), &args, &props);
+        let tiles: Vec<_> = exact.tiles(&args, &props).collect();
+        assert!(tiles.iter().any(|t| t.get("RUN_STEPS") > 0));
+        let own = tiles.into_iter().enumerate();
+        let own = own.filter(|(at, _)| (at + k) % 3 == 0);
+        let specs = own.map(|(_, tile)| KernelSpec {
+            tile,
+            ..exact.clone()
+        });
+        let mut specs: Vec<_> = specs.collect();
+        specs.push(KernelSpec::generic(template.clone(), &props));
+        let samples = bespoke_templates::conv::samples(&mut Rng::new(k as u64));
+        let largest = samples.iter().find_map(|s| {
+            let (params, row) = (s.template.params(), s.row());
+            let args = Args::new(&params, &row);
+            let exact = KernelSpec::exact(Arc::clone(&s.template), &args, &props);
+            let large = |t: &Tile| t.get("RUN_STEPS") > 0 && t.get("TM") * t.get("TN") == 64;
+            let tile = exact.tiles(&args, &props).find(large)?;
+            Some(KernelSpec { tile, ..exact })
+        });
+        specs.extend(largest);
+        let failed = |spec: &KernelSpec| compile(&nvrtc, spec, &props, true).err();
+        bad.extend(specs.iter().filter_map(failed));
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }

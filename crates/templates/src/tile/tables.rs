@@ -4,6 +4,7 @@
 //! for the epilogues of the samples.
 
 use bespoke_device::DeviceProps;
+use bespoke_ir::DType;
 
 use crate::arithmetic::Products;
 use crate::spec::Tile;
@@ -83,20 +84,26 @@ pub(super) const STREAMED_TILES: &[[i64; 5]] = &[
     [64, 16, 8, 1, 1],
 ];
 
-/// BM, BN, BK, rows of a thread, columns of a thread.
-pub(super) const SIMT_TILES: &[[i64; 5]] = &[
-    [64, 64, 16, 4, 4],
-    [128, 128, 16, 8, 8],
-    [128, 64, 16, 8, 4],
-    [64, 128, 16, 4, 8],
-    [32, 64, 16, 4, 4],
-    [64, 32, 16, 4, 4],
-    [32, 32, 16, 2, 4],
-    [16, 128, 16, 4, 4],
-    [16, 64, 16, 2, 4],
-    [128, 16, 16, 4, 4],
-    [64, 16, 16, 4, 2],
+/// BM, BN, BK, rows of a thread, columns of a thread; steps of a run at most, where sums of `f32` are kept in runs, or 0.
+///
+/// Runs take a second register for each result. 32 results have none to spare with two blocks on a multiprocessor, and are
+/// added up one by one.
+pub(super) const SIMT_TILES: &[[i64; 6]] = &[
+    [64, 64, 16, 4, 4, 8],
+    [128, 128, 16, 8, 8, 8],
+    [128, 64, 16, 8, 4, 0],
+    [64, 128, 16, 4, 8, 0],
+    [32, 64, 16, 4, 4, 8],
+    [64, 32, 16, 4, 4, 8],
+    [32, 32, 16, 2, 4, 8],
+    [16, 128, 16, 4, 4, 8],
+    [16, 64, 16, 2, 4, 8],
+    [128, 16, 16, 4, 4, 8],
+    [64, 16, 16, 4, 2, 8],
 ];
+
+/// Threads of a multiprocessor that 16 results a thread in runs leave registers for.
+const SIMT_THREADS: i64 = 512;
 
 pub(super) fn mma_tile(
     &[bm, bn, bk, wm, wn, wk, stages]: &[i64; 7],
@@ -152,13 +159,26 @@ pub(super) fn streamed_tile(&[bm, bn, warps, ahead, blocks]: &[i64; 5]) -> Tile 
     ])
 }
 
-pub(super) fn simt_tile(&[bm, bn, bk, tm, tn]: &[i64; 5]) -> Tile {
-    Tile::new(&[
+/// `bound`: whether the kernel is held to the registers that as many threads of a multiprocessor have as without runs.
+pub(super) fn simt_tile(
+    &[bm, bn, bk, tm, tn, run]: &[i64; 6],
+    accumulator: DType,
+    bound: bool,
+) -> Tile {
+    let threads = (bm / tm) * (bn / tn);
+    let mut tile = Tile::new(&[
         ("BM", bm),
         ("BN", bn),
         ("BK", bk),
         ("TM", tm),
         ("TN", tn),
-        ("THREADS", (bm / tm) * (bn / tn)),
-    ])
+        ("THREADS", threads),
+    ]);
+    if accumulator == DType::F32 && run > 0 {
+        tile.0.insert("RUN_STEPS", run);
+        if bound && tm * tn <= 16 {
+            tile.0.insert("BLOCKS", SIMT_THREADS / threads);
+        }
+    }
+    tile
 }
