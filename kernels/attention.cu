@@ -165,12 +165,12 @@ KERNEL {
         // The lines of which a lane has sums.
         auto line_of = [&](int i, int h) { return STREAMED ? lane % 4 * 2 + h : warp_row + i * 16 + h * 8 + lane / 4; };
 #if MASK
-        // A mask of known neighbours is read while scores are multiplied, for the two rows of a lane or what all rows share; one of
-        // four bytes would take too many registers for two.
-        constexpr bool PAIRED = WGMMA && COLUMN_DIVISOR(e0) == 1 && n_DIVISOR % 2 == 0 && ROW_DIVISOR(e0) % 2 == 0 &&
+        // A mask of known neighbours is read in pairs, of which both keys are there or neither. wgmma reads it while scores are
+        // multiplied, for the two rows of a lane or what all rows share; one of four bytes would take too many registers for two.
+        constexpr bool PAIRED = COLUMN_DIVISOR(e0) == 1 && n_DIVISOR % 2 == 0 && ROW_DIVISOR(e0) % 2 == 0 &&
                                 (g_DIVISOR == 1 || GROUP_DIVISOR(e0) % 2 == 0) && BATCHES_DIVISIBLE(e0, 2);
         constexpr bool SHARED_MASK = ROW_DIVISOR(e0) == 0 && (g_DIVISOR == 1 || GROUP_DIVISOR(e0) == 0);
-        constexpr int AHEAD = !PAIRED ? 0 : SHARED_MASK ? 1 : sizeof(E_TYPE) <= 2 ? 2 : 0;
+        constexpr int AHEAD = !WGMMA || !PAIRED ? 0 : SHARED_MASK ? 1 : sizeof(E_TYPE) <= 2 ? 2 : 0;
         Pack<E_TYPE, 2> ahead_mask[AHEAD ? AHEAD : 1][CN];
         const E_TYPE* mask[RM][2];
         const bool mask_pairs = COLUMN_STRIDE(e0) == 1 && (ROW_STRIDE(e0) % 2 == 0 || m == 1) &&
@@ -245,6 +245,14 @@ KERNEL {
                             continue;
                         }
                         const E_TYPE* const p = mask[i][h] + at * COLUMN_STRIDE(e0);
+                        if constexpr (PAIRED) {
+                            if (at < n) {
+                                const Pack<E_TYPE, 2> pair = *(const Pack<E_TYPE, 2>*)p;
+                                left = masked(left, &pair.at[0]);
+                                right = masked(right, &pair.at[1]);
+                            }
+                            continue;
+                        }
                         if (mask_pairs && at + 1 < n) {
                             const Pack<E_TYPE, 2> pair = *(const Pack<E_TYPE, 2>*)p;
                             left = masked(left, &pair.at[0]);

@@ -139,7 +139,7 @@ KERNEL {
             int c = first / SUMS;
             const bool inside = r < m && first < n;
 #if TMA
-            // without a jump, what all runs of a thread read is asked for together
+            // without a jump, what several runs of a thread read is asked for together
             r = inside ? r : 0;
             c = inside ? c : 0;
 #else
@@ -163,7 +163,9 @@ KERNEL {
 #if TMA
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
         operands.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
-        finish(acc, row, column, put);
+        // registers of what the epilogue reads for a run of eight sums
+#define READ(e) + (COLUMN_DIVISOR(e) == 0 ? 1 : 2 * (int)sizeof(*e) / SUMS)
+        finish<0 EXTRAS(READ)>(acc, row, column, n - column, put);
 #elif STREAMED
         float acc[STRIPS_N][STRIPS_M][4] = {};
         accumulate<A_TYPE>(acc, a + BATCH_OFFSET(a) + row * ROW_STRIDE(a), ROW_STRIDE(a), m - row,

@@ -108,11 +108,17 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS_N][STRIPS_M][4]
     __syncthreads();
     constexpr int RUNS = BN / 8;
     rows = minimum(rows, BM);
+#if __CUDA_ARCH__ >= 800
+    constexpr int AT_ONCE = WARPS_K;
+#else
+    // the compiler would keep what eight warps have in registers, and more of them than there are
+    constexpr int AT_ONCE = WARPS_K < 4 ? WARPS_K : 4;
+#endif
 #pragma unroll 1
     for (int q = threadIdx.x; q < rows * RUNS; q += THREADS) {
         const int r = q / RUNS, c = q % RUNS * 8;
         float v[8] = {};
-#pragma unroll
+#pragma unroll (AT_ONCE)
         for (int w = 0; w < WARPS_K; ++w) {
             const float4* at = (const float4*)(sums + (w * BM + r) * PITCH + c);
             const float4 low = at[0], high = at[1];

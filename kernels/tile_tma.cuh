@@ -12,8 +12,9 @@ static_assert(SPLIT == 1 && BN % 32 == 0, "a tile has whole boxes, and its reduc
 
 constexpr int BOX_A = 64 * 64 * 2, BOX_B = 32 * 64 * 2, STAGE_BYTES = STAGE_CHUNKS * 16;
 
-// Registers of a thread of the warps that ask, the epilogue's addresses among them.
-constexpr int FEW = 40;
+// Registers of a thread of the warps that ask, the epilogue's addresses among them. With three groups that multiply, more of them
+// are left over: registers are dealt out in eights, and the groups get no more of them for it.
+constexpr int FEW = COMPUTING == 3 * 128 ? 56 : 40;
 
 // A warp brings the beginning of lines of a tile, `count` elements each, to the level-2 cache.
 template <int LINES, typename T> __device__ __forceinline__ void bring(const T* from, long long stride, int lines, int count) {
@@ -77,15 +78,25 @@ struct Operands {
     }
 };
 
-// Hands the sums to the finisher as they are: eight columns of a row each.
-template <typename F>
-__device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], int row, int column, F&& f) {
+// Columns of boxes whose runs are finished together, where the epilogue reads READ registers for each run: what is read for them is
+// under way at once, and has to be held beside the sums. Nothing is gained by it where nothing is read, but the compiler would mix
+// the arithmetic of all runs.
+template <int READ> constexpr int together() {
+    constexpr int SPARE = 64, RUNS = 2;
+    return READ == 0 || READ * RUNS > SPARE ? 1 : SPARE / RUNS / READ;
+}
+
+// Hands the sums to the finisher as they are: eight columns of a row each. The matrix has so many more `columns` from the tile's
+// first on; whole boxes behind them are skipped, which is also the jump that the compiler moves nothing across.
+template <int READ, typename F>
+__device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], int row, int column, int columns, F&& f) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < STRIPS; ++i) {
         const int first = row + strip_row(warp, i) + lane / 4;
 #pragma unroll
-        for (int c = 0; c < STRIP_COLUMNS / 32; ++c)
+        for (int c = 0; c < STRIP_COLUMNS / 32; ++c) {
+            if (c % together<READ>() == 0 && c * 32 >= columns) break;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 float v[8];
@@ -93,6 +104,7 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
                 for (int j = 0; j < 8; ++j) v[j] = acc[i][c * 16 + j / 2 * 4 + half * 2 + j % 2];
                 f(first + half * 8, column + c * 32 + lane % 4 * 8, v);
             }
+        }
     }
 }
 

@@ -31,8 +31,18 @@ pub struct Group {
     pub tensors: Vec<Vec<usize>>,
 }
 
-/// Blocks of a multiprocessor: enough to keep its memory busy, with registers for what a part computes.
-const BLOCKS: i64 = 4;
+/// Blocks of a multiprocessor that keep its memory busy; with more operands there are fewer, so that registers suffice.
+const MOST_BLOCKS: i64 = 4;
+/// Threads of a block.
+const THREADS: i64 = 256;
+
+/// Registers of a thread besides those for tensors and vectors: positions, and what a part computes.
+const REGISTERS: i64 = 12;
+/// Registers for where a tensor lies, its address and its offset. Those of all parts are read before the first part begins, as
+/// each would wait for them otherwise.
+const OF_TENSOR: i64 = 4;
+/// Registers for a vector under way, and as many for where results of an item go and what it computes.
+const OF_VECTOR: i64 = 4;
 
 /// The name of a part's parameter among those of the group.
 pub fn part_param(part: usize, name: &str) -> String {
@@ -119,6 +129,22 @@ impl Group {
             }
         }
         names
+    }
+
+    /// Blocks of a multiprocessor, where a thread has one item of a part at a time, or as many as it can if `deep`. The sum of
+    /// registers is 4 less to 4 more than what compilers take that are free to, for two copies and for a copy beside two rotary
+    /// embeddings.
+    fn blocks(&self, deep: bool, props: &DeviceProps) -> i64 {
+        // what parts share is held once
+        let tensors = self.tensor_names().len();
+        let under_way = self.parts.iter().map(|p| {
+            let items = if deep { p.loads_ahead() } else { 1 };
+            items * OF_VECTOR * (p.inputs().len() as i64 + 1)
+        });
+        let held = OF_TENSOR * tensors as i64;
+        let registers = REGISTERS + held + under_way.max().unwrap_or(0);
+        let all = i64::from(props.registers_per_multiprocessor) / THREADS;
+        (all / registers.max(1)).clamp(1, MOST_BLOCKS)
     }
 
     /// What a thread moves at once, over all parts.
@@ -247,10 +273,13 @@ impl Template for Group {
     }
 
     fn tiles(&self, args: Option<&Args<'_>>, props: &DeviceProps) -> Vec<Tile> {
-        let tile = |deep| Tile::new(&[("THREADS", 256), ("DEEP", deep), ("BLOCKS", BLOCKS)]);
+        let tile = |deep| {
+            let blocks = self.blocks(deep == 1, props);
+            Tile::new(&[("THREADS", THREADS), ("DEEP", deep), ("BLOCKS", blocks)])
+        };
         match args.map(|a| self.items(a)) {
             // what no shape is known for needs more registers an item
-            None => vec![Tile::new(&[("THREADS", 256), ("DEEP", 0)])],
+            None => vec![Tile::new(&[("THREADS", THREADS), ("DEEP", 0)])],
             // little work is spread over all multiprocessors before a thread takes more than one item
             Some(items) if items < i64::from(props.multiprocessors) * 2048 => {
                 vec![tile(0), tile(1)]

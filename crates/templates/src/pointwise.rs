@@ -44,7 +44,7 @@ pub struct Pointwise {
 
 impl Pointwise {
     /// Types of the operands.
-    fn inputs(&self) -> &[DType] {
+    pub(crate) fn inputs(&self) -> &[DType] {
         self.outputs.first().map_or(&[], |e| e.inputs())
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Needs NVRTC but no GPU. Without the library the test says so and passes; `BESPOKE_NVRTC` names a folder to look in.
 
+mod models;
+
 use std::io::Write as _;
 use std::sync::Arc;
 
