@@ -1,7 +1,7 @@
 //! Lanes: what one run at a time needs.
 //!
 //! A lane has a stream, an arena for temporaries, an *extent block* with the slots of every step, and one executable
-//! graph for each program that has run on it ([`executables`](crate::executables)). The graph's nodes hold only the addresses of
+//! graph for each program that has run on it (`executables`). The graph's nodes hold only the addresses of
 //! their slots. A new shape or new pointers rewrite the slots that changed and no others (`block`). A program that serves one
 //! shape has a block of its own on each lane: known shapes in turn write nothing.
 

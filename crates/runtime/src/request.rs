@@ -232,7 +232,7 @@ pub struct RunResult {
 /// The caller's device memory for a run, by name.
 ///
 /// An output may be the memory of an input, of as many bytes from the same address, if whatever reads the input is over when it is
-/// written, or works element by element. Every other overlap is an [`Error::Buffer`](crate::Error::Buffer).
+/// written, or works element by element. Every other overlap is an [`Error::Buffer`].
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     /// Inputs.
