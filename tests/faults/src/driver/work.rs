@@ -147,6 +147,21 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     0
 }
 
+/// No function has clusters, or anything else to tell.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuFuncGetAttribute(
+    value: *mut c_int,
+    _which: c_int,
+    function: u64,
+) -> u32 {
+    let code = on("cuFuncGetAttribute", &[(Kind::Module, function)]);
+    if code == 0 {
+        // SAFETY: the caller's pointer to one integer.
+        unsafe { *value = 0 };
+    }
+    code
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFuncSetAttribute(function: u64, _which: c_int, _value: c_int) -> u32 {
     on("cuFuncSetAttribute", &[(Kind::Module, function)])
