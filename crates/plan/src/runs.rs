@@ -94,3 +94,134 @@ fn runs(plan: &Plan, buffer: BufferId, (pointwise, step): (&Pointwise, &Step)) -
         strides,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use bespoke_ir::sym::{Symbol, SymbolOrigin};
+    use bespoke_ir::{DType, Expr, Graph, TensorType};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ExprId;
+
+    /// What one step writes: first element, extents and strides of two axes.
+    type Write = (i64, [i64; 2], [i64; 2]);
+
+    /// A plan of nothing with one symbol, N, that is 1 or more.
+    fn empty() -> (Plan, SymInt) {
+        let mut g = Graph::new("nothing");
+        let origin = SymbolOrigin::InputDim { input: 0, axis: 0 };
+        let symbol = Symbol {
+            min: 1,
+            ..Symbol::new("N", origin)
+        };
+        let n = SymInt::symbol(g.symbols.add(symbol));
+        let x = g.add_input("x", TensorType::new(DType::F32, vec![n.clone()]));
+        g.add_output(x);
+        (crate::plan(&g).unwrap(), n)
+    }
+
+    /// A step that writes so, its numbers expressions of the plan.
+    fn step(plan: &mut Plan, (at, extents, strides): (SymInt, [SymInt; 2], [SymInt; 2])) -> Step {
+        let template = Pointwise {
+            rank: 2,
+            outputs: vec![Expr::identity(DType::F32)],
+        };
+        let mut args = Vec::new();
+        for p in template.params() {
+            let value = match p.name.as_str() {
+                _ if p.dtype.is_some() => {
+                    let write = p.name == "y0";
+                    let (read, written) = (Arg::Read(BufferId(1)), Arg::Write(BufferId(0)));
+                    args.push(if write { written } else { read });
+                    continue;
+                }
+                "y0_o" => &at,
+                "d0" => &extents[0],
+                "d1" => &extents[1],
+                "y0_s0" => &strides[0],
+                "y0_s1" => &strides[1],
+                _ => &SymInt::from(0),
+            };
+            args.push(Arg::Int(ExprId(plan.exprs.len() as u32)));
+            plan.exprs.push(value.clone());
+        }
+        Step {
+            name: "step".to_owned(),
+            template: Arc::new(template),
+            args,
+            first_slot: 0,
+            slots: 0,
+            is_copy: false,
+        }
+    }
+
+    fn are_apart(plan: &Plan, a: &Step, b: &Step) -> bool {
+        let template = Pointwise {
+            rank: 2,
+            outputs: vec![Expr::identity(DType::F32)],
+        };
+        apart(plan, BufferId(0), (&template, a), (&template, b))
+    }
+
+    fn touched((at, extents, strides): Write) -> BTreeSet<i64> {
+        let outer = 0..extents[0];
+        let all =
+            outer.flat_map(|i| (0..extents[1]).map(move |j| at + i * strides[0] + j * strides[1]));
+        all.collect()
+    }
+
+    fn write() -> impl Strategy<Value = Write> {
+        let strides = prop::sample::select(vec![[6, 1], [12, 1], [3, 1], [6, 2], [1, 6], [0, 1]]);
+        (0_i64..14, [1_i64..4, 1_i64..7], strides)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_to_be_apart_is(a in write(), b in write()) {
+            let (mut plan, _) = empty();
+            let of = |(at, d, s): Write| (at.into(), d.map(SymInt::from), s.map(SymInt::from));
+            let steps = [a, b].map(|w| step(&mut plan, of(w)));
+            if are_apart(&plan, &steps[0], &steps[1]) {
+                prop_assert!(touched(a).is_disjoint(&touched(b)), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_lines_are_apart_whatever_the_extents() {
+        let (mut plan, n) = empty();
+        let line = (n.clone() + 1) * 4;
+        // heads of N known lines of 4, and a new one behind each
+        let known = [8.into(), n.clone() * 4];
+        let old = step(
+            &mut plan,
+            (0.into(), known.clone(), [line.clone(), 1.into()]),
+        );
+        let new = |plan: &mut Plan, at: SymInt, length: i64| {
+            step(
+                plan,
+                (at, [8.into(), length.into()], [line.clone(), 1.into()]),
+            )
+        };
+        let behind = new(&mut plan, n.clone() * 4, 4);
+        assert!(are_apart(&plan, &old, &behind) && are_apart(&plan, &behind, &old));
+        // one element earlier, one more, and with lines that are too short
+        let early = new(&mut plan, n.clone() * 4 - 1, 4);
+        let long = new(&mut plan, n.clone() * 4, 5);
+        let short = step(
+            &mut plan,
+            (
+                n.clone() * 4,
+                [8.into(), 4.into()],
+                [n.clone() * 4, 1.into()],
+            ),
+        );
+        for other in [&early, &long, &short] {
+            assert!(!are_apart(&plan, &old, other));
+        }
+    }
+}

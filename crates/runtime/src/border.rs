@@ -86,35 +86,54 @@ pub(crate) fn check_overlaps(
     binding: &Binding,
     pointers: &Pointers,
 ) -> Result<(), Error> {
-    let placed = |(port, at): (&'_ Port, &DevicePtr)| Placed {
-        name: port.name.clone(),
-        at: at.0,
-        bytes: binding.sizes[port.buffer.0 as usize],
-    };
-    let outputs = plan.outputs.iter().zip(&pointers.outputs);
-    let inputs = plan.inputs.iter().zip(&pointers.inputs);
-    apart(inputs.map(placed).collect(), outputs.map(placed).collect())
+    let [inputs, outputs] = placed(plan, binding, pointers);
+    apart(&inputs, outputs)
 }
 
 /// Memory that a run reads or writes under a name.
 #[derive(Clone, Debug)]
-struct Placed {
-    name: String,
+pub(crate) struct Placed<'a> {
+    name: &'a str,
     at: u64,
     bytes: u64,
 }
 
-impl Placed {
+impl Placed<'_> {
     fn end(&self) -> u64 {
         self.at.saturating_add(self.bytes)
     }
+
+    /// Whether both have a byte in common.
+    pub(crate) fn overlaps(&self, other: &Placed<'_>) -> bool {
+        self.bytes.min(other.bytes) > 0 && self.at < other.end() && other.at < self.end()
+    }
 }
 
-fn apart(inputs: Vec<Placed>, mut outputs: Vec<Placed>) -> Result<(), Error> {
+/// The memory of a run's inputs and of its outputs.
+pub(crate) fn placed<'p>(
+    plan: &'p Plan,
+    binding: &Binding,
+    pointers: &Pointers,
+) -> [Vec<Placed<'p>>; 2] {
+    let lists = [
+        (&plan.inputs, &pointers.inputs),
+        (&plan.outputs, &pointers.outputs),
+    ];
+    lists.map(|(ports, at)| {
+        let each = ports.iter().zip(at).map(|(port, at)| Placed {
+            name: &port.name,
+            at: at.0,
+            bytes: binding.sizes[port.buffer.0 as usize],
+        });
+        each.collect()
+    })
+}
+
+fn apart(inputs: &[Placed<'_>], mut outputs: Vec<Placed<'_>>) -> Result<(), Error> {
     outputs.retain(|o| o.bytes > 0);
     outputs.sort_unstable_by_key(|o| o.at);
-    let over = |output: &Placed, what: &str, other: &Placed| Error::Buffer {
-        name: output.name.clone(),
+    let over = |output: &Placed<'_>, what: &str, other: &Placed<'_>| Error::Buffer {
+        name: output.name.to_owned(),
         reason: format!(
             "lies over {what} `{}`; give it memory of its own",
             other.name
@@ -162,17 +181,18 @@ mod tests {
 
     use super::*;
 
-    fn placed(prefix: &str, list: &[(u64, u64)]) -> Vec<Placed> {
-        let each = list.iter().enumerate().map(|(i, &(at, bytes))| Placed {
-            name: format!("{prefix}{i}"),
-            at,
-            bytes,
-        });
-        each.collect()
-    }
+    const NAMES: [[&str; 5]; 2] = [
+        ["x0", "x1", "x2", "x3", "x4"],
+        ["y0", "y1", "y2", "y3", "y4"],
+    ];
 
     fn words(inputs: &[(u64, u64)], outputs: &[(u64, u64)]) -> String {
-        match apart(placed("x", inputs), placed("y", outputs)) {
+        let of = |list: &[(u64, u64)], names: [&'static str; 5]| {
+            let each = list.iter().zip(names);
+            let each = each.map(|(&(at, bytes), name)| Placed { name, at, bytes });
+            each.collect::<Vec<_>>()
+        };
+        match apart(&of(inputs, NAMES[0]), of(outputs, NAMES[1])) {
             Ok(()) => "apart".to_owned(),
             Err(e) => e.to_string(),
         }
@@ -191,6 +211,7 @@ mod tests {
             "the buffer for `y0` lies over output `y1`; give it memory of its own"
         );
         assert_eq!(words(&[(0, 8)], &[(4, 0)]), "apart", "nothing is written");
+        assert_eq!(words(&[(4, 0)], &[(0, 8)]), "apart", "nothing is read");
     }
 
     proptest! {

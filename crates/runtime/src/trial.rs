@@ -12,6 +12,7 @@ use bespoke_ir::DType;
 use bespoke_plan::{Binding, Plan};
 use std::sync::Arc;
 
+use crate::border::placed;
 use crate::error::Error;
 use crate::lane::{Lane, Pointers};
 use crate::ledger::Purpose;
@@ -79,17 +80,10 @@ pub(crate) fn judge(
 
 /// Whether an output lies over an input: running twice would then not be running the same.
 pub(crate) fn overlap(plan: &Plan, binding: &Binding, pointers: &Pointers) -> bool {
-    let span = |port: &bespoke_plan::Port, at: &DevicePtr| {
-        let bytes = binding.sizes[port.buffer.0 as usize];
-        at.0..at.0.saturating_add(bytes)
-    };
-    let inputs = plan.inputs.iter().zip(&pointers.inputs);
-    inputs.map(|(p, at)| span(p, at)).any(|input| {
-        let outputs = plan.outputs.iter().zip(&pointers.outputs);
-        outputs
-            .map(|(p, at)| span(p, at))
-            .any(|output| input.start < output.end && output.start < input.end)
-    })
+    let [inputs, outputs] = placed(plan, binding, pointers);
+    inputs
+        .iter()
+        .any(|input| outputs.iter().any(|output| input.overlaps(output)))
 }
 
 fn scratch(
