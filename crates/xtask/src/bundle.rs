@@ -54,7 +54,7 @@ const PARTS: [Part; 2] = [
 ];
 
 /// The bundle's size at most, in bytes.
-const LIMIT: u64 = 16 << 20;
+const LIMIT: u64 = 24 << 20;
 /// A piece of a model at most, in bytes.
 const PIECE: usize = 15 << 20;
 /// The oldest glibc on which the executables start (Debian 12).
