@@ -75,7 +75,12 @@ fn tables_of_kernels_follow_from_recorded_rows() {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for tests in ["test_tables.py", "test_errors.py", "test_architectures.py"] {
+    for tests in [
+        "test_tables.py",
+        "test_errors.py",
+        "test_architectures.py",
+        "test_counters.py",
+    ] {
         let ended = Command::new("python3")
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .arg(root.join("benches/kernels").join(tests))
