@@ -18,7 +18,8 @@ class Ours:
 
     def flags(self):
         args = self.args
-        return ["--device", args.device, "--specialize", args.specialize, "--no-learn", "--cache-dir", self.folder / "cache",
+        target = ["--target", args.target] if args.target else []
+        return ["--device", args.device, *target, "--specialize", args.specialize, "--no-learn", "--cache-dir", self.folder / "cache",
                 "--refine", args.refine]
 
     def single(self, case, index, data=False):

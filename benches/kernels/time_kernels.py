@@ -50,7 +50,7 @@ def page(rows):
 
 def about(args):
     """What the numbers depend on."""
-    how = f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}"
+    how = f"--specialize {args.specialize}, --refine {args.refine}, --cuda-graph {args.graph}, --target {args.target or 'none'}"
     return machine.facts(args.bespoke) | {"PyTorch": machine.version("torch"), "how": how}
 
 
@@ -150,6 +150,8 @@ def arguments():
     parser.add_argument("--warm-up", type=float, default=100, help="ms of runs before timed ones; default: 100")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: to try this program")
     parser.add_argument("--device", choices=["cuda", "host"], default="cuda", help="host: to try this program")
+    parser.add_argument("--target", metavar="sm_XX", help="compile bespoke's kernels for this architecture, as sm_90 on a Hopper card: "
+                        "products and attention by mma.sync; default: the card's own")
     parser.add_argument("--scratch", type=pathlib.Path, help="where models and kernels lie meanwhile; default: the system's folder")
     args = parser.parse_args()
     args.tables = args.tables.split(",")

@@ -63,6 +63,8 @@ pub enum DeviceChoice {
     Cuda {
         /// Its number in the driver's order.
         ordinal: u32,
+        /// The architecture to compile for: the card's own if `None`, or an older one of its generation, for a study.
+        target: Option<Arch>,
     },
 }
 
@@ -71,7 +73,7 @@ pub enum DeviceChoice {
 ///
 /// # Errors
 ///
-/// [`device::DeviceError::Unavailable`] if a GPU was asked for and none works.
+/// [`device::DeviceError::Unavailable`] if a GPU was asked for and none works, or it does not run kernels for the target.
 pub fn open_device(choice: DeviceChoice) -> Result<(Arc<dyn Device>, String), Error> {
     let host = |threads, target| {
         host::HostDevice::new(host::HostOptions {
@@ -81,18 +83,18 @@ pub fn open_device(choice: DeviceChoice) -> Result<(Arc<dyn Device>, String), Er
         })
     };
     match choice {
-        DeviceChoice::Cuda { ordinal } => gpu(ordinal),
+        DeviceChoice::Cuda { ordinal, target } => gpu(ordinal, target),
         DeviceChoice::Host { threads, target } => {
             Ok((host(threads, target), "the host, as asked".into()))
         }
         DeviceChoice::Auto { target } => {
-            gpu(0).or_else(|e| Ok((host(0, target), format!("the host ({e})"))))
+            gpu(0, None).or_else(|e| Ok((host(0, target), format!("the host ({e})"))))
         }
     }
 }
 
-fn gpu(ordinal: u32) -> Result<(Arc<dyn Device>, String), Error> {
-    let device = cuda::CudaDevice::open(ordinal)?;
+fn gpu(ordinal: u32, target: Option<Arch>) -> Result<(Arc<dyn Device>, String), Error> {
+    let device = cuda::CudaDevice::open(ordinal, target)?;
     let words = card(ordinal, device.props());
     Ok((device, words))
 }

@@ -234,7 +234,8 @@ pub(crate) struct PlaceOptions {
     /// Where to run: auto (a GPU if one works), host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Place,
-    /// With the host device: also compile the GPU's kernels for this architecture, such as sm_89
+    /// With the host device: also compile the GPU's kernels for this architecture, such as sm_89. With --device cuda: compile
+    /// for it instead of the card's own, to see what the card's own instructions bring
     #[arg(long, value_name = "sm_XX")]
     pub(crate) target: Option<Arch>,
     /// Threads of the host device [default: one for each processor]
@@ -337,12 +338,6 @@ impl SessionOptions {
     ///
     /// Flags that contradict each other.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.place.target.is_some() && matches!(self.place.device, Place::Cuda(_)) {
-            return Err(Failure::usage(
-                "--target is for the host device; a GPU's kernels are compiled for the GPU at hand",
-                "leave --target away, or use --device host",
-            ));
-        }
         if self.cost.compile_cost.replays() && self.cache.cache == CacheMode::Off {
             return Err(Failure::usage(
                 "--compile-cost below 1 replays compiles from the kernel cache, and --cache off has none",

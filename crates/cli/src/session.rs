@@ -79,11 +79,11 @@ impl Workplace {
             target: flags.place.target,
             threads: flags.place.threads.unwrap_or(0),
         };
-        let gpu = |ordinal| open_device(DeviceChoice::Cuda { ordinal });
+        let gpu = |ordinal, target| open_device(DeviceChoice::Cuda { ordinal, target });
         let ((device, words), on_gpu) = match flags.place.device {
             Place::Host => (open_device(host)?, false),
-            Place::Cuda(ordinal) => (gpu(ordinal)?, true),
-            Place::Auto => match gpu(0) {
+            Place::Cuda(ordinal) => (gpu(ordinal, flags.place.target)?, true),
+            Place::Auto => match gpu(0, None) {
                 Ok(found) => (found, true),
                 Err(error) => {
                     let (device, _) = open_device(host)?;

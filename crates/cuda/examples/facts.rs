@@ -66,7 +66,7 @@ fn compile(nvrtc: &Nvrtc, arch: &str) -> Outcome<Compiled> {
 
 impl Bench {
     fn new() -> Outcome<Bench> {
-        let device = CudaDevice::open(0)?;
+        let device = CudaDevice::open(0, None)?;
         println!("{:?}", device.props());
         let nvrtc = Nvrtc::load(&SearchPlan::from_env(&[]))?;
         let arch = device

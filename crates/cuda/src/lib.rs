@@ -59,15 +59,16 @@ pub struct CudaDevice {
 }
 
 impl CudaDevice {
-    /// Opens the device at this place of the driver's list. [`DeviceError::Unavailable`] says what is missing and what to
-    /// do about it.
-    pub fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
+    /// Opens the device at this place of the driver's list, to run kernels that are compiled for `target`; `None` is the
+    /// card's own architecture. [`DeviceError::Unavailable`] says what is missing and what to do about it.
+    pub fn open(ordinal: u32, target: Option<Arch>) -> Result<Arc<dyn Device>> {
         let driver = library::initialised()?;
         let api = &driver.api;
         let unavailable = |code| {
             DeviceError::Unavailable(format!("device {ordinal}: {}", library::words(api, code)))
         };
         let found = probe::describe(api, ordinal).map_err(unavailable)?;
+        let target = suited(target, &found)?;
         let context = Context::retain(api, probe::device(api, ordinal).map_err(unavailable)?)?;
         let version = library::version(api).map_or(String::new(), |(major, minor)| {
             format!("CUDA {major}.{minor}")
@@ -76,11 +77,26 @@ impl CudaDevice {
             Some(release) => format!("{release} ({version})"),
             None => version,
         };
-        let props = props(found, driver, &|which| context.attribute(which))?;
+        let props = DeviceProps {
+            arch: target,
+            ..props(found, driver, &|which| context.attribute(which))?
+        };
         Ok(Arc::new(CudaDevice {
             context: Arc::new(context),
             props,
         }))
+    }
+}
+
+/// What to compile for on a card: what was asked for, if it runs there.
+fn suited(target: Option<Arch>, card: &ProbedDevice) -> Result<Arch> {
+    match target {
+        Some(target) if !target.runs_on(card.arch) => Err(DeviceError::Unavailable(format!(
+            "device {}: {} ({}) does not run kernels for {target}; ask for its own architecture, or for an older one of its \
+             generation",
+            card.ordinal, card.name, card.arch
+        ))),
+        target => Ok(target.unwrap_or(card.arch)),
     }
 }
 
@@ -211,7 +227,7 @@ mod tests {
 
     #[test]
     fn opening_gives_a_device_or_a_reason_with_a_remedy() {
-        match CudaDevice::open(0) {
+        match CudaDevice::open(0, None) {
             Ok(device) => assert!(device.props().multiprocessors > 0),
             Err(DeviceError::Unavailable(words)) => {
                 assert!(words.contains("; "), "no remedy: {words}")
@@ -223,9 +239,26 @@ mod tests {
     #[test]
     fn a_device_that_nobody_has_is_unavailable() {
         assert!(matches!(
-            CudaDevice::open(4711),
+            CudaDevice::open(4711, None),
             Err(DeviceError::Unavailable(_))
         ));
+    }
+
+    #[test]
+    fn what_does_not_run_on_a_card_is_no_target_of_it() {
+        let card = ProbedDevice {
+            ordinal: 1,
+            name: "an H200".into(),
+            arch: Arch::of_card(9, 0),
+            multiprocessors: 132,
+            memory_bytes: 1 << 30,
+        };
+        assert_eq!(suited(None, &card).unwrap(), card.arch);
+        assert_eq!(suited(Some(Arch::sm(90)), &card).unwrap(), Arch::sm(90));
+        let refusal = suited(Some(Arch::sm(89)), &card).unwrap_err().to_string();
+        for word in ["device 1", "an H200 (sm_90a)", "sm_89", "; ask for"] {
+            assert!(refusal.contains(word), "{refusal}");
+        }
     }
 
     #[test]

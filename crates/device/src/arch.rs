@@ -36,6 +36,15 @@ impl Arch {
         }
     }
 
+    /// Whether a card of architecture `card` runs kernels for this one: of the same generation and not newer, or, with
+    /// instructions of exactly one architecture, of that one. (CUDA C++ Programming Guide, "Binary Compatibility".)
+    pub fn runs_on(self, card: Arch) -> bool {
+        match self.specific {
+            true => self == card,
+            false => self.number / 10 == card.number / 10 && self.number <= card.number,
+        }
+    }
+
     /// Asynchronous copies to shared memory (`cp.async`).
     pub fn has_cp_async(self) -> bool {
         self.number >= 80
@@ -110,6 +119,29 @@ impl FromStr for Arch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_run_on_cards_of_their_generation_that_are_not_older() {
+        let runs = |of: &str, card: &str| {
+            let [of, card] = [of, card].map(|text| text.parse::<Arch>().unwrap());
+            of.runs_on(card)
+        };
+        for (of, card) in [
+            ("sm_86", "sm_89"),
+            ("sm_90", "sm_90a"),
+            ("sm_90a", "sm_90a"),
+        ] {
+            assert!(runs(of, card), "{of} on {card}");
+        }
+        for (of, card) in [
+            ("sm_89", "sm_86"),
+            ("sm_90a", "sm_90"),
+            ("sm_89", "sm_90a"),
+            ("sm_90", "sm_100"),
+        ] {
+            assert!(!runs(of, card), "{of} on {card}");
+        }
+    }
 
     #[test]
     fn text_round_trips() {

@@ -71,7 +71,11 @@ pub(crate) fn folder() -> tempfile::TempDir {
 
 /// The card.
 pub(crate) fn card(ordinal: u32) -> Result<Arc<dyn Device>, Error> {
-    Ok(bespoke::open_device(DeviceChoice::Cuda { ordinal })?.0)
+    Ok(bespoke::open_device(DeviceChoice::Cuda {
+        ordinal,
+        target: None,
+    })?
+    .0)
 }
 
 /// A compile service with two workers and this cache.

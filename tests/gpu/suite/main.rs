@@ -185,7 +185,7 @@ fn host() -> Rig {
 
 /// The first GPU with the contract's kernels, or why it cannot be used.
 fn gpu(seeds: u64) -> Result<Rig, String> {
-    let device = CudaDevice::open(0).map_err(|e| e.to_string())?;
+    let device = CudaDevice::open(0, None).map_err(|e| e.to_string())?;
     let nvrtc = Nvrtc::load(&SearchPlan::from_env(&[])).map_err(|e| e.to_string())?;
     let arch = device
         .target()

@@ -118,7 +118,7 @@ pub(crate) fn a_missing_driver_is_a_message(_: &Rig) -> Outcome {
 pub(crate) fn run_child(name: &str, open: impl FnOnce() -> Result<Rig, String>) -> Outcome {
     match name {
         "lost" => lose(&open()?),
-        "no-driver" => match CudaDevice::open(0) {
+        "no-driver" => match CudaDevice::open(0, None) {
             Err(DeviceError::Unavailable(text)) if text.contains("install the NVIDIA driver") => {
                 Ok(())
             }

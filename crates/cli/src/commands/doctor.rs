@@ -159,7 +159,11 @@ fn driver(probe: &Probe, problems: &mut Vec<Problem>) -> Driver {
 /// Opens every device, which is more than seeing it.
 fn devices(probe: &Probe, problems: &mut Vec<Problem>) -> Vec<Gpu> {
     let open = |ordinal| {
-        open_device(DeviceChoice::Cuda { ordinal }).and_then(|(device, _)| Ok(device.stream()?))
+        open_device(DeviceChoice::Cuda {
+            ordinal,
+            target: None,
+        })
+        .and_then(|(device, _)| Ok(device.stream()?))
     };
     probe
         .devices

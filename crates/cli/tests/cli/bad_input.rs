@@ -74,7 +74,6 @@ fn wrong_flags_are_usage_errors_and_with_json_a_document() {
         &["run", "m.onnx", "--target", "89"],
         &["run", "m.onnx", "--specialize", "sometimes"],
         &["run", "m.onnx", "--specialize", "static"],
-        &["run", "m.onnx", "--device", "cuda", "--target", "sm_89"],
         &["run", "m.onnx", "--opt-shapes", "x:1x4"],
         &["check", "m.onnx"],
         &["check"],
