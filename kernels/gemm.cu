@@ -71,13 +71,15 @@ constexpr Known chunks(Known order, long long row, long long step, long long row
 // Where a tile lies: the first row and column of this block's part of it.
 struct Place {
     int row, column;
+    // The tiles of a cluster count as one.
     __device__ __forceinline__ Place(int tile, int tiles_m, int tiles_n) {
         constexpr int HEIGHT = 8;
+        const int own = blockIdx.x % SHARERS;
         const int band = tile / (HEIGHT * tiles_n), first = band * HEIGHT;
         const int height = tiles_m - first < HEIGHT ? tiles_m - first : HEIGHT;
         tile -= band * HEIGHT * tiles_n;
-        row = (first + tile % height) * BM;
-        column = tile / height * BN;
+        row = ((first + tile % height) * CLUSTER_M + own % CLUSTER_M) * BM;
+        column = (tile / height * CLUSTER_N + own / CLUSTER_M) * BN;
     }
 };
 
@@ -86,7 +88,7 @@ struct Place {
 KERNEL {
     ARGUMENTS
     SHARED(memory)
-    const int tiles_m = ceil_div(m, BM), tiles_n = ceil_div(n, BN);
+    const int tiles_m = ceil_div(m, BM * CLUSTER_M), tiles_n = ceil_div(n, BN * CLUSTER_N);
     const Steps steps(ceil_div(k, BK));
     // a tile has hundreds of results, so that 32 bits count them
     const int tiles = tiles_m * tiles_n, all = (int)(BATCHES * tiles);
@@ -101,17 +103,22 @@ KERNEL {
     static_assert(CHUNKS(a, A_TYPE, ROW, COLUMN, m) == YES && ORDER(b, COLUMN, ROW) == YES && CHUNKS(b, B_TYPE, COLUMN, ROW, n) == YES &&
                       n_DIVISOR % 32 == 0,
                   "the maps are known to be there");
+    // while others open the barriers
+    const bool asks = threadIdx.x / 32 == COMPUTING / 32;
+    if (asks) {
+        acquire_map(a_map);
+        acquire_map(b_map);
+    }
     Operands operands(memory);
     if (threadIdx.x >= COMPUTING) {
         give_registers<FEW>();
-        if (threadIdx.x < COMPUTING + 32) {
-            acquire_map(a_map);
-            acquire_map(b_map);
+        if (asks) {
             FOR_EACH_TILE(tile, all) {
                 const Place at(tile, tiles_m, tiles_n);
                 EXTRAS(AHEAD)
                 for (int step = 0; step < steps.end; ++step) operands.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
             }
+            operands.stay();
         }
         return;
     }

@@ -20,7 +20,8 @@ __device__ __forceinline__ void acquire_map(const void* map) {
 }
 
 // Where one is in a ring of stages. A stage has two barriers in shared memory: `full` opens when all its bytes have come, `empty`
-// when all warps that compute have read it. Both sides go around in the same order.
+// when all warps that compute have read it. Both sides go around in the same order. Where SHARERS blocks of a cluster bring each
+// other bytes, a stage is empty when the warps of all of them have read theirs.
 struct Ring {
     unsigned int full, empty;
     int stage = 0, phase = 0;
@@ -28,10 +29,10 @@ struct Ring {
     // The barriers of a ring take RING_BYTES from here on.
     __device__ __forceinline__ explicit Ring(unsigned int barriers) : full(barriers), empty(barriers + STAGES * 8) {}
     // By one thread, before all others go on.
-    __device__ __forceinline__ void open() const {
+    template <int SHARERS = 1> __device__ __forceinline__ void open() const {
         for (int i = 0; i < STAGES; ++i) {
             asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full + i * 8) : "memory");
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty + i * 8), "n"(COMPUTING / 32) : "memory");
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty + i * 8), "n"(COMPUTING / 32 * SHARERS) : "memory");
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -55,8 +56,16 @@ struct Ring {
     }
     // The warps that compute: wait until the stage's bytes are there; this one has read a stage.
     __device__ __forceinline__ void wait_full() const { wait(full + stage * 8, phase); }
-    __device__ __forceinline__ void release(int stage) const {
-        if (threadIdx.x % 32 == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + stage * 8) : "memory");
+    template <int SHARERS = 1> __device__ __forceinline__ void release(int stage) const {
+        const unsigned int lane = threadIdx.x % 32;
+        if constexpr (SHARERS == 1) {
+            if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + stage * 8) : "memory");
+        } else if (lane < SHARERS) {
+            unsigned int there;
+            asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(empty + stage * 8), "r"(lane));
+            // what was read is done by then; a release to the whole cluster would wait for more
+            asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
+        }
     }
 };
 constexpr int RING_BYTES = STAGES * 16;

@@ -67,6 +67,12 @@ template <typename T> __device__ __forceinline__ T zero() {
 #ifndef SPLIT
 #define SPLIT 1
 #endif
+// Or they have tiles of their own side by side, CLUSTER_M of them below each other and CLUSTER_N beside, and share what they read.
+#ifndef CLUSTER_M
+#define CLUSTER_M 1
+#define CLUSTER_N 1
+#endif
+constexpr int SHARERS = CLUSTER_M * CLUSTER_N;
 #ifndef TMA
 #define TMA 0
 #endif
@@ -94,8 +100,9 @@ struct Steps {
         end = (int)((long long)all * (part + 1) / SPLIT);
     }
 };
-// One tile after the other, for this block or this cluster.
-#define FOR_EACH_TILE(tile, count) for (int tile = blockIdx.x / SPLIT; tile < (count); tile += gridDim.x / SPLIT)
+// One tile after the other, for this block, or those of this cluster.
+#define FOR_EACH_TILE(tile, count) \
+    for (int tile = blockIdx.x / (SPLIT * SHARERS); tile < (count); tile += gridDim.x / (SPLIT * SHARERS))
 
 // Where chunks are copied in the background, an incomplete one is filled up with zeros. Elsewhere only whole ones are moved.
 #if TENSOR_CORES && __CUDA_ARCH__ >= 800

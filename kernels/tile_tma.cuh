@@ -5,10 +5,14 @@
 // of 64 lines. That of B has 32, which are columns of the result, in an order in which a lane gets eight columns side by side
 // as its sums: line 8j + 2q + e is column 8q + 2j + e, q being the lane's place among the four that share a row. So results
 // go to memory from registers, with nothing in between.
+//
+// Tiles of few results read more than the level-2 cache gives all multiprocessors at once, so blocks of a cluster share it:
+// what is in the same rows has the same part of A, what is in the same columns the same part of B. They take turns, step by
+// step, at asking for both on behalf of all.
 
 #if TMA
 
-static_assert(SPLIT == 1 && BN % 32 == 0, "a tile has whole boxes, and its reduction to itself");
+static_assert(SPLIT == 1 && BN % 32 == 0 && SHARERS <= 8, "a tile has whole boxes, and its reduction to itself");
 
 constexpr int BOX_A = 64 * 64 * 2, BOX_B = 32 * 64 * 2, STAGE_BYTES = STAGE_CHUNKS * 16;
 
@@ -23,6 +27,28 @@ template <int LINES, typename T> __device__ __forceinline__ void bring(const T* 
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + line * stride), "r"(count * (int)sizeof(T)) : "memory");
 }
 
+// A box of A, or of B, for the blocks of a cluster whose numbers are bits of `all`; for this one, if nobody shares it.
+template <bool SHARED> __device__ __forceinline__ void ask_for_a(unsigned int to, const void* map, int x, int y, unsigned int barrier, unsigned short all) {
+    if constexpr (SHARED)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                     "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(all)
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                     ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier)
+                     : "memory");
+}
+template <bool SHARED> __device__ __forceinline__ void ask_for_b(unsigned int to, const void* map, int x, int box, unsigned int barrier, unsigned short all) {
+    if constexpr (SHARED)
+        asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                     "[%0], [%1, {%2, %3, %3, %3, %4}], [%5], %6;" ::"r"(to), "l"(map), "r"(x), "r"(0), "r"(box), "r"(barrier), "h"(all)
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1, {%2, %3, %3, %3, %4}], [%5];" ::"r"(to), "l"(map), "r"(x), "r"(0), "r"(box), "r"(barrier)
+                     : "memory");
+}
+
 // Stages of both operands, and the barriers behind them.
 struct Operands {
     unsigned int stages;
@@ -30,8 +56,12 @@ struct Operands {
 
     __device__ __forceinline__ explicit Operands(const uint4* memory)
         : stages(shared_address(memory)), ring(stages + STAGES * STAGE_BYTES) {
-        if (threadIdx.x == 0) ring.open();
-        __syncthreads();
+        if (threadIdx.x == 0) ring.open<SHARERS>();
+        if constexpr (SHARERS == 1)
+            __syncthreads();
+        else
+            // nobody is sent anything before; barriers have a fence of their own
+            asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
     }
 
     // The warp that asks: one step of both operands. A runs along its rows or along the reduction, B along the reduction.
@@ -40,21 +70,32 @@ struct Operands {
         if (threadIdx.x % 32 == 0) {
             const unsigned int barrier = ring.barrier(), to_a = stages + ring.stage * STAGE_BYTES, to_b = to_a + B_AT * 16;
             ring.expect<STAGE_BYTES>();
+            // block i + CLUSTER_M·j of a cluster has the tile i below and j beside that of its first one
+            const int own = blockIdx.x % SHARERS, below = own % CLUSTER_M, beside = own / CLUSTER_M;
+            constexpr unsigned int COLUMN = (1u << CLUSTER_M) - 1, ROW = ((1u << SHARERS) - 1) / COLUMN;
+            if (step % CLUSTER_N == beside)
 #pragma unroll
-            for (int i = 0; i < BM / 64; ++i)
-                asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-                             ::"r"(to_a + i * BOX_A), "l"(a_map), "r"(A_BY_ROW ? step * BK : row + i * 64),
-                             "r"(A_BY_ROW ? row + i * 64 : step * BK), "r"(barrier)
-                             : "memory");
+                for (int i = 0; i < BM / 64; ++i)
+                    ask_for_a<(CLUSTER_N > 1)>(to_a + i * BOX_A, a_map, A_BY_ROW ? step * BK : row + i * 64,
+                                               A_BY_ROW ? row + i * 64 : step * BK, barrier, ROW << below);
+            if (step % CLUSTER_M == below)
 #pragma unroll
-            for (int i = 0; i < BN / 32; ++i)
-                asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                             "[%0], [%1, {%2, %3, %3, %3, %4}], [%5];"
-                             ::"r"(to_b + i * BOX_B), "l"(b_map), "r"(step * BK), "r"(0), "r"(column / 32 + i), "r"(barrier)
-                             : "memory");
+                for (int i = 0; i < BN / 32; ++i)
+                    ask_for_b<(CLUSTER_M > 1)>(to_b + i * BOX_B, b_map, step * BK, column / 32 + i, barrier,
+                                               COLUMN << beside * CLUSTER_M);
         }
         __syncwarp();
         ring.next();
+    }
+
+    // The warp that asks, in the end: a block stays as long as others tell it that they have read a stage.
+    __device__ __forceinline__ void stay() {
+        if constexpr (SHARERS > 1)
+#pragma unroll 1
+            for (int i = 0; i < STAGES; ++i) {
+                ring.wait_empty();
+                ring.next();
+            }
     }
 
     // The warps that multiply.
@@ -69,12 +110,12 @@ struct Operands {
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             // the products of this step may be under way while those before are done
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            if (step > 0) ring.release(before);
+            if (step > 0) ring.release<SHARERS>(before);
             before = ring.stage;
             ring.next();
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        if (steps > 0) ring.release(before);
+        if (steps > 0) ring.release<SHARERS>(before);
     }
 };
 

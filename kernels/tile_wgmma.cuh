@@ -7,7 +7,7 @@
 
 #if TENSOR_CORES && WGMMA
 
-static_assert(BK == 64 && BN % 64 == 0 && BM % 64 == 0, "lines and panels are 128 bytes wide");
+static_assert(BK == 64 && (BN % 64 == 0 || TMA) && BM % 64 == 0, "lines and panels are 128 bytes wide");
 
 constexpr int GROUP_ROWS = BM / (COMPUTING / 128), STRIPS = GROUP_ROWS / 64, STRIP_COLUMNS = BN;
 
@@ -29,12 +29,15 @@ template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(
 
 // c += a·b on 64×N×BK, N by number of registers: the instruction has one name for each width. The products of all steps of a
 // stage are one statement, since each statement costs the compiler as much as it has operands.
+#define REGISTERS_HALF "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define REGISTERS_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define REGISTERS_1 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define REGISTERS_1_HALF ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define REGISTERS_2 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define REGISTERS_3 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define SUMS_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
-#define SUMS_32(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12), SUMS_4(i + 16), SUMS_4(i + 20), SUMS_4(i + 24), SUMS_4(i + 28)
+#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
+#define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
 #define STEP(N, NAME, REGISTERS, A, B, TURN_A, TURN_B) \
     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" REGISTERS "}, " A ", " B ", 1, 1, 1, " TURN_A ", " TURN_B ";\n\t"
 #define WIDTH(N, TYPE, NAME, REGISTERS, A0, A1, A2, A3, B0, B1, B2, B3, TURN_A, TURN_B, ...) \
@@ -47,7 +50,10 @@ template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(
                        "n"(B_BY_ROW ? 0 : 1)); \
     }
 #define WIDTHS(TYPE, NAME) \
+    WIDTH(32, TYPE, NAME, REGISTERS_HALF, "%16", "%17", "%18", "%19", "%20", "%21", "%22", "%23", "%24", "%25", SUMS_16(0)) \
     WIDTH(64, TYPE, NAME, REGISTERS_0, "%32", "%33", "%34", "%35", "%36", "%37", "%38", "%39", "%40", "%41", SUMS_32(0)) \
+    WIDTH(96, TYPE, NAME, REGISTERS_0 REGISTERS_1_HALF, "%48", "%49", "%50", "%51", "%52", "%53", "%54", "%55", "%56", "%57", SUMS_32(0), \
+          SUMS_16(32)) \
     WIDTH(128, TYPE, NAME, REGISTERS_0 REGISTERS_1, "%64", "%65", "%66", "%67", "%68", "%69", "%70", "%71", "%72", "%73", SUMS_32(0), \
           SUMS_32(32)) \
     WIDTH(192, TYPE, NAME, REGISTERS_0 REGISTERS_1 REGISTERS_2, "%96", "%97", "%98", "%99", "%100", "%101", "%102", "%103", "%104", "%105", \

@@ -235,6 +235,7 @@ impl Convolution<'_> {
             n: s.k,
             k,
             sums: 1,
+            gathered: true,
             epilogue: self.epilogue.operations() as u64,
         }
     }

@@ -93,6 +93,7 @@ impl Gemm {
             n: args.int("n"),
             k: args.int("k"),
             sums: self.sums as i64,
+            gathered: false,
             epilogue: self.epilogue.operations() as u64,
         }
     }

@@ -80,9 +80,10 @@ pub(crate) fn assemble(spec: &KernelSpec, props: &DeviceProps) -> String {
         out.push_str(&divisors(spec));
     }
     let blocks = spec.tile.get("BLOCKS").max(1);
-    let cluster = match spec.tile.get("SPLIT") {
-        0 | 1 => String::new(),
-        split => format!("__cluster_dims__({split}, 1, 1) "),
+    let of_cluster = ["SPLIT", "CLUSTER_M", "CLUSTER_N"].map(|name| spec.tile.get(name).max(1));
+    let cluster = match of_cluster.iter().product() {
+        1 => String::new(),
+        blocks => format!("__cluster_dims__({blocks}, 1, 1) "),
     };
     // with the second bound the assembler does not spill to reach an occupancy of its own choice
     let _ = writeln!(

@@ -16,7 +16,7 @@ use bespoke_ir::expr::Expr;
 pub(crate) use self::model::{NEIGHBOUR_RATE, seconds};
 
 use self::tables::{
-    LARGE_TILES, MMA_TILES, SIMT_TILES, STREAMED_TILES, TMA_TILES, WGMMA_TILES, mma_tile,
+    CLUSTERS, LARGE_TILES, MMA_TILES, SIMT_TILES, STREAMED_TILES, TMA_TILES, WGMMA_TILES, mma_tile,
     simt_tile, streamed_tile, tma_tile, wgmma_tile,
 };
 
@@ -87,6 +87,8 @@ pub(crate) struct Problem {
     pub(crate) k: i64,
     /// Neighbouring columns whose sums make one result.
     pub(crate) sums: i64,
+    /// Whether rows are gathered from all over an image, as a convolution's are.
+    pub(crate) gathered: bool,
     /// Operations of the epilogue for each result.
     pub(crate) epilogue: u64,
 }
@@ -165,7 +167,10 @@ pub(crate) fn tiles(
             };
             let moderate = legal.iter().filter(moderate);
             let split = moderate.flat_map(|t| splits(t, p, props));
-            legal.extend(split.collect::<Vec<_>>());
+            let mut more: Vec<Tile> = split.collect();
+            let mapped = legal.iter().filter(|t| t.get("TMA") == 1);
+            more.extend(mapped.flat_map(|t| clusters(t, p, props)));
+            legal.extend(more);
         }
         legal.sort_by_cached_key(|t| length(seconds(engine, t, p, props)));
     }
@@ -192,6 +197,32 @@ fn splits<'t>(
         tile.0.insert("SPLIT", s);
         tile
     })
+}
+
+/// The tile with what it reads shared by neighbours in a cluster, where hardly more tiles than multiprocessors are so small
+/// that reading is what takes time.
+fn clusters<'t>(
+    tile: &'t Tile,
+    p: Problem,
+    props: &DeviceProps,
+) -> impl Iterator<Item = Tile> + use<'t> {
+    let few = blocks(tile, p) <= 2 * i64::from(props.multiprocessors);
+    let fits = move |[below, beside]: &&[i64; 2]| {
+        (few || below * beside == 2)
+            && *below * tile.get("BM") < p.m + tile.get("BM")
+            && *beside * tile.get("BN") < p.n + tile.get("BN")
+    };
+    CLUSTERS.iter().filter(fits).map(|&[below, beside]| {
+        let mut tile = tile.clone();
+        tile.0.insert("CLUSTER_M", below);
+        tile.0.insert("CLUSTER_N", beside);
+        tile
+    })
+}
+
+/// Blocks of a cluster that share what they read.
+fn sharers(tile: &Tile) -> i64 {
+    tile.get("CLUSTER_M").max(1) * tile.get("CLUSTER_N").max(1)
 }
 
 /// Dynamic shared memory of a block.
@@ -248,13 +279,17 @@ fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     by_registers.min(by_shared).min(by_threads).clamp(1, 16)
 }
 
+/// Tiles of a problem, those outside the matrix included that fill up a cluster.
 fn blocks(tile: &Tile, p: Problem) -> i64 {
-    let (bm, bn) = (tile.get("BM").max(1), tile.get("BN").max(1));
-    let tiles = |extent: i64, tile: i64| (extent.max(0) + tile - 1) / tile;
+    let tiles = |extent: i64, tile: i64, cluster: i64| {
+        let all = (extent.max(0) + tile.max(1) - 1) / tile.max(1);
+        let cluster = cluster.max(1);
+        (all + cluster - 1) / cluster * cluster
+    };
     p.matrices
         .max(0)
-        .saturating_mul(tiles(p.m, bm))
-        .saturating_mul(tiles(p.n, bn))
+        .saturating_mul(tiles(p.m, tile.get("BM"), tile.get("CLUSTER_M")))
+        .saturating_mul(tiles(p.n, tile.get("BN"), tile.get("CLUSTER_N")))
 }
 
 /// Whether two tiles add up the products of a result in the same order. On plain arithmetic units a thread does that one by
@@ -289,8 +324,12 @@ pub(crate) fn geometry(
     props: &DeviceProps,
 ) -> LaunchConfig {
     let count = match problem {
-        // these go from tile to tile
-        Some(p) if tile.get("TMA") == 1 => blocks(tile, p).min(i64::from(props.multiprocessors)),
+        // these go from tile to tile, whole clusters of them
+        Some(p) if tile.get("TMA") == 1 => {
+            let places = model::places(sharers(tile), props) as i64;
+            let whole = (places / sharers(tile)).max(1) * sharers(tile);
+            blocks(tile, p).min(whole)
+        }
         Some(p) => blocks(tile, p),
         None => i64::from(props.multiprocessors) * resident(engine, tile, props),
     };
@@ -385,6 +424,7 @@ mod tests {
             n,
             k,
             sums: 1,
+            gathered: false,
             epilogue: 0,
         };
         let t = &tiles(engine, Some(p), Operands::Mapped, 0, &props)[0];
@@ -410,6 +450,48 @@ mod tests {
     }
 
     #[test]
+    fn clusters_share_what_the_copy_engine_brings() {
+        let props = DeviceProps::preset(Arch::of_card(9, 0));
+        let engine = Engine::of(DType::F16, DType::F16, Products::Exact, &props);
+        let all = |[m, n, k]: [i64; 3], operands| {
+            let p = Problem {
+                matrices: 1,
+                m,
+                n,
+                k,
+                sums: 1,
+                gathered: false,
+                epilogue: 0,
+            };
+            let found = tiles(engine, Some(p), operands, 0, &props).into_iter();
+            found
+                .map(|t| (sharers(&t), geometry(engine, &t, Some(p), &props), t))
+                .collect::<Vec<_>>()
+        };
+        let most = |extents, operands| {
+            let sharers = all(extents, operands).into_iter().map(|(s, ..)| s);
+            sharers.max().unwrap_or(0)
+        };
+        assert_eq!(most([1024, 768, 768], Operands::Mapped), 8);
+        assert_eq!(most([1024, 768, 768], Operands::Matrices), 1);
+        // one tile below another, but none beside
+        assert_eq!(most([128, 32, 768], Operands::Mapped), 2);
+        // pairs are for every size
+        assert_eq!(most([8192, 8192, 8192], Operands::Mapped), 2);
+        for extents in [[1024, 768, 768], [1000, 1120, 64], [8192, 8192, 64]] {
+            for (sharers, launch, tile) in all(extents, Operands::Mapped) {
+                let grid = i64::from(launch.grid[0]);
+                assert!(sharers == 1 || tile.get("TMA") == 1, "{tile}");
+                assert!(
+                    grid % sharers == 0 && grid >= sharers,
+                    "{tile}: {grid} blocks"
+                );
+                assert!(tile.get("TMA") == 0 || grid <= 132, "{tile}: {grid} blocks");
+            }
+        }
+    }
+
+    #[test]
     fn a_large_square_takes_what_the_rate_of_its_arithmetic_says() {
         let p = Problem {
             matrices: 1,
@@ -417,6 +499,7 @@ mod tests {
             n: 8192,
             k: 8192,
             sums: 1,
+            gathered: false,
             epilogue: 0,
         };
         let best = |arch: u32, dtype, products| {
@@ -452,6 +535,7 @@ mod tests {
             n: 200,
             k: 1008,
             sums: 1,
+            gathered: false,
             epilogue: 0,
         };
         for arch in [75, 80, 86, 89, 90, 100, 120] {
@@ -501,6 +585,7 @@ mod tests {
                         n: 100,
                         k: 100,
                         sums: 1,
+                        gathered: false,
                         epilogue: 1,
                     };
                     tiles(engine, Some(p), Operands::Mapped, 0, &props)

@@ -5,7 +5,7 @@
 
 use bespoke_device::DeviceProps;
 
-use super::{Engine, Problem, blocks, bytes_of, resident};
+use super::{Engine, Problem, blocks, bytes_of, resident, sharers};
 use crate::arithmetic::Products;
 use crate::spec::Tile;
 
@@ -18,12 +18,19 @@ const L2_RATE: f64 = 42e9;
 const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 /// The same where the copy engine brings them.
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
-/// Bytes a second that the copy engine brings to one multiprocessor, lines outside the matrix included, where most come out of
-/// memory: with one row of tiles, no other block has read them before.
+/// Bytes a second that one multiprocessor asks for when all of them do and the level-2 cache has them, by the copy engine and
+/// by its threads. The former is what tiles of 64×96 to 128×256 were seen to get on one H200, 57 to 69 GB/s.
+const MAPPED_RATE: f64 = 60e9;
+const COPIED_RATE: f64 = 62e9;
+/// The same by the copy engine, lines outside the matrix included, where most come out of memory: with one row of tiles, no
+/// other block has read them before.
 const COLD_RATE: f64 = 55e9;
+/// What a step takes at least where the copy engine brings operands: to wait for a stage, to multiply it and to give it back.
+/// With few columns that is more than the products are.
+const RING_STEP: f64 = 0.18e-6;
 /// What a kernel with tensor maps takes more in a chain of products of some microseconds each, in seconds. Its stages leave no
 /// room for a block of the next kernel, which is likely the reason.
-const MAPS: f64 = 0.35e-6;
+const MAPS: f64 = 1.6e-6;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
 const MEETING_OF_GROUPS: f64 = 0.019e-6;
@@ -32,6 +39,9 @@ const MEETING_OF_GROUPS: f64 = 0.019e-6;
 const PROMOTED: f64 = 0.95;
 /// What passes between asking for a chunk and having it in shared memory, in seconds; a guess.
 const LATENCY: f64 = 0.7e-6;
+/// The same for threads that copy matrices for `wgmma`, while others do: twenty products of 128 rows and more, of one block a
+/// multiprocessor and two to five steps ahead, took as long on one H200. Convolutions were not looked at.
+const LOADED_LATENCY: f64 = 1.5e-6;
 
 /// Bytes a second of sums that a block of a cluster puts together with what the others have. This and the next two are fitted to
 /// one H200.
@@ -53,10 +63,16 @@ const STREAM_START: f64 = 1.2e-6;
 const STREAM_RATE: f64 = 80e9;
 /// Share of the memory's bandwidth that is reached.
 const STREAM_SHARE: f64 = 0.88;
-/// So few rows that operands come out of memory once; what other tiles were seen to take more then, as a factor and in seconds.
+/// So few rows that operands come out of memory once; what other tiles were seen to take more then, as a factor, unless the copy
+/// engine brings operands, and in seconds.
 const COLD_ROWS: i64 = 64;
 const COLD_FACTOR: f64 = 1.25;
 const COLD_MORE: f64 = 1.8e-6;
+
+/// Multiprocessors on which clusters of so many blocks find a place.
+pub(super) fn places(cluster: i64, props: &DeviceProps) -> f64 {
+    f64::from(props.multiprocessors) * if cluster > 2 { IN_CLUSTERS } else { 1.0 }
+}
 
 /// Expected time of a problem of few rows, whose second operand is streamed: what each multiprocessor has of it, at the rate that
 /// the loads under way allow, or all of it at that of the device's memory.
@@ -84,6 +100,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     }
     let warm = staged_seconds(engine, tile, p, props);
     match engine {
+        Engine::TensorCores(_) if p.m <= COLD_ROWS && tile.get("TMA") == 1 => warm + COLD_MORE,
         Engine::TensorCores(_) if p.m <= COLD_ROWS => warm * COLD_FACTOR + COLD_MORE,
         _ => warm,
     }
@@ -141,6 +158,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let arithmetic = together * 2.0 * bm * bn * bk * steps / (rate / multiprocessors * share);
     // rows and columns outside the matrix are not read
     let lines = bm.min(p.m as f64) + bn.min(p.n as f64);
+    let loaded = tile.get("WGMMA") == 1 && !tma && !p.gathered && p.m > COLD_ROWS;
     let traffic = if tile.get("WGMMA") == 1 {
         // each instruction reads 64 rows and all columns again; both operands are written once
         let bytes = (bm / 64.0 * (64.0 + bn) + bm + bn) * bk * element;
@@ -155,17 +173,21 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
         } else {
             (warps / 4.0).powi(2) * MEETING_OF_GROUPS
         };
-        let copies = if tma && p.m as f64 <= bm {
-            (bm + bn) * bk * element / COLD_RATE
-        } else {
-            0.0
+        // what this block asks for, alone or for its cluster
+        let (below, beside) = (tile.get("CLUSTER_M").max(1), tile.get("CLUSTER_N").max(1));
+        let asked = (bm / beside as f64 + bn / below as f64) * bk * element;
+        let copies = match tma {
+            true if p.m as f64 <= bm => (asked / COLD_RATE).max(RING_STEP),
+            true => (asked / MAPPED_RATE).max(RING_STEP),
+            false if loaded => lines * bk * element / COPIED_RATE,
+            false => 0.0,
         };
         together * steps * (shared + meeting).max(copies)
     } else {
         together * lines * bk * steps * element / L2_RATE
     };
     let ahead = (tile.get("STAGES") - 1 - tile.get("IN_FLIGHT")).max(1) as f64;
-    let latency = steps * LATENCY / ahead;
+    let latency = steps * if loaded { LOADED_LATENCY } else { LATENCY } / ahead;
     let products = arithmetic.max(traffic).max(latency);
     // to find, read, compute and store a result takes some instructions of its own
     let instructions = 12.0 + 4.0 * p.epilogue as f64;
@@ -184,7 +206,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
         LATENCY + products + results
     };
     // a multiprocessor begins a block as soon as another ends, or stays at work and is asked for operands meanwhile
-    let places = multiprocessors * if split > 2.0 { IN_CLUSTERS } else { 1.0 };
+    let places = places(tile.get("SPLIT").max(sharers(tile)), props);
     let rounds = (all / places).ceil() / together;
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n / sums) * element / props.bandwidth;

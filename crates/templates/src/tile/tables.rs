@@ -66,6 +66,21 @@ pub(super) const TMA_TILES: &[[i64; 4]] = &[
     [128, 64, 2, 8],
     [64, 128, 1, 8],
     [64, 64, 1, 8],
+    [128, 96, 2, 7],
+    [64, 96, 1, 10],
+    [128, 32, 2, 10],
+    [64, 32, 1, 16],
+];
+/// Blocks of a cluster whose tiles lie below each other, and beside each other, which share what the copy engine brings.
+pub(super) const CLUSTERS: &[[i64; 2]] = &[
+    [1, 2],
+    [2, 1],
+    [2, 2],
+    [1, 4],
+    [4, 1],
+    [2, 4],
+    [4, 2],
+    [1, 8],
 ];
 
 /// `mma.sync` for few rows, the lines of the second operand streamed into registers: BM, BN, warps along the reduction, turns of
