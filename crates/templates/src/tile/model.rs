@@ -20,7 +20,7 @@ const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
 /// Bytes a second that one multiprocessor asks for when all of them do and the level-2 cache has them, by the copy engine and
 /// by its threads. The former is what tiles of 64×96 to 128×256 were seen to get on one H200, 57 to 69 GB/s.
-const MAPPED_RATE: f64 = 60e9;
+const MAPPED_RATE: f64 = 66e9;
 const COPIED_RATE: f64 = 62e9;
 /// The same by the copy engine, lines outside the matrix included, where most come out of memory: with one row of tiles, no
 /// other block has read them before.
