@@ -199,8 +199,8 @@ fn splits<'t>(
     })
 }
 
-/// The tile with what it reads shared by neighbours in a cluster, where hardly more tiles than multiprocessors are so small
-/// that reading is what takes time.
+/// The tile with what it reads shared by neighbours in a cluster: by two of them, and by more where there are hardly more tiles
+/// than multiprocessors.
 fn clusters<'t>(
     tile: &'t Tile,
     p: Problem,
@@ -328,7 +328,8 @@ pub(crate) fn geometry(
         Some(p) if tile.get("TMA") == 1 => {
             let places = model::places(sharers(tile), props) as i64;
             let whole = (places / sharers(tile)).max(1) * sharers(tile);
-            blocks(tile, p).min(whole)
+            // an empty matrix has no tiles, but a cluster is launched whole
+            blocks(tile, p).clamp(sharers(tile), whole)
         }
         Some(p) => blocks(tile, p),
         None => i64::from(props.multiprocessors) * resident(engine, tile, props),
@@ -453,16 +454,17 @@ mod tests {
     fn clusters_share_what_the_copy_engine_brings() {
         let props = DeviceProps::preset(Arch::of_card(9, 0));
         let engine = Engine::of(DType::F16, DType::F16, Products::Exact, &props);
-        let all = |[m, n, k]: [i64; 3], operands| {
-            let p = Problem {
-                matrices: 1,
-                m,
-                n,
-                k,
-                sums: 1,
-                gathered: false,
-                epilogue: 0,
-            };
+        let problem = |[m, n, k]: [i64; 3]| Problem {
+            matrices: 1,
+            m,
+            n,
+            k,
+            sums: 1,
+            gathered: false,
+            epilogue: 0,
+        };
+        let all = |extents: [i64; 3], operands| {
+            let p = problem(extents);
             let found = tiles(engine, Some(p), operands, 0, &props).into_iter();
             found
                 .map(|t| (sharers(&t), geometry(engine, &t, Some(p), &props), t))
@@ -487,6 +489,12 @@ mod tests {
                     "{tile}: {grid} blocks"
                 );
                 assert!(tile.get("TMA") == 0 || grid <= 132, "{tile}: {grid} blocks");
+                let empty = Problem {
+                    matrices: 0,
+                    ..problem(extents)
+                };
+                let launch = geometry(engine, &tile, Some(empty), &props);
+                assert_eq!(i64::from(launch.grid[0]) % sharers, 0, "{tile} of nothing");
             }
         }
     }
