@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import pathlib
 import re
 import subprocess
@@ -27,8 +28,11 @@ SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis",
 COPIES = 2
 STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+)_per_issue_active\.ratio$")
 TENSOR = re.compile(r"sm__(?:inst_executed_)?pipe_tensor\w*\.avg\.pct_of_peak_sustained_active$")
-# factors to microseconds and to bytes
-UNITS = {"ns": 1e-3, "nsecond": 1e-3, "us": 1, "usecond": 1, "ms": 1e3, "msecond": 1e3, "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
+# parts of what the device's memory, the level-2 cache and the multiprocessors' places for warps could do
+SHARES = ("gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed", "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+          "sm__warps_active.avg.pct_of_peak_sustained_active")
+# factors to microseconds
+UNITS = {"ns": 1e-3, "nsecond": 1e-3, "us": 1, "usecond": 1, "ms": 1e3, "msecond": 1e3}
 
 
 def kernels(text):
@@ -48,7 +52,7 @@ def kernels(text):
 
 
 def found(kernel, metric):
-    """A metric in microseconds, bytes or as it is; None where the card or this ncu has none."""
+    """A metric in microseconds or as it is; None where the card or this ncu has none."""
     value, unit = kernel.get(metric, (None, ""))
     return value * UNITS.get(unit, 1) if isinstance(value, float) else None
 
@@ -64,15 +68,12 @@ def line(case, who, kernel):
     tensor = [value for name, (value, _) in kernel.items() if TENSOR.search(name) and isinstance(value, float)]
     name = str(kernel.get("Kernel Name", ("?", ""))[0])
     grid, block = (str(kernel.get(what, ("?", ""))[0]).replace(" ", "") for what in ("Grid Size", "Block Size"))
-    share = [found(kernel, m) for m in ("dram__throughput.avg.pct_of_peak_sustained_elapsed", "lts__t_sectors.avg.pct_of_peak_sustained_elapsed",
-                                        "sm__warps_active.avg.pct_of_peak_sustained_active")]
-    read = found(kernel, "dram__bytes_read.sum")
     return [case.name, who, name.split("(")[0][:48], grid, block, number(found(kernel, "launch__registers_per_thread")),
-            number(found(kernel, "gpu__time_duration.sum")), number(max(tensor, default=None)), *map(number, share),
-            number(read / 1e6 if read is not None else None), stalls(kernel)]
+            number(found(kernel, "gpu__time_duration.sum")), number(max(tensor, default=None)), *(number(found(kernel, m)) for m in SHARES),
+            stalls(kernel)]
 
 
-HEAD = ["case", "who", "kernel", "grid", "block", "registers", "µs", "tensor cores %", "memory %", "level 2 %", "warps %", "MB read", "waits"]
+HEAD = ["case", "who", "kernel", "grid", "block", "registers", "µs", "tensor cores %", "memory %", "level 2 %", "warps %", "waits"]
 
 
 def vendor(args):
@@ -113,10 +114,10 @@ class Reading:
         (self.args.out / f"{name}.csv").write_text(text)
         with open(self.args.out / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"== {case.name}, {who}: exit status {code}\n{log}\n{text if code else ''}\n")
-        all = kernels(text)
-        if not all:
+        seen = kernels(text)
+        if not seen:
             print(f"{case.name}, {who}: no kernel was seen; log.txt has the messages", file=sys.stderr)
-        return all
+        return seen
 
     def case(self, table, index, case):
         args = self.args
@@ -147,7 +148,12 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=60, help="that a process may take; default: 60")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small: to try this program")
     parser.add_argument("--vendor", nargs=3, metavar=("TABLE", "INDEX", "WAY"), help="one call of PyTorch's, for ncu; used by this program")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if unknown := [t for t in args.tables.split(",") if t not in time_kernels.TABLES]:
+        parser.error(f"no such table: {', '.join(unknown)}; there are {', '.join(time_kernels.TABLES)}")
+    if not args.vendor and not os.access(args.bespoke, os.X_OK):
+        parser.error(f"{args.bespoke} is no program: run `cargo xtask bundle` where Rust is, and name its bespoke with --bespoke")
+    return args
 
 
 def main():

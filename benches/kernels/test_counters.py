@@ -8,10 +8,10 @@ import attention
 import counters
 
 REPORT = """==PROF== Connected to process 7
-"ID","Kernel Name","Grid Size","Block Size","gpu__time_duration.sum","dram__bytes_read.sum","launch__registers_per_thread",\
+"ID","Kernel Name","Grid Size","Block Size","gpu__time_duration.sum","lts__throughput.avg.pct_of_peak_sustained_elapsed","launch__registers_per_thread",\
 "sm__inst_executed_pipe_tensor_op_hmma.avg.pct_of_peak_sustained_active",\
 "smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio","smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio"
-"","","","","ns","Mbyte","register/thread","%","inst","inst"
+"","","","","ns","%","register/thread","%","inst","inst"
 "0","bespoke_gemm","(96, 1, 1)","(384, 1, 1)","1,250.0","2.5","168","12.5","0.25","7.5"
 "1","bespoke_gemm","(96, 1, 1)","(384, 1, 1)","2500","2.5","168","n/a","0.25","7.5"
 """
@@ -21,7 +21,7 @@ class Reports(unittest.TestCase):
     def test_kernels_have_values_with_units(self):
         first, second = counters.kernels(REPORT)
         self.assertEqual(counters.found(first, "gpu__time_duration.sum"), 1.25)
-        self.assertEqual(counters.found(first, "dram__bytes_read.sum"), 2.5e6)
+        self.assertEqual(counters.found(first, "lts__throughput.avg.pct_of_peak_sustained_elapsed"), 2.5)
         self.assertIsNone(counters.found(first, "of another card"))
         self.assertEqual(counters.found(second, "gpu__time_duration.sum"), 2.5)
 
