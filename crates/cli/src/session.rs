@@ -84,7 +84,14 @@ impl Workplace {
             Place::Host => (open_device(host)?, false),
             Place::Cuda(ordinal) => (gpu(ordinal, flags.place.target)?, true),
             Place::Auto => match gpu(0, None) {
-                Ok(found) => (found, true),
+                Ok(found) => {
+                    if let Some(target) = flags.place.target {
+                        console.note(format_args!(
+                            "a GPU is used, and kernels are for its own architecture; --device cuda --target {target} asks for others"
+                        ));
+                    }
+                    (found, true)
+                }
                 Err(error) => {
                     let (device, _) = open_device(host)?;
                     (

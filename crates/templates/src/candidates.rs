@@ -4,6 +4,9 @@
 //! it expects to take little longer than its best are *candidates*: whoever has the device may compile them and look which
 //! is fastest. A template without a model has none: its rules say nothing of how near the second tile is.
 //!
+//! Tiles that differ in nothing but the shape of the clusters that share their operands are seldom told apart by a model, and would
+//! leave no room for others: the best of them stands for all.
+//!
 //! The list is a pure function of the arguments and of the device's properties, in the order of the model. It never holds
 //! the tile that is used now, and on request only tiles that add up every sum in the order in which that one does.
 
@@ -42,11 +45,27 @@ pub fn candidates(
     let all: Option<Vec<Candidate>> = spec.tiles(args, props).map(expected).collect();
     let all = all.unwrap_or_default();
     let best = all.iter().map(|c| c.seconds).fold(f64::INFINITY, f64::min);
+    let mut seen = vec![family(&spec.tile)];
     all.into_iter()
-        .filter(|c| c.seconds <= best * WITHIN && c.tile != spec.tile)
+        .filter(|c| c.seconds <= best * WITHIN)
         .filter(|c| !same_sums || template.same_sums(&c.tile, &spec.tile))
+        .filter(|c| {
+            let family = family(&c.tile);
+            let new = !seen.contains(&family);
+            if new {
+                seen.push(family);
+            }
+            new
+        })
         .take(MOST)
         .collect()
+}
+
+/// A tile and whether it has clusters, whatever their shape.
+fn family(tile: &Tile) -> (Tile, bool) {
+    let mut alone = tile.clone();
+    let clusters = ["CLUSTER_M", "CLUSTER_N"].map(|name| alone.0.remove(name).is_some());
+    (alone, clusters.contains(&true))
 }
 
 #[cfg(test)]
@@ -127,6 +146,38 @@ mod tests {
             }
         }
         insta::assert_snapshot!("products", text);
+    }
+
+    #[test]
+    fn clusters_of_one_tile_are_one_candidate() {
+        let props = DeviceProps::preset(Arch::of_card(9, 0));
+        let gemm = gemm(DType::F16);
+        for [m, n, k] in [[4096, 4096, 4096], [1024, 768, 768], [128, 12288, 2048]] {
+            let mut slots = slots(&gemm, [m, n, k]);
+            let params = crate::spec::Template::params(&*gemm);
+            // lines along the reduction, as tensor maps want them
+            let mut at = 0;
+            for p in &params {
+                match p.name.as_str() {
+                    "b_s0" => slots[at] = 1,
+                    "b_s1" => slots[at] = k,
+                    _ => {}
+                }
+                at += p.kind.slots();
+            }
+            let args = Args::new(&params, &slots);
+            let spec = KernelSpec::exact(gemm.clone(), &args, &props);
+            let found = candidates(&spec, &args, false, &props);
+            let mut families: Vec<_> = found.iter().map(|c| family(&c.tile)).collect();
+            families.push(family(&spec.tile));
+            assert!(
+                families.iter().any(|(_, clusters)| *clusters),
+                "{families:?}"
+            );
+            for (i, family) in families.iter().enumerate() {
+                assert!(!families[..i].contains(family), "{families:?}");
+            }
+        }
     }
 
     #[test]
