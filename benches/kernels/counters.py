@@ -167,6 +167,8 @@ def main():
         for index, case in enumerate(time_kernels.TABLES[table].cases(args.size)):
             if args.only is None or any(text in case.name for text in args.only):
                 reading.case(table, index, case)
+    if not reading.rows:
+        sys.exit(f"no kernel was seen: either no case has that in its name, or {args.out / 'log.txt'} has the messages")
     print(markdown(HEAD, reading.rows), end="")
 
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bespoke::cache::CacheConfig;
+use bespoke::device::Arch;
 use bespoke::{ErrorKind, SessionOptions};
 
-use crate::rig::{card, load, run, run_many, service, strategy, within};
+use crate::rig::{card, card_for, load, run, run_many, service, strategy, within};
 use crate::standin::{report, script};
 
 /// Opening fails with words that name the cause and a remedy, and never ends on another device.
@@ -85,6 +86,29 @@ pub(crate) fn a_card_that_nobody_knows_is_named(_: &[String]) {
         .expect_err("nobody compiles for it");
     assert_eq!(error.kind(), ErrorKind::Compile, "{error}");
     assert!(error.to_string().contains("sm_137"), "{error}");
+}
+
+/// A card runs a session on kernels for an older card of its generation, if asked, and refuses any other with a remedy.
+pub(crate) fn a_card_is_asked_for_kernels_of_another(_: &[String]) {
+    let cache = crate::rig::folder();
+    script("arch=89");
+    let device = card_for(0, Some(Arch::sm(86))).expect("a card");
+    assert_eq!(device.target(), Some(Arch::sm(86)));
+    let service = service(CacheConfig::at(cache.path()));
+    let session = load(&device, &service, strategy("eager")).expect("a session");
+    run(&session, 8).expect("a run");
+    for other in [Arch::sm(80), Arch::sm(89)] {
+        card_for(0, Some(other)).expect("it runs these too");
+    }
+    for other in [Arch::sm(75), Arch::sm(90), Arch::of_card(9, 0)] {
+        let error = card_for(0, Some(other))
+            .map(|_| ())
+            .expect_err("no kernel of it runs");
+        assert_eq!(error.kind(), ErrorKind::NoDevice, "{error}");
+        for word in ["device 0", &other.to_string(), "sm_89", "ask for its own"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
 }
 
 /// Kernels of two architectures never meet: each card's are compiled, and found again, by themselves.

@@ -40,6 +40,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         a_driver_that_does_not_start_says_why,
         a_lost_device_says_why_and_stays_lost,
         a_card_that_nobody_knows_is_named,
+        a_card_is_asked_for_kernels_of_another,
         two_cards_have_kernels_of_their_own,
         too_little_memory_for_a_large_shape_leaves_the_small_ones,
         many_sessions_leave_nothing_behind,

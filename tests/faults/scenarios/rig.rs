@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bespoke::cache::CacheConfig;
-use bespoke::device::Device;
+use bespoke::device::{Arch, Device};
 use bespoke::{
     CompileService, DeviceChoice, Error, ServiceOptions, Session, SessionOptions, Tensor,
 };
@@ -71,11 +71,12 @@ pub(crate) fn folder() -> tempfile::TempDir {
 
 /// The card.
 pub(crate) fn card(ordinal: u32) -> Result<Arc<dyn Device>, Error> {
-    Ok(bespoke::open_device(DeviceChoice::Cuda {
-        ordinal,
-        target: None,
-    })?
-    .0)
+    card_for(ordinal, None)
+}
+
+/// The card, for kernels of this architecture.
+pub(crate) fn card_for(ordinal: u32, target: Option<Arch>) -> Result<Arc<dyn Device>, Error> {
+    Ok(bespoke::open_device(DeviceChoice::Cuda { ordinal, target })?.0)
 }
 
 /// A compile service with two workers and this cache.

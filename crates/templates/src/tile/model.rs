@@ -19,7 +19,8 @@ const SHARED_SHARE: f64 = 0.78 * 128.0 / 4096.0;
 /// The same where the copy engine brings them.
 const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
 /// Bytes a second that one multiprocessor asks for when all of them do and the level-2 cache has them, by the copy engine and
-/// by its threads. The former is what tiles of 64×96 to 128×256 were seen to get on one H200, 57 to 69 GB/s.
+/// by its threads. Of the former, tiles of 64×96 to 128×256 were seen to get 57 to 69 GB/s on one H200 and up to 83 on another; with
+/// less than this the largest, which their products bind, would be held to gain by clusters, and they do not.
 const MAPPED_RATE: f64 = 66e9;
 const COPIED_RATE: f64 = 62e9;
 /// The same by the copy engine, lines outside the matrix included, where most come out of memory: with one row of tiles, no
