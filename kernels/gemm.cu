@@ -6,8 +6,8 @@
 // that the operands of blocks that run together stay in the L2 cache.
 
 // An operand in global memory: ROWS rows (of b: columns) from `origin` on, steps of the reduction from `step` on. `aligned` says that
-// its address and the distances between matrices are multiples of a chunk.
-template <int ROWS, typename T, Known ORDER, Known ALIGNED> struct Matrix {
+// its address and the distances between matrices are multiples of a chunk, WHOLE that its lines are known to be.
+template <int ROWS, typename T, Known ORDER, Known ALIGNED, bool WHOLE> struct Matrix {
     static constexpr bool spread = false;
     static constexpr int N = Chunk<T>::N;
     static constexpr Known BY_ROW = ORDER, VECTOR = ALIGNED;
@@ -35,7 +35,8 @@ template <int ROWS, typename T, Known ORDER, Known ALIGNED> struct Matrix {
     }
     __device__ __forceinline__ const T* address(int i, bool by_row, int& bytes) const {
         const int left = (length - at) * (int)sizeof(T);
-        bytes = line + i * Share<ROWS, N>::apart(by_row) < lines && left > 0 ? (left < 16 ? left : 16) : 0;
+        const bool there = i * Share<ROWS, N>::apart(by_row) < lines - line && left > 0;
+        bytes = there ? (WHOLE || left > 16 ? 16 : left) : 0;
         return cursor + i * apart;
     }
     __device__ __forceinline__ void next() {
@@ -63,6 +64,10 @@ constexpr Known chunks(Known order, long long row, long long step, long long row
     const long long stride = order == YES ? step : row, line = order == YES ? row : step, length = order == YES ? k : rows;
     return stride == 1 && line % n == 0 && (ASYNC || length % n == 0) ? YES : OPEN;
 }
+// Whether lines are whole chunks of n elements.
+constexpr bool whole(Known order, long long rows, long long k, int n) {
+    return (order == YES ? k : order == NO ? rows : 1) % n == 0;
+}
 #define ORDER(v, ROWS, STEPS) order(ROWS##_DIVISOR(v), STEPS##_DIVISOR(v))
 #define CHUNKS(v, T, ROWS, STEPS, rows) \
     chunks(ORDER(v, ROWS, STEPS), ROWS##_DIVISOR(v), STEPS##_DIVISOR(v), rows##_DIVISOR, k_DIVISOR, Chunk<T>::N, \
@@ -83,6 +88,7 @@ struct Place {
     }
 };
 
+#define WHOLE_LINES(v, T, ROWS, STEPS, rows) whole(ORDER(v, ROWS, STEPS), rows##_DIVISOR, k_DIVISOR, Chunk<T>::N)
 #define ALIGNED(v) (BATCHES_DIVISIBLE(v, (16 / (int)sizeof(*v))) && ROW_DIVISOR(v) % (16 / (int)sizeof(*v)) == 0)
 
 KERNEL {
@@ -179,9 +185,9 @@ KERNEL {
                            b + BATCH_OFFSET(b) + column * COLUMN_STRIDE(b), COLUMN_STRIDE(b), n - column, k);
         finish(acc, memory, row, column, m - row, put);
 #else
-        Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m)> from_a(
+        Matrix<BM, A_TYPE, ORDER(a, ROW, COLUMN), CHUNKS(a, A_TYPE, ROW, COLUMN, m), WHOLE_LINES(a, A_TYPE, ROW, COLUMN, m)> from_a(
             a + BATCH_OFFSET(a), aligned_a, row, m, k, steps.first, ROW_STRIDE(a), COLUMN_STRIDE(a));
-        Matrix<BN, B_TYPE, ORDER(b, COLUMN, ROW), CHUNKS(b, B_TYPE, COLUMN, ROW, n)> from_b(
+        Matrix<BN, B_TYPE, ORDER(b, COLUMN, ROW), CHUNKS(b, B_TYPE, COLUMN, ROW, n), WHOLE_LINES(b, B_TYPE, COLUMN, ROW, n)> from_b(
             b + BATCH_OFFSET(b), aligned_b, column, n, k, steps.first, COLUMN_STRIDE(b), ROW_STRIDE(b));
 #if TENSOR_CORES
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};

@@ -133,7 +133,7 @@ template <typename T, Known ALIGNED> struct Windows {
         }
     }
     __device__ __forceinline__ const T* address(int i, bool, int& bytes) const {
-        bytes = (inside >> i & 1) * 16;
+        bytes = inside >> i & 1 ? 16 : 0;
         return base + offset[i] + ahead + walk.position.channel;
     }
     __device__ __forceinline__ void next() {

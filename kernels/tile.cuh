@@ -127,7 +127,7 @@ template <int ROWS, int N> struct Share {
     __device__ __forceinline__ int line_at(bool by_row, int origin, int step) const { return line + (by_row ? origin : step * BK); }
     __device__ __forceinline__ int at(bool by_row, int origin, int step) const { return chunk * N + (by_row ? step * BK : origin); }
     // how many lines apart this thread's chunks are, unless they are spread
-    __device__ __forceinline__ static int apart(bool by_row) { return THREADS * N / (by_row ? BK : ROWS); }
+    __device__ __forceinline__ static constexpr int apart(bool by_row) { return THREADS * N / (by_row ? BK : ROWS); }
 };
 
 // ---- what the finishers use: runs of elements in global memory ----

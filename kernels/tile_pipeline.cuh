@@ -3,8 +3,8 @@
 
 #if TENSOR_CORES && !STREAMED
 
-// Where a chunk of an operand of ROWS rows lies: the engine's choice.
-template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, int chunk);
+// Where a chunk of an operand of ROWS rows lies: the engine's choice, the same in every eight lines.
+template <int ROWS> __device__ __forceinline__ constexpr int slot(bool by_row, int line, int chunk);
 // Elements of a chunk: tf32 is multiplied out of operands that lie there as f32.
 constexpr int CHUNK = TF32 ? 4 : 8;
 
@@ -26,7 +26,7 @@ template <typename T, int ROWS> struct Side {
         }
     }
 #if ASYNC
-    // Begins to copy a step. With the order a constant, chunks are a constant distance apart in shared memory.
+    // Begins to copy a step. With the order a constant, chunks of whole eights of lines are a constant distance apart in shared memory.
     template <typename L> __device__ __forceinline__ static void copy(uint4* to, const L& from, int origin, int step) {
         decide<L::VECTOR>(from.vector, [&](auto vector) {
             if constexpr (!vector.value)
@@ -36,13 +36,17 @@ template <typename T, int ROWS> struct Side {
         });
     }
     template <bool BY_ROW, typename L> __device__ __forceinline__ static void copy_as(uint4* to, const L& from) {
+        constexpr int APART = Part::apart(BY_ROW);
+        const Part first(0, BY_ROW, false);
+        uint4* const to_first = to + slot<ROWS>(BY_ROW, first.line, first.chunk);
 #pragma unroll
         for (int i = 0; i < Part::COUNT; ++i) {
             const Part p(i, BY_ROW, false);
             if (!p.there) continue;
+            uint4* const at = APART % 8 == 0 ? to_first + i * slot<ROWS>(BY_ROW, APART, 0) : to + slot<ROWS>(BY_ROW, p.line, p.chunk);
             int bytes;
             const T* source = from.address(i, BY_ROW, bytes);
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + slot<ROWS>(BY_ROW, p.line, p.chunk))),
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(at)),
                          "l"(source), "r"(bytes)
                          : "memory");
         }

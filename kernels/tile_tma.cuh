@@ -101,12 +101,14 @@ struct Operands {
     // The warps that multiply.
     template <typename T, bool A_BY_ROW>
     __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 2], const uint4* memory, int steps) {
+        const unsigned int first = place(memory);
+        const int group = own_group();
         int before = 0;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
             ring.wait_full();
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            products<A_BY_ROW, true, T>(acc, memory + ring.stage * STAGE_CHUNKS);
+            products<A_BY_ROW, true, T>(acc, first + ring.stage * STAGE_CHUNKS, group);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             // the products of this step may be under way while those before are done
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");

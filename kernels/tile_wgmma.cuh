@@ -14,18 +14,24 @@ constexpr int GROUP_ROWS = BM / (COMPUTING / 128), STRIPS = GROUP_ROWS / 64, STR
 __device__ __forceinline__ int strip_row(int warp, int i) { return warp / 4 * GROUP_ROWS + i * 64 + warp % 4 * 16; }
 __device__ __forceinline__ int strip_column(int) { return 0; }
 
-template <int ROWS> __device__ __forceinline__ int slot(bool by_row, int line, int chunk) {
+template <int ROWS> __device__ __forceinline__ constexpr int slot(bool by_row, int line, int chunk) {
     const int exchanged = (chunk % 8) ^ (line % 8);
     return (by_row ? 0 : chunk / 8 * (BK * 8)) + line * 8 + exchanged;
 }
 
-// What wgmma is told of an operand in shared memory: where rows from `row` and steps from `k` on begin (in units of 16
-// bytes), how far apart panels are, that eight lines take 1,024 bytes, and the swizzle.
-template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(const uint4* from, int row, int k) {
-    const unsigned int at = shared_address(from) + (BY_ROW ? row * 128 + k * 2 : row / 64 * (BK * 128) + k * 128);
-    constexpr unsigned long long PANEL = BY_ROW ? 1 : BK * 128 / 16, EIGHT_LINES = 1024 / 16, SWIZZLE = 1ull << 62;
-    return SWIZZLE | EIGHT_LINES << 32 | PANEL << 16 | (at & 0x3ffff) / 16;
+// What wgmma is told of an operand in shared memory, in units of 16 bytes: where it begins, how far apart panels are, that eight
+// lines take 64, and the swizzle. Further on in an operand is a larger number: the beginning has the lowest bits.
+template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(unsigned int from) {
+    constexpr unsigned int PANEL = BY_ROW ? 1 : BK * 8, EIGHT_LINES = 64, SWIZZLE = 1u << 30;
+    return (unsigned long long)(SWIZZLE | EIGHT_LINES) << 32 | (PANEL << 16) + from;
 }
+// How much further on rows from `row` and steps from `k` on begin.
+template <bool BY_ROW> constexpr unsigned int further(int row, int k) { return BY_ROW ? row * 8 + k / 8 : row / 64 * (BK * 8) + k * 8; }
+
+// Where a stage begins, in these units. In a cluster an address also has the block's number.
+__device__ __forceinline__ unsigned int place(const uint4* stage) { return (shared_address(stage) & 0x3ffff) / 16; }
+// The group of four warps that this thread is in, said so that the compiler sees that all of a warp have the same.
+__device__ __forceinline__ int own_group() { return COMPUTING == 128 ? 0 : __shfl_sync(0xffffffffu, threadIdx.x / 128, 0); }
 
 // c += a·b on 64×N×BK, N by number of registers: the instruction has one name for each width. The products of all steps of a
 // stage are one statement, since each statement costs the compiler as much as it has operands.
@@ -63,17 +69,17 @@ template <bool BY_ROW> __device__ __forceinline__ unsigned long long descriptor(
 WIDTHS(f16, "f16")
 WIDTHS(bf16, "bf16")
 
-// The products of a step. The order of an operand is part of the instruction.
+// The products of a step, whose stage begins at `from`. The order of an operand is part of the instruction.
 template <bool A_BY_ROW, bool B_BY_ROW, typename T>
-__device__ __forceinline__ void products(float (&acc)[STRIPS][STRIP_COLUMNS / 2], const uint4* stage) {
-    const int group_row = threadIdx.x / 128 * GROUP_ROWS;
+__device__ __forceinline__ void products(float (&acc)[STRIPS][STRIP_COLUMNS / 2], unsigned int from, int group) {
+    const unsigned int rows = from + group * further<A_BY_ROW>(GROUP_ROWS, 0);
 #pragma unroll
     for (int i = 0; i < STRIPS; ++i) {
         unsigned long long a[BK / 16], b[BK / 16];
 #pragma unroll
         for (int k = 0; k < BK / 16; ++k) {
-            a[k] = descriptor<A_BY_ROW>(stage, group_row + i * 64, k * 16);
-            b[k] = descriptor<B_BY_ROW>(stage + B_AT, 0, k * 16);
+            a[k] = descriptor<A_BY_ROW>(rows + further<A_BY_ROW>(i * 64, k * 16));
+            b[k] = descriptor<B_BY_ROW>(from + B_AT + further<B_BY_ROW>(0, k * 16));
         }
         multiply<A_BY_ROW, B_BY_ROW>(acc[i], a, b, T());
     }
@@ -84,15 +90,16 @@ template <typename T, typename LA, typename LB>
 __device__ __forceinline__ void accumulate(float (&acc)[STRIPS][STRIP_COLUMNS / 2], uint4* memory, Steps steps, LA& from_a,
                                            LB& from_b, int row, int column) {
     constexpr int AHEAD = STAGES - 1 - IN_FLIGHT;
+    const int group = own_group();
     Pipeline<T, AHEAD, LA, LB> pipeline(memory, from_a, from_b, steps, row, column);
     // the first rounds only load
 #pragma unroll 1
     for (int step = steps.first - AHEAD; step < steps.end; ++step) {
         if (step >= steps.first) {
-            const uint4* stage = pipeline.ready();
+            const unsigned int stage = place(pipeline.ready());
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
             decide<LA::BY_ROW>(from_a.by_row, [&](auto a) {
-                decide<LB::BY_ROW>(from_b.by_row, [&](auto b) { products<decltype(a)::value, decltype(b)::value, T>(acc, stage); });
+                decide<LB::BY_ROW>(from_b.by_row, [&](auto b) { products<decltype(a)::value, decltype(b)::value, T>(acc, stage, group); });
             });
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         }

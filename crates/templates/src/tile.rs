@@ -146,7 +146,7 @@ pub(crate) fn tiles(
                 .filter(|_| own)
                 .chain(streamed.map(streamed_tile))
                 .chain(mma)
-                .filter(|t| moderate || t.get("BM") * t.get("BN") <= 128 * 128)
+                .filter(|t| moderate || sums(t) <= 64)
                 .collect()
         }
         Engine::Simt { accumulator } => SIMT_TILES
@@ -259,6 +259,11 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
     }
 }
 
+/// Sums of a thread of tensor cores.
+fn sums(tile: &Tile) -> i64 {
+    tile.get("BM") * tile.get("BN") * tile.get("WARPS_K").max(1) / tile.get("THREADS").max(1)
+}
+
 /// Blocks of a tile that fit on a multiprocessor.
 fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     // registers are shared out for so many
@@ -267,7 +272,7 @@ fn resident(engine: Engine, tile: &Tile, props: &DeviceProps) -> i64 {
     }
     let threads = tile.get("THREADS").max(1);
     // accumulators, fragments and addresses
-    let sums = tile.get("BM") * tile.get("BN") * tile.get("WARPS_K").max(1) / threads;
+    let sums = sums(tile);
     let sums = match engine {
         // two to a register
         Engine::TensorCores(Products::F16Sums) => sums / 2,

@@ -10,8 +10,26 @@ use super::{Attention, Problem};
 use crate::spec::Tile;
 use crate::tile::NEIGHBOUR_RATE;
 
-/// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`; seen on one H100.
-const MMA_SHARE: f64 = 0.45;
+/// Share of its rate that `mma.sync` gets of tensor cores that are made for `wgmma`: of an H200's, as others saw.
+const MMA_SHARE: f64 = 0.62;
+/// Shares of the rest that a warp gets with 16 rows, for which each fragment of keys is read for two instructions only, and with more;
+/// what exponentials take beside products, in their own time; what a step takes a block besides, and another block meanwhile, in
+/// seconds; and the same for a step's own chain, which other blocks fill, and in it for each score of a warp. These and the next are
+/// fitted to forty-five measurements on one H200 without its own instructions, heads of 40 to 128: rms 9 %. A block of four warps is
+/// slower than two of them by its chain alone.
+const FEW_ROWS: f64 = 0.45;
+const MORE_ROWS: f64 = 0.61;
+const EXPONENTIALS: f64 = 1.56;
+const MMA_STEP: f64 = 0.04e-6;
+const MMA_CHAIN: f64 = 0.9e-6;
+const MMA_SCORE: f64 = 4.0e-10;
+/// What passes until the first copy is there, and what a thread takes to ask for 16 bytes of it, in seconds; the latter is a guess.
+const FIRST_COPY: f64 = 0.8e-6;
+const ASKING: f64 = 5.0e-9;
+/// What a step takes more where the copies of two tiles are under way, and what it waits for if those of one are and no other block
+/// works meanwhile, in seconds.
+const STAGES_STEP: f64 = 0.04e-6;
+const ONE_STAGE: f64 = 0.2e-6;
 /// What a group of four warps does with a step of scores beside products, in exponentials' own time and in seconds, a mask's share of
 /// the former, and how much less of it is left to wait for if three groups take turns. These and the next constants are fitted to
 /// some forty measurements on one H100, heads of 40 to 160 and 77 to 4,352 keys; most of them within 6 %, the worst 15 %.
@@ -94,35 +112,26 @@ impl Attention {
             .max(1.0);
         let split = get("SPLIT").max(1.0);
         let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
-        // a warp of 16 rows reads each fragment of keys for two instructions only
-        let efficiency = if get("BM") / get("WARPS_M") > 16.0 {
-            0.7
-        } else {
-            0.5
+        let rows = match get("BM") / get("WARPS_M") > 16.0 {
+            true => MORE_ROWS,
+            false => FEW_ROWS,
         };
-        // few warps do not reach what the instruction can
-        let most = if props.arch.has_wgmma() {
-            MMA_SHARE
-        } else {
-            1.0
-        };
-        let busy = (together * warps / 8.0).min(most);
+        let hopper = props.arch.number == 90;
+        let efficiency = rows * if hopper { MMA_SHARE } else { 1.0 };
         let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
-        // exponentials come at a sixteenth of the rate of plain arithmetic; other warps hide some of them
-        let exponentials = 0.6 * bm * bn / (props.f32_rate / 16.0);
-        let work = together * steps * (products + exponentials) * multiprocessors / busy;
+        // exponentials come at a sixteenth of the rate of plain arithmetic
+        let exponentials = EXPONENTIALS * bm * bn / (props.f32_rate / 16.0);
+        let step = MMA_STEP + if stages > 1.0 { STAGES_STEP } else { 0.0 };
+        let work = together * steps * ((products + exponentials) * multiprocessors + step);
         // the level-2 cache gives some three times what memory gives; keys beyond the last one are not read
         let moved = (p.keys as f64 / split * (d + dv) as f64 + bm * d as f64) * 2.0;
         let traffic =
             together * (moved * multiprocessors / (3.0 * props.bandwidth)).max(moved / ONE_RATE);
-        // what one block waits for: the first copy, further ones that are not ahead of the work, and the chain from
-        // products over the softmax to products again
-        let chain = 0.9e-6 + bm * bn / warps * 4.0e-10;
-        let latency = if stages > 1.0 {
-            0.8e-6 + steps * chain.max(0.6e-6 / (stages - 1.0))
-        } else {
-            steps * (0.8e-6 + chain)
-        };
+        // what one block waits for: the first copy, and the chain from products over the softmax to products again
+        let chain = MMA_CHAIN + bm * bn / warps * MMA_SCORE;
+        let copies = if stages > 1.0 { 0.0 } else { ONE_STAGE };
+        let first = (bm * d as f64 + bn * (d + dv) as f64) * 2.0 / 16.0 / (warps * 32.0);
+        let latency = FIRST_COPY + first * ASKING + steps * chain + (steps - 1.0).max(0.0) * copies;
         let merge = match (get("WARPS_N") > 1.0, split > 1.0) {
             (_, true) => MEETING + together * bm * dv as f64 * 4.0 / NEIGHBOUR_RATE,
             (true, _) => 1.0e-6,
@@ -130,7 +139,9 @@ impl Attention {
         };
         // a multiprocessor begins a block as soon as another ends
         let rounds = (all / multiprocessors).ceil() / together;
-        rounds * (work.max(traffic).max(latency) + merge + 1.5e-6)
+        // where both are about as long, neither is hidden
+        let work = (work.powi(4) + latency.powi(4)).powf(0.25);
+        rounds * (work.max(traffic) + merge + 1.5e-6)
     }
 
     /// The same with `wgmma`: one group's exponentials are formed while another's products run.

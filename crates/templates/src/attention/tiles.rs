@@ -24,6 +24,8 @@ const TILES: &[[i64; 5]] = &[
     [64, 64, 4, 1, 1],
     [64, 32, 4, 1, 1],
     [128, 64, 8, 1, 1],
+    [128, 64, 4, 1, 1],
+    [128, 32, 4, 1, 1],
     [32, 64, 2, 2, 2],
     [32, 128, 2, 2, 2],
     [16, 64, 1, 4, 2],
@@ -216,7 +218,12 @@ impl Attention {
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let q = if rows * d / 8 <= 16 { d / 4 } else { 4 };
-        let mask = if self.mask.is_some() { 4 } else { 0 };
+        // where the next keys come while scores are looked at, addresses of both are held beside those of the mask
+        let mask = match (self.mask.is_some(), tile.get("STAGES"), rows) {
+            (false, ..) => 0,
+            (true, 1, 2..) => 20,
+            (true, ..) => 4,
+        };
         rows * (dv / 2 + keys / 2 + q + mask) + 56
     }
 

@@ -23,6 +23,8 @@ const SHARED_SHARE_OF_COPIES: f64 = 0.82 * 128.0 / 4096.0;
 /// less than this the largest, which their products bind, would be held to gain by clusters, and they do not.
 const MAPPED_RATE: f64 = 66e9;
 const COPIED_RATE: f64 = 62e9;
+/// The same by threads for `mma.sync`: pairs of 128×128 were seen to get 45 GB/s of an H200's, and it was not what bound them.
+const MMA_RATE: f64 = 50e9;
 /// The same by the copy engine, lines outside the matrix included, where most come out of memory: with one row of tiles, no
 /// other block has read them before.
 const COLD_RATE: f64 = 55e9;
@@ -32,6 +34,9 @@ const RING_STEP: f64 = 0.18e-6;
 /// What a kernel with tensor maps takes more in a chain of products of some microseconds each, in seconds. Its stages leave no
 /// room for a block of the next kernel, which is likely the reason.
 const MAPS: f64 = 1.6e-6;
+/// What a step takes more for `mma.sync` than its products, in seconds: to meet, and to begin again. Tiles with steps of 32 and of 64
+/// differed by so much on one H200, one block a multiprocessor or two.
+const MMA_STEP: f64 = 0.13e-6;
 /// What a step takes more for warpgroups that wait for each other, in seconds for the square of their number; another block
 /// on the multiprocessor works meanwhile.
 const MEETING_OF_GROUPS: f64 = 0.019e-6;
@@ -124,6 +129,8 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
         .max(1.0);
     let steps = ((p.k as f64 / bk).ceil() / split).ceil();
 
+    // whose tensor cores are made for wgmma
+    let hopper = props.arch.number == 90;
     // share of the peak that the inner loop reaches
     let (rate, share, element) = match engine {
         Engine::TensorCores(_) if tile.get("WGMMA") == 1 => {
@@ -137,8 +144,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
                 bn / tile.get("WARPS_N") as f64,
             );
             let reuse = wm * wn / (wm + wn) / 32.0;
-            // a guess: Hopper's tensor cores give mma.sync some two thirds of their rate
-            let peak = if props.arch.has_wgmma() { 0.6 } else { 0.9 };
+            let peak = if hopper { 0.45 } else { 0.9 };
             let busy = (together * warps / 8.0).min(1.0);
             let own = match products {
                 Products::PromotedSums => PROMOTED,
@@ -156,7 +162,12 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
             (props.f32_rate * 4.0 / size, share, size)
         }
     };
-    let arithmetic = together * 2.0 * bm * bn * bk * steps / (rate / multiprocessors * share);
+    let between = match engine {
+        Engine::TensorCores(_) if tile.get("WGMMA") == 0 => MMA_STEP,
+        _ => 0.0,
+    };
+    let step = together * 2.0 * bm * bn * bk / (rate / multiprocessors * share);
+    let arithmetic = steps * (step + between);
     // rows and columns outside the matrix are not read
     let lines = bm.min(p.m as f64) + bn.min(p.n as f64);
     let loaded = tile.get("WGMMA") == 1 && !tma && !p.gathered && p.m > COLD_ROWS;
@@ -185,7 +196,11 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
         };
         together * steps * (shared + meeting).max(copies)
     } else {
-        together * lines * bk * steps * element / L2_RATE
+        let rate = match engine {
+            Engine::TensorCores(_) if hopper => MMA_RATE,
+            _ => L2_RATE,
+        };
+        together * lines * bk * steps * element / rate
     };
     let ahead = (tile.get("STAGES") - 1 - tile.get("IN_FLIGHT")).max(1) as f64;
     let latency = steps * if loaded { LOADED_LATENCY } else { LATENCY } / ahead;

@@ -36,6 +36,10 @@ pub(super) const MMA_TILES: &[[i64; 7]] = &[
     [64, 32, 128, 2, 1, 4, 5],
     [64, 64, 128, 2, 2, 2, 4],
     [128, 64, 64, 4, 2, 1, 6],
+    [128, 128, 64, 2, 2, 1, 3],
+    [128, 128, 32, 2, 2, 1, 3],
+    [128, 256, 64, 2, 4, 1, 3],
+    [256, 128, 64, 4, 2, 1, 3],
 ];
 
 /// `wgmma`: BM, BN, warpgroups, stages, steps whose products are still under way when the next begins, blocks of a
