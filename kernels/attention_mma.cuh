@@ -8,6 +8,9 @@
 
 // fragments of q that are few enough stay in registers
 constexpr bool KEEP_Q = RM * QC <= 16;
+// copies that are over when they return take registers, which there are no more of beside scores
+constexpr bool AT_ONCE = __CUDA_ARCH__ < 800;
+static_assert(!AT_ONCE || STAGES == 1, "nothing is on its way");
 // copies of k and v that may still be under way when the next one that is needed must be there
 constexpr int LATER = STAGES > 1 ? 2 * STAGES - 3 : 0;
 
@@ -86,7 +89,7 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         wait<LATER>();
         __syncthreads();
         if (STAGES > 1 && step < steps) copy_v(step);
-        if (STAGES == 1 && step + 1 < steps) copy_k(step + 1);
+        if (STAGES == 1 && !AT_ONCE && step + 1 < steps) copy_k(step + 1);
         commit();
         if (STAGES == 1) weigh();
         if (tile >= 0) {
@@ -108,6 +111,7 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
                 }
             }
         }
+        if (AT_ONCE && step + 1 < steps) copy_k(step + 1);
     }
 }
 

@@ -218,11 +218,11 @@ impl Attention {
         let rows = tile.get("BM") / tile.get("WARPS_M").max(1) / 16;
         let keys = tile.get("BN") / tile.get("WARPS_N").max(1);
         let q = if rows * d / 8 <= 16 { d / 4 } else { 4 };
-        // where the next keys come while scores are looked at, addresses of both are held beside those of the mask
-        let mask = match (self.mask.is_some(), tile.get("STAGES"), rows) {
-            (false, ..) => 0,
-            (true, 1, 2..) => 20,
-            (true, ..) => 4,
+        // addresses of its rows, and of keys that come meanwhile
+        let mask = match (self.mask.is_some(), rows) {
+            (false, _) => 0,
+            (true, 1) => 4,
+            (true, _) => 20,
         };
         rows * (dv / 2 + keys / 2 + q + mask) + 56
     }

@@ -194,22 +194,59 @@ fn attention_under_a_mask() {
         fill: 0.0,
         undefined_as_zero: true,
     });
+    for [sequences, length] in [[32, 384], [8, 128]] {
+        let value = |name: &str| {
+            Some(match name {
+                "d0" => sequences,
+                "d1" => 12,
+                "g" => 1,
+                "m" | "n" | "e0_s3" => length,
+                "e0_s0" => length * length,
+                "q_s0" | "k_s0" | "v_s0" => length * 2304,
+                "y_s0" => length * 768,
+                "q_s3" | "k_s2" | "v_s2" => 2304,
+                "y_s3" => 768,
+                "q_s1" | "q_s2" | "k_s1" | "v_s1" | "y_s1" | "y_s2" => 64,
+                "q_s4" | "k_s3" | "v_s3" | "e0_s4" | "y_s4" => 1,
+                _ => return None,
+            })
+        };
+        let asked = |t: &Tile| t.get("WGMMA") == 0 && t.get("BM") == 128;
+        tiles_of_a_model(
+            "attention_under_a_mask",
+            attention.clone(),
+            value,
+            ARCHS,
+            asked,
+        );
+    }
+}
+
+/// Few rows of a large head where copies pass through registers.
+#[test]
+fn decoding_without_copies_in_the_background() {
+    let attention = Arc::new(Attention {
+        batch: 1,
+        dtype: DType::F16,
+        size: 128,
+        value_size: 128,
+        scale: 0.088,
+        mask: None,
+        fill: 0.0,
+        undefined_as_zero: false,
+    });
     let value = |name: &str| {
         Some(match name {
-            "d0" => 32,
-            "d1" => 12,
-            "g" => 1,
-            "m" | "n" | "e0_s3" => 384,
-            "e0_s0" => 384 * 384,
-            "q_s0" | "k_s0" | "v_s0" => 384 * 2304,
-            "y_s0" => 384 * 768,
-            "q_s3" | "k_s2" | "v_s2" => 2304,
-            "y_s3" => 768,
-            "q_s1" | "q_s2" | "k_s1" | "v_s1" | "y_s1" | "y_s2" => 64,
-            "q_s4" | "k_s3" | "v_s3" | "e0_s4" | "y_s4" => 1,
+            "d0" => 64,
+            "g" => 2,
+            "n" => 1001,
+            "q_s0" | "y_s0" => 256,
+            "k_s0" | "v_s0" => 1001 * 128,
+            "q_s1" | "y_s1" | "k_s1" | "v_s1" => 128,
+            "m" | "q_s3" | "y_s3" | "k_s2" | "v_s2" => 1,
             _ => return None,
         })
     };
-    let asked = |t: &Tile| t.get("WGMMA") == 0 && t.get("BM") == 128;
-    tiles_of_a_model("attention_under_a_mask", attention, value, ARCHS, asked);
+    let asked = |t: &Tile| t.get("BM") == 16;
+    tiles_of_a_model("decoding", attention, value, &["sm_75"], asked);
 }
