@@ -2,21 +2,25 @@
 //!
 //! Extents come from three places, which must agree: files (`--input`), shapes (`--shapes`) and dims (`--dims`). What one
 //! of them says about a symbol holds for every input that mentions it. A symbol about which none says anything is an
-//! error that names it; nothing is guessed.
+//! error that names it; nothing is guessed. [`Extents`] keeps the books of that.
 //!
 //! Inputs that are not given are filled as `content` says; elements that the model uses as extents hold those extents.
+
+mod extents;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bespoke::ir::{Constant, Graph, SymInt, SymbolOrigin, SymbolTable, TensorType, ValueId};
+use bespoke::ir::{Constant, Graph, SymbolOrigin, SymbolTable, TensorType, ValueId};
 use bespoke::onnx::error::nearest;
 
 use crate::content::{Content, fill};
 use crate::failure::Failure;
 use crate::npy;
 use crate::shapes::{Dims, Shapes};
+
+pub(crate) use self::extents::Extents;
 
 /// One `NAME=FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,158 +90,6 @@ pub(crate) struct Wanted {
     pub(crate) seed: u64,
     /// Who gives the shapes, if not `--shapes`.
     pub(crate) shapes_by: Option<&'static str>,
-}
-
-/// Extents of the symbols, with who gave each.
-#[derive(Debug)]
-pub(crate) struct Extents<'a> {
-    symbols: &'a SymbolTable,
-    values: Vec<Option<(i64, String)>>,
-    /// The extent of every other symbol.
-    rest: Option<i64>,
-}
-
-impl<'a> Extents<'a> {
-    /// The extents that `--dims` gives.
-    ///
-    /// # Errors
-    ///
-    /// A symbol that the model has not.
-    pub(crate) fn new(symbols: &'a SymbolTable, dims: &Dims) -> Result<Extents<'a>, Failure> {
-        let mut extents = Extents {
-            symbols,
-            values: vec![None; symbols.len()],
-            rest: None,
-        };
-        for (name, value) in &dims.0 {
-            if name == "*" {
-                extents.rest = Some(*value);
-                continue;
-            }
-            let Some(id) = symbols.find(name) else {
-                let known: Vec<&str> = symbols.iter().map(|(_, s)| s.name.as_str()).collect();
-                let help = match nearest(name, known.iter().copied()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None if known.is_empty() => {
-                        "all its extents are fixed; leave --dims away".into()
-                    }
-                    None => format!("its symbols are {}", known.join(", ")),
-                };
-                return Err(Failure::usage(
-                    format!("--dims: the model has no symbol `{name}`"),
-                    help,
-                ));
-            };
-            extents.set(id.index(), *value, "--dims".into())?;
-        }
-        Ok(extents)
-    }
-
-    fn set(&mut self, at: usize, value: i64, by: String) -> Result<(), Failure> {
-        match &self.values[at] {
-            Some((known, earlier)) if *known != value => {
-                let name = self
-                    .symbols
-                    .iter()
-                    .nth(at)
-                    .map_or("", |(_, s)| s.name.as_str());
-                Err(Failure::usage(
-                    format!("the symbol `{name}` is {known} by {earlier} and {value} by {by}"),
-                    "give it one extent",
-                ))
-            }
-            _ => {
-                self.values[at] = Some((value, by));
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes over the extents that somebody gives an input.
-    fn learn(&mut self, port: &Port<'_>, dims: &[i64], by: &str) -> Result<(), Failure> {
-        let takes = || format!("the model takes {}", port.ty.display(self.symbols));
-        if dims.len() != port.ty.rank() {
-            let message = format!(
-                "input `{}` has rank {} by {by}, {}",
-                port.name,
-                dims.len(),
-                takes()
-            );
-            return Err(Failure::usage(
-                message,
-                format!("give it {} extents", port.ty.rank()),
-            ));
-        }
-        for (axis, (&value, want)) in dims.iter().zip(&port.ty.dims).enumerate() {
-            if let Some(fixed) = want.as_const().filter(|&fixed| fixed != value) {
-                let message = format!(
-                    "input `{}`: axis {axis} has extent {value} by {by}, {}",
-                    port.name,
-                    takes()
-                );
-                return Err(Failure::usage(
-                    message,
-                    format!("the model fixes this extent to {fixed}"),
-                ));
-            }
-            if let Some(symbol) = want.as_symbol() {
-                self.set(
-                    symbol.index(),
-                    value,
-                    format!("{by} (input `{}`)", port.name),
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The value of an expression; `Err` lists the symbols that are not given.
-    fn value(&self, expr: &SymInt) -> Result<i64, Vec<String>> {
-        let missing: Vec<String> = expr
-            .symbols()
-            .into_iter()
-            .filter(|id| self.values[id.index()].is_none() && self.rest.is_none())
-            .filter_map(|id| self.symbols.get(id).map(|s| s.name.clone()))
-            .collect();
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        expr.eval(&self.all())
-            .map_err(|error| vec![format!("({error})")])
-    }
-
-    fn all(&self) -> Vec<i64> {
-        let rest = self.rest.unwrap_or(0);
-        self.values
-            .iter()
-            .map(|v| v.as_ref().map_or(rest, |(value, _)| *value))
-            .collect()
-    }
-
-    /// Values of all symbols, or the names of those that are not given. Values that a kernel computes take their bound.
-    pub(crate) fn complete(&self) -> Result<Vec<i64>, Vec<String>> {
-        let device = |o: &SymbolOrigin| matches!(o, SymbolOrigin::DeviceValue { .. });
-        let missing: Vec<String> = self
-            .symbols
-            .iter()
-            .filter(|(id, s)| {
-                self.values[id.index()].is_none() && self.rest.is_none() && !device(&s.origin)
-            })
-            .map(|(_, s)| s.name.clone())
-            .collect();
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        let mut values = self.all();
-        for (id, symbol) in self.symbols.iter() {
-            if let (SymbolOrigin::DeviceValue { bound }, None) =
-                (&symbol.origin, &self.values[id.index()])
-            {
-                values[id.index()] = bound.eval(&values).unwrap_or(0);
-            }
-        }
-        Ok(values)
-    }
 }
 
 /// Reads a tensor file by its ending.
@@ -447,13 +299,7 @@ fn feeds(symbols: &SymbolTable, extents: &Extents<'_>, at: usize) -> Vec<(usize,
         }
         _ => None,
     };
-    let value = |index: usize| {
-        extents.values[index]
-            .as_ref()
-            .map(|v| v.0)
-            .or(extents.rest)
-            .unwrap_or(1)
-    };
+    let value = |index: usize| extents.of(index).unwrap_or(1);
     symbols
         .iter()
         .filter_map(|(id, s)| Some((element(&s.origin)?, value(id.index()))))
@@ -465,8 +311,8 @@ mod tests {
     use super::*;
     use crate::elements::floats;
     use bespoke::ErrorKind;
-    use bespoke::ir::DType;
     use bespoke::ir::sym::Symbol;
+    use bespoke::ir::{DType, SymInt};
 
     /// `x: f32[N,3,W]`, `y: i64[N]`, `sizes: i64[2]` whose elements are symbols.
     fn model() -> (SymbolTable, Vec<(&'static str, TensorType)>) {

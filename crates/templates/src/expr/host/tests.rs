@@ -5,6 +5,7 @@ use bespoke_reference::Number;
 use proptest::prelude::*;
 
 use super::*;
+use crate::expr::lanes::View;
 use crate::view::Strided;
 
 /// A random expression over two operands of a type: each choice picks an instruction and its registers.
