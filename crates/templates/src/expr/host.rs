@@ -183,7 +183,7 @@ impl<'p> Evaluator<'p> {
     /// `inputs` has one lane an operand, of its type or of the type that it is computed with. `position` is the position of lane 0 and `axis` the axis along
     /// which lanes run, for expressions that read coordinates. `out` has the type of the result or the one it is computed
     /// with. Lanes must lie within
-    /// their memory (see [`View`]).
+    /// their memory (see [`View`](super::lanes::View)).
     pub fn run(
         &mut self,
         inputs: &[Lane<'_>],
