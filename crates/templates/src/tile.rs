@@ -18,8 +18,8 @@ use bespoke_ir::expr::Expr;
 pub(crate) use self::model::{NEIGHBOUR_RATE, seconds};
 
 use self::tables::{
-    CLUSTERS, LARGE_TILES, MMA_TILES, SIMT_TILES, STREAMED_TILES, TMA_TILES, WGMMA_TILES, mma_tile,
-    simt_tile, streamed_tile, tma_tile, wgmma_tile,
+    CLUSTERS, LARGE_MMA_TILES, LARGE_TILES, MMA_TILES, SIMT_TILES, STREAMED_TILES, TMA_TILES,
+    WGMMA_TILES, mma_tile, simt_tile, streamed_tile, tma_tile, wgmma_tile,
 };
 
 use crate::arithmetic::Products;
@@ -132,7 +132,9 @@ pub(crate) fn tiles(
             let wgmma = WGMMA_TILES.iter().chain(large).map(wgmma_tile);
             let mapped = operands == Operands::Mapped && problem.is_some();
             let tma = TMA_TILES.iter().filter(|_| mapped).map(tma_tile);
-            let mma = MMA_TILES.iter().map(|row| mma_tile(row, products, props));
+            let large = LARGE_MMA_TILES.iter().filter(|_| plain);
+            let mma = MMA_TILES.iter().chain(large);
+            let mma = mma.map(|row| mma_tile(row, products, props));
             let exact = products == Products::Exact;
             // registers for what is copied, or for two sums of each result
             let moderate = props.arch.has_cp_async() && products != Products::PromotedSums;

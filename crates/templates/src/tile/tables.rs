@@ -38,9 +38,10 @@ pub(super) const MMA_TILES: &[[i64; 7]] = &[
     [128, 64, 64, 4, 2, 1, 6],
     [128, 128, 64, 2, 2, 1, 3],
     [128, 128, 32, 2, 2, 1, 3],
-    [128, 256, 64, 2, 4, 1, 3],
-    [256, 128, 64, 4, 2, 1, 3],
 ];
+/// The same with hardly a register left for anything but sums and copies: they do not spill where operands are plain matrices.
+pub(super) const LARGE_MMA_TILES: &[[i64; 7]] =
+    &[[128, 256, 64, 2, 4, 1, 3], [256, 128, 64, 4, 2, 1, 3]];
 
 /// `wgmma`: BM, BN, warpgroups, stages, steps whose products are still under way when the next begins, blocks of a
 /// multiprocessor. Where there are several, one multiplies while another writes its results.
