@@ -66,9 +66,15 @@ impl Arch {
         matches!(self.number, 75 | 86 | 89 | 120..)
     }
 
+    /// Whether this is Hopper, with or without the instructions that are its own. Its tensor cores are made for `wgmma`, and give
+    /// `mma.sync` a part of their rate only.
+    pub fn is_hopper(self) -> bool {
+        self.number == 90
+    }
+
     /// `wgmma`, the matrix instructions of Hopper alone.
     pub fn has_wgmma(self) -> bool {
-        self.number == 90 && self.specific
+        self.is_hopper() && self.specific
     }
 
     /// Blocks in clusters, which read each other's shared memory.

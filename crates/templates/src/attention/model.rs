@@ -112,12 +112,16 @@ impl Attention {
             .max(1.0);
         let split = get("SPLIT").max(1.0);
         let steps = ((p.keys.max(0) as f64 / bn).ceil() / split).ceil();
-        let rows = match get("BM") / get("WARPS_M") > 16.0 {
+        let share = match get("BM") / get("WARPS_M") > 16.0 {
             true => MORE_ROWS,
             false => FEW_ROWS,
         };
-        let hopper = props.arch.number == 90;
-        let efficiency = rows * if hopper { MMA_SHARE } else { 1.0 };
+        let efficiency = share
+            * if props.arch.is_hopper() {
+                MMA_SHARE
+            } else {
+                1.0
+            };
         let products = 2.0 * bm * bn * (d + dv) as f64 / (props.f16_rate * efficiency);
         // exponentials come at a sixteenth of the rate of plain arithmetic
         let exponentials = EXPONENTIALS * bm * bn / (props.f32_rate / 16.0);
