@@ -59,7 +59,8 @@ KERNEL {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int warp_row = warp / WARPS_N * WARP_ROWS, warp_column = warp % WARPS_N * WARP_COLUMNS;
     const int rows = g * m, tiles_n = ceil_div(n, BN);
-    const long long tiles_m = ceil_div(rows, BM), all = BATCHES * tiles_m;
+    // a tile has results of a kilobyte and more, or of a whole row, so that 32 bits count them
+    const int tiles_m = ceil_div(rows, BM), all = (int)(BATCHES * tiles_m);
     // of the tiles of keys, this block has every SPLIT-th from its place in the cluster on
     const int place = blockIdx.x % SPLIT;
     const int steps = tiles_n > place ? ceil_div(tiles_n - place, SPLIT) : 0;
@@ -82,8 +83,8 @@ KERNEL {
         if (threadIdx.x < COMPUTING + 32) {
             acquire_map(k_map);
             acquire_map(v_map);
-            for (long long item = blockIdx.x; item < all; item += gridDim.x) {
-                long long batch = item / tiles_m;
+            for (int item = blockIdx.x; item < all; item += gridDim.x) {
+                int batch = item / tiles_m;
                 DECODE_BATCH(batch)
                 const int at[3] = BATCH_PLACE;
                 // in the order in which they are needed
@@ -98,10 +99,10 @@ KERNEL {
     }
     take_registers<FEW>();
     const Turns turns;
-    uint4* const group_q = shared_q + threadIdx.x / 128 * (64 * LINE_QC);
-    auto copy_q = [&](long long item) {
-        long long batch = item / tiles_m;
-        const int first = (int)(item - batch * tiles_m) * BM + threadIdx.x / 128 * 64;
+    const unsigned int group_q = shared_address(shared_q + threadIdx.x / 128 * (64 * LINE_QC));
+    auto copy_q = [&](int item) {
+        int batch = item / tiles_m;
+        const int first = (item - batch * tiles_m) * BM + threadIdx.x / 128 * 64;
         DECODE_BATCH(batch)
         const T* const q_base = q + BATCH_OFFSET(q);
         copy_rows(group_q, q_base, ROW_OF(q));
@@ -109,9 +110,9 @@ KERNEL {
     if (blockIdx.x < all) copy_q(blockIdx.x);
 #endif
 
-    for (long long item = blockIdx.x / SPLIT; item < all; item += gridDim.x / SPLIT) {
-        long long batch = item / tiles_m;
-        const int first = (int)(item - batch * tiles_m) * BM;
+    for (int item = blockIdx.x / SPLIT; item < all; item += gridDim.x / SPLIT) {
+        int batch = item / tiles_m;
+        const int first = (item - batch * tiles_m) * BM;
         DECODE_BATCH(batch)
         T* const y_base = y + BATCH_OFFSET(y);
 #if WGMMA

@@ -173,10 +173,11 @@ __device__ __forceinline__ float masked(float score, const E_TYPE* e) {
 
 // A strip of scores becomes exponentials relative to a score of their rows: the largest so far, or one that is not much less, so
 // that no exponential is more than 2^SLACK and what was summed before seldom needs to be corrected. (Numbers of 16 bits are as
-// fine there as below 1.) Says whether that is so in any row of the warp: by `shrink`, of row l/4 + 8·h. Before the first tile
-// there is nothing.
+// fine there as below 1.) Before the first tile there is nothing.
 constexpr float SLACK = 6;
-__device__ __forceinline__ bool exponentials(float (&s)[CN][4], float (&top)[2], float (&sum)[2], bool first, float (&shrink)[2]) {
+
+// The largest scores of the rows l/4 and l/4 + 8 that a lane has.
+__device__ __forceinline__ float2 highest(const float (&s)[CN][4]) {
     // several chains, none of which waits for another
     float best[4];
 #pragma unroll
@@ -185,11 +186,15 @@ __device__ __forceinline__ bool exponentials(float (&s)[CN][4], float (&top)[2],
 #pragma unroll
         for (int j = 1; j < CN; ++j) best[e] = fmaxf(best[e], s[j][e]);
     }
+    return make_float2(fmaxf(best[0], best[1]), fmaxf(best[2], best[3]));
+}
+// What exponents are relative to from now on, and with them the sums. Says whether that has changed in any row of the warp: by
+// `shrink`, of row l/4 + 8·h.
+__device__ __forceinline__ bool raise(float2 best, float (&top)[2], float (&sum)[2], bool first, float (&shrink)[2], float (&base)[2]) {
     bool shrunk = false;
-    float base[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-        float now = fmaxf(best[2 * h], best[2 * h + 1]);
+        float now = h ? best.y : best.x;
         now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
         now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2));
         if (!first) {
@@ -200,19 +205,29 @@ __device__ __forceinline__ bool exponentials(float (&s)[CN][4], float (&top)[2],
         }
         top[h] = now;
         base[h] = base_of(now) * FACTOR;
+        sum[h] = first ? 0.0f : sum[h] * shrink[h];
     }
-    float part[4] = {};
-#pragma unroll
-    for (int j = 0; j < CN; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            s[j][e] = power_of_two(LATE ? fmaf(s[j][e], FACTOR, -base[e / 2]) : s[j][e] - base[e / 2]);
-            part[e] += s[j][e];
-        }
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sum[h] = (first ? 0.0f : sum[h] * shrink[h]) + (part[2 * h] + part[2 * h + 1]);
     return !first && __any_sync(0xffffffffu, shrunk);
+}
+__device__ __forceinline__ void weigh(float (&s)[4], const float (&base)[2], float (&part)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        s[e] = power_of_two(LATE ? fmaf(s[e], FACTOR, -base[e / 2]) : s[e] - base[e / 2]);
+        part[e] += s[e];
+    }
+}
+__device__ __forceinline__ void add(float (&sum)[2], const float (&part)[4]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum[h] += part[2 * h] + part[2 * h + 1];
+}
+// All of that at once.
+__device__ __forceinline__ bool exponentials(float (&s)[CN][4], float (&top)[2], float (&sum)[2], bool first, float (&shrink)[2]) {
+    float base[2], part[4] = {};
+    const bool shrunk = raise(highest(s), top, sum, first, shrink, base);
+#pragma unroll
+    for (int j = 0; j < CN; ++j) weigh(s[j], base, part);
+    add(sum, part);
+    return shrunk;
 }
 // Sums of a strip become relative to another score.
 __device__ __forceinline__ void correct(float (&o)[VC][4], const float (&shrink)[2]) {

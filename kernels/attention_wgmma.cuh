@@ -22,7 +22,7 @@ constexpr int GROUPS = COMPUTING / 128;
 
 // A group copies its rows of q, zeros beyond; the copies are under way when this returns. `from(line, there)` is where a row
 // begins and whether there is one; `any` is an address that may be read.
-template <typename F> __device__ __forceinline__ void copy_rows(uint4* to, const T* any, F from) {
+template <typename F> __device__ __forceinline__ void copy_rows(unsigned int to, const T* any, F from) {
     const int chunk = threadIdx.x % 8;
 #pragma unroll 1
     for (int line = threadIdx.x % 128 / 8; line < 64; line += 16) {
@@ -31,7 +31,7 @@ template <typename F> __device__ __forceinline__ void copy_rows(uint4* to, const
 #pragma unroll
         for (int panel = 0; panel < (QC + 7) / 8; ++panel) {
             const bool inside = there && panel * 8 + chunk < D / 8;
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + panel * (64 * 8) + swizzled<8>(line, chunk))),
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + (panel * (64 * 8) + swizzled<8>(line, chunk)) * 16),
                          "l"(inside ? p + (panel * 8 + chunk) * 8 : any), "r"(inside ? 16 : 0)
                          : "memory");
         }
@@ -42,10 +42,12 @@ template <typename F> __device__ __forceinline__ void copy_rows(uint4* to, const
 // What wgmma is told of an operand in shared memory, in units of 16 bytes: where it begins, how far apart panels are (which
 // it asks of turned operands only), how far eight lines, and the swizzle. Further on in the operand is a larger number: the
 // beginning has the lowest bits.
-__device__ __forceinline__ unsigned long long descriptor(const uint4* from, int panels_apart) {
-    constexpr unsigned long long SWIZZLE = 1, EIGHT_LINES = 64;
-    return SWIZZLE << 62 | EIGHT_LINES << 32 | (unsigned long long)panels_apart << 16 | (shared_address(from) & 0x3ffff) / 16;
+__device__ __forceinline__ unsigned long long descriptor(unsigned int from, unsigned int panels_apart) {
+    constexpr unsigned int SWIZZLE = 1u << 30, EIGHT_LINES = 64;
+    return (unsigned long long)(SWIZZLE | EIGHT_LINES) << 32 | (panels_apart << 16) + from;
 }
+// An address in these units.
+__device__ __forceinline__ unsigned int place(unsigned int address) { return (address & 0x3ffff) / 16; }
 
 // Operands of the statements below: five others, and the sums, tile by tile of eight columns, so that their numbers are the same
 // for each width. What comes before would be inputs, but those are numbered behind all that is written, so it poses as such.
@@ -104,6 +106,9 @@ __device__ __forceinline__ unsigned long long descriptor(const uint4* from, int 
 #define SUMS(n, c) PASTED(SUMS_, n)(c)
 #define QUOTED(n) #n
 #define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" QUOTED(n) "k16.f32." T_NAME "." T_NAME " {" REGISTERS(n) "}, "
+
+// A condition that is known when a kernel is compiled, as an argument.
+template <bool V> struct Bool { static constexpr bool value = V; };
 
 // s = q·k, or s += q·k, of 16 steps.
 __device__ __forceinline__ void add_scores(float (&s)[CN][4], unsigned long long q, unsigned long long k, int add) {
@@ -179,82 +184,83 @@ template <int C> __device__ __forceinline__ void bring(Ring& ring, const uint4* 
 // Adds the products of all tiles of keys to `o`. `look` is for what is known of a tile before its scores are, `see` for these;
 // `ahead` is done when q is needed no longer.
 template <typename L, typename S, typename A>
-__device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2], float (&sum)[RM][2], const uint4* group_q,
+__device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2], float (&sum)[RM][2], unsigned int group_q,
                                      const uint4* shared_k, const uint4* shared_v, Ring& keys, Ring& values, const Turns& turns,
                                      int steps, L look, S see, A ahead) {
     if (steps == 0) return;
-    const unsigned long long from_q = descriptor(group_q, 1), from_k = descriptor(shared_k, 1), from_v = descriptor(shared_v, BN * 8);
+    // said so that the compiler sees that all lanes have the same
+    const unsigned int from_q = __shfl_sync(0xffffffffu, place(group_q), 0);
+    const unsigned int from_k = place(shared_address(shared_k)), from_v = place(shared_address(shared_v));
     float s[RM][CN][4];
     auto multiply_keys = [&] {
-        const unsigned long long k = from_k + keys.stage * K_CHUNKS;
+        const unsigned int k = from_k + keys.stage * K_CHUNKS;
 #pragma unroll
-        for (int c = 0; c < QC; c += 2) add_scores(s[0], from_q + c / 8 * (64 * 8) + c % 8, k + c / 8 * (BN * 8) + c % 8, c);
+        for (int c = 0; c < QC; c += 2)
+            add_scores(s[0], descriptor(from_q + c / 8 * (64 * 8) + c % 8, 1), descriptor(k + c / 8 * (BN * 8) + c % 8, 1), c);
         end_products();
     };
     unsigned int p[CN / 2][4];
     auto multiply_values = [&] {
-        const unsigned long long v = from_v + values.stage * V_CHUNKS;
+        const unsigned int v = from_v + values.stage * V_CHUNKS;
 #pragma unroll
-        for (int i = 0; i < CN / 2; ++i) add_values(o[0], p[i], v + i * (16 * 8));
-        end_products();
+        for (int i = 0; i < CN / 2; ++i) add_values(o[0], p[i], descriptor(v + i * (16 * 8), BN * 8));
     };
-    float shrink[2];
-    bool shrunk;
-    auto weigh = [&](int tile) {
-        see(s, tile);
-        shrunk = exponentials(s[0], top[0], sum[0], tile == 0, shrink);
-    };
-    auto pack_all = [&] {
-#pragma unroll
-        for (int j = 0; j < CN; j += 2) {
-            // not before this point: values may have been under way with what was packed before
-            asm volatile("" : "+f"(s[0][j][0]), "+f"(s[0][j][1]), "+f"(s[0][j][2]), "+f"(s[0][j][3]));
-            asm volatile("" : "+f"(s[0][j + 1][0]), "+f"(s[0][j + 1][1]), "+f"(s[0][j + 1][2]), "+f"(s[0][j + 1][3]));
-            pack(p[j / 2], s[0][j], s[0][j + 1]);
-        }
+    auto pack_at = [&](int j) {
+        // not before this point: values may have been under way with what was packed before
+        asm volatile("" : "+f"(s[0][j][0]), "+f"(s[0][j][1]), "+f"(s[0][j][2]), "+f"(s[0][j][3]));
+        asm volatile("" : "+f"(s[0][j + 1][0]), "+f"(s[0][j + 1][1]), "+f"(s[0][j + 1][2]), "+f"(s[0][j + 1][3]));
+        pack(p[j / 2], s[0][j], s[0][j + 1]);
     };
     auto leave = [](Ring& ring) {
         ring.release(ring.stage);
         ring.next();
     };
-
-    keys.wait_full();
-    turns.wait();
-    begin_products();
-    multiply_keys();
-    // behind the scores there is nothing yet
-    end_products();
-    turns.pass();
-    look(0);
-    finish_scores(s[0]);
-    leave(keys);
-    if (steps == 1) ahead();
-    weigh(0);
-    pack_all();
-
-#pragma unroll 1
-    for (int tile = 1; tile < steps; ++tile) {
-        values.wait_full();
+    // A tile of keys, whose values are multiplied with the next one: those of the tile before are, unless it is the first.
+    auto advance = [&](int tile, auto is_first) {
+        constexpr bool FIRST = decltype(is_first)::value;
+        if (!FIRST) values.wait_full();
         keys.wait_full();
         turns.wait();
         begin_products();
         multiply_keys();
-        multiply_values();
+        if (!FIRST) multiply_values();
+        end_products();
         turns.pass();
         look(tile);
+
         finish_scores(s[0]);
         leave(keys);
         if (tile == steps - 1) ahead();
-        weigh(tile);
-        hold(sum[0][0] + sum[0][1]);
+        see(s, tile);
+        float base[2], shrink[2], part[4] = {};
+        const bool shrunk = raise(highest(s[0]), top[0], sum[0], FIRST, shrink, base);
+        constexpr int HALF = CN / 2;
+#pragma unroll
+        for (int j = 0; j < HALF; ++j) weigh(s[0][j], base, part);
+        hold(sum[0][0] + (part[0] + part[1] + part[2] + part[3]));
         finish_values(o[0]);
-        leave(values);
-        if (shrunk) correct(o[0], shrink);
-        pack_all();
-    }
+        if (!FIRST) {
+            leave(values);
+            if (shrunk) correct(o[0], shrink);
+        }
+        // what is packed of one half stands beside exponentials of the other, which leave the schedulers time for it
+#pragma unroll
+        for (int j = 0; j < HALF; ++j) {
+            weigh(s[0][HALF + j], base, part);
+            if (j % 2 == 0) pack_at(j);
+        }
+        add(sum[0], part);
+#pragma unroll
+        for (int j = HALF; j < CN; j += 2) pack_at(j);
+    };
+
+    advance(0, Bool<true>());
+#pragma unroll 1
+    for (int tile = 1; tile < steps; ++tile) advance(tile, Bool<false>());
     values.wait_full();
     begin_products();
     multiply_values();
+    end_products();
     finish_values(o[0]);
     leave(values);
 }
