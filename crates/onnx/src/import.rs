@@ -3,40 +3,39 @@
 //! The steps, each in a module of its own: open and decode ([`crate::file`]), check versions ([`crate::version`]),
 //! convert initializers ([`crate::tensor`], [`crate::external`]), type the inputs ([`crate::signature`]), expand
 //! functions ([`crate::functions`]), resolve names and sort ([`crate::order`]), then import node by node
-//! ([`crate::op`]). What the model declares about shapes in between and of its outputs is not believed: all types are
+//! ([`one`], [`crate::op`]). What the model declares about shapes in between and of its outputs is not believed: all types are
 //! inferred anew.
 //!
 //! Nodes that cannot be run do not stop the import; it goes on as far as it can and reports them all at once. If
 //! a node needs integers on the host that come from a graph input (a target shape, a count), the import starts over
-//! with the elements of small integer inputs as symbols; they then take part in what is a new shape. If the caller can run
+//! with the elements of small integer inputs as symbols ([`mod@fed`]); they then take part in what is a new shape. If the caller can run
 //! flows, it starts over as one instead: the model is cut ([`crate::cut`]) wherever the host must know something first.
 
-use crate::context::Cx;
+mod fed;
+mod one;
+
+use self::fed::{fed, feeds};
+pub(crate) use self::one::import_node;
+
 use crate::cut::{begin_flow, end_flow};
-use crate::error::{OnnxError, UnsupportedNode, nearest, qualified};
+use crate::error::{OnnxError, nearest, qualified};
 use crate::external::ExternalData;
 use crate::file::{ModelFile, decode};
 use crate::functions::Functions;
-use crate::importer::{Done, Fail, Failure, Importer};
-use crate::known::Known;
-use crate::node::{Node, free_names, subgraphs};
-use crate::op::find;
+use crate::importer::{Fail, Importer};
+use crate::node::{Node, subgraphs};
 use crate::order::sort;
 use crate::proto::{GraphProto, ModelProto, ValueInfoProto};
 use crate::signature::input_types;
 use crate::tensor;
 use crate::version::{Opsets, check_ir, normalise};
 use bespoke_ir::op::Map;
-use bespoke_ir::sym::Symbol;
-use bespoke_ir::{Constant, DType, Expr, Flow, Graph, SymInt, SymbolOrigin, SymbolTable};
+use bespoke_ir::{Constant, Expr, Flow, Graph, SymbolTable};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// Largest integer input whose elements may become symbols.
-const MAX_FED_ELEMENTS: i64 = 16;
 
 /// What the caller may decide.
 #[derive(Clone, Debug, Default)]
@@ -463,149 +462,6 @@ pub(crate) fn of_output(name: &str, fail: Fail, refuse: &dyn Fn(String) -> OnnxE
         | Fail::NeedsHost { reason, .. } => refuse(format!("output '{name}': {reason}")),
         Fail::Body => refuse(format!("output '{name}' cannot be computed")),
         Fail::Other(error) => error,
-    }
-}
-
-/// Whether any input could be fed by value.
-fn feeds(graph: &Graph) -> bool {
-    graph
-        .inputs()
-        .iter()
-        .any(|&input| fed_elements(graph.ty(input)).is_some())
-}
-
-fn fed_elements(ty: &bespoke_ir::TensorType) -> Option<usize> {
-    let count = ty.elements().as_const()?;
-    let small =
-        matches!(ty.dtype, DType::I32 | DType::I64) && ty.rank() <= 1 && count <= MAX_FED_ELEMENTS;
-    small.then(|| usize::try_from(count).ok()).flatten()
-}
-
-/// The elements of a small integer input as symbols.
-fn fed(graph: &mut Graph, index: usize, name: &str, ty: &bespoke_ir::TensorType) -> Option<Known> {
-    let count = fed_elements(ty)?;
-    let dims = ty.static_dims()?.iter().map(|&d| d as usize).collect();
-    let elements = (0..count).map(|element| {
-        let origin = SymbolOrigin::InputValue {
-            input: index as u32,
-            element: element as u32,
-        };
-        let (min, max) = if ty.dtype == DType::I32 {
-            (i32::MIN.into(), i32::MAX.into())
-        } else {
-            (i64::MIN, i64::MAX)
-        };
-        let symbol = Symbol {
-            min,
-            max,
-            ..Symbol::new(format!("{name}[{element}]"), origin)
-        };
-        SymInt::symbol(graph.symbols.add(symbol))
-    });
-    Some(Known::ints(ty.dtype, dims, elements))
-}
-
-/// Imports one node. A node that cannot be run is noted; one that depends on such a node is passed over, unless its
-/// operator is unknown.
-pub(crate) fn import_node(importer: &mut Importer, node: &Node) -> Result<(), OnnxError> {
-    let import = match find(node.domain(), node.proto.op_type(), node.opset()) {
-        Ok(import) => import,
-        Err(reason) => {
-            note(importer, node, reason, false);
-            return Ok(());
-        }
-    };
-    let blocked = |name: &&str| !name.is_empty() && !importer.bindings.contains_key(*name);
-    let mut names: Vec<&str> = node.proto.input.iter().map(String::as_str).collect();
-    for (_, graph) in subgraphs(&node.proto) {
-        free_names(graph, &mut names);
-    }
-    if names.iter().any(blocked) {
-        return Ok(());
-    }
-    // each turn makes one more input known
-    let mut result = Ok(());
-    for _ in 0..=node.proto.input.len() {
-        let mut cx = Cx::new(importer, node);
-        result = import(&mut cx).and_then(|()| complete(&cx));
-        match &result {
-            Err(Fail::NeedsHost { input, .. }) if importer.cutter.is_some() => {
-                unbind(importer, node);
-                let name = node.proto.input.get(*input).map_or("", String::as_str);
-                if let Err(fail) = importer.read_named(name, &node.label()) {
-                    result = Err(fail);
-                    break;
-                }
-            }
-            _ => break,
-        }
-    }
-    let (reason, needs_host) = match result {
-        Ok(()) => return Ok(()),
-        Err(Fail::Invalid(reason)) => return Err(node.error(reason)),
-        Err(Fail::Other(error)) => {
-            return Err(match error {
-                OnnxError::Tensor { tensor, reason } if tensor.is_empty() => {
-                    node.error(format!("its tensor: {reason}"))
-                }
-                other => other,
-            });
-        }
-        Err(Fail::Body) => {
-            unbind(importer, node);
-            return Ok(());
-        }
-        Err(Fail::Unsupported(reason)) => (reason, false),
-        Err(Fail::NeedsHost { reason, .. } | Fail::NeedsCut(reason)) => (reason, true),
-    };
-    unbind(importer, node);
-    note(importer, node, reason, needs_host);
-    Ok(())
-}
-
-/// Notes a node that cannot be run.
-fn note(importer: &mut Importer, node: &Node, reason: String, needs_host: bool) {
-    let given = node.proto.input.iter().filter(|name| !name.is_empty());
-    let types = given.map(|name| {
-        let binding = importer.bindings.get(name);
-        binding.map_or_else(
-            || "?".into(),
-            |binding| binding.ty.display(&importer.graph.symbols).to_string(),
-        )
-    });
-    let failure = Failure {
-        node: UnsupportedNode {
-            node: node.label(),
-            op_type: node.proto.op_type().to_owned(),
-            domain: node.domain().to_owned(),
-            opset: node.opset(),
-            input_types: types.collect(),
-            reason,
-        },
-        needs_host,
-    };
-    importer.failures.push(failure);
-}
-
-/// What an importer must have done.
-fn complete(cx: &Cx<'_>) -> Done {
-    if let Some(name) = cx.attrs.unknown().first() {
-        return Err(Fail::Unsupported(format!(
-            "attribute '{name}' is not known for this operator and opset"
-        )));
-    }
-    match cx.missing_output() {
-        Some(i) => Err(Fail::Unsupported(format!(
-            "its output {i} is not supported"
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// Forgets the outputs of a node that failed half-way, so that its readers count as blocked.
-fn unbind(importer: &mut Importer, node: &Node) {
-    for output in &node.proto.output {
-        importer.bindings.remove(output);
     }
 }
 

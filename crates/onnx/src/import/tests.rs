@@ -3,6 +3,7 @@
 use super::*;
 use crate::op::testing::{Model, attr, floats, ints};
 use crate::proto::{OperatorSetIdProto, StringStringEntryProto};
+use bespoke_ir::DType;
 use prost::Message;
 
 fn import_with(
