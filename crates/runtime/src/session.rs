@@ -1,4 +1,6 @@
-//! Sessions: one model on one device, running. How a session comes to be is `load`'s business.
+//! Sessions: one model on one device, running. How a session comes to be is `load`'s business, what a run does is `run`'s.
+
+mod run;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,27 +10,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bespoke_device::Device;
-use bespoke_plan::{Binding, Plan, Port};
+use bespoke_plan::{Plan, Port};
 use bespoke_policy::Signature;
 
 use crate::arithmetic::ArithmeticUse;
-use crate::border::{
-    Source, aligned, check_capacity, check_dense, check_overlaps, check_type, shape_words,
-};
+use crate::border::{Source, check_dense};
 use crate::director::Message;
-use crate::error::{Error, ErrorKind, did_you_mean};
-use crate::event::{Event, EventKind, Stats};
+use crate::error::{Error, did_you_mean};
+use crate::event::{Event, Stats};
 use crate::feed::{CAPACITY, Subscription, feed};
-use crate::lane::{Lane, Pointers, Ran};
 use crate::load::LoadTimes;
 use crate::mailbox::Mailbox;
 use crate::patience::Patience;
-use crate::program::Program;
-use crate::request::{Bindings, GraphReason, PortInfo, RunOptions, RunReport, RunResult, in_order};
+use crate::request::{Bindings, PortInfo, RunOptions, RunReport, RunResult, in_order};
 use crate::segments::Segments;
 use crate::shared::Core;
 use crate::tensor::{Tensor, TensorView};
-use crate::trial;
 
 /// One model on one device; see the crate.
 #[derive(Debug)]
@@ -199,231 +196,6 @@ impl Session {
         self.core.synchronize()
     }
 
-    fn execute(
-        &self,
-        sources: &[Source<'_>],
-        targets: Option<&[&TensorView]>,
-        symbols: Option<Vec<i64>>,
-        options: &RunOptions,
-    ) -> Result<(RunReport, Vec<Tensor>), Error> {
-        let start = Instant::now();
-        let core = &*self.core;
-        if let Some(lost) = core.loader.device.lost() {
-            return Err(lost.into());
-        }
-        if core.require_graph && !core.whole_graph {
-            return Err(Error::NoGraph(GraphReason::Asked));
-        }
-        let patience = options.patience();
-        let mut dims = Vec::with_capacity(sources.len());
-        for (source, port) in sources.iter().zip(&core.plan.inputs) {
-            let (dtype, own) = match source {
-                Source::Host(t) => (t.dtype(), t.dims()),
-                Source::Device(v) => (v.dtype, &v.dims[..]),
-            };
-            check_type(port, dtype)?;
-            dims.push(own);
-        }
-        let (binding, bind_us, new_shape) = match symbols {
-            None => core.bind(&dims)?,
-            Some(symbols) => core.bind_symbols(symbols)?,
-        };
-        let run = core.number();
-        let signature = Signature::new(&binding.symbols);
-        patience.check("it was queued")?;
-        let generic = core.pick(&signature).generic > 0;
-        let mut told = self.may_block;
-        if told {
-            self.observe(&signature, run, generic, patience)?;
-        }
-        // telling wakes another thread: unless the run may have to wait for what comes of it, the device begins first
-        let mut queued = || match std::mem::replace(&mut told, true) {
-            true => Ok(()),
-            false => self.observe(&signature, run, generic, patience),
-        };
-        let aligned = aligned(sources, targets);
-        if !aligned {
-            core.log.push(EventKind::Decision {
-                shape: signature.to_string(),
-                action: "generic",
-                reason: "unaligned-address",
-            });
-        }
-        let pick = || match aligned {
-            true => core.pick(&signature),
-            false => core.generic(),
-        };
-        let program = pick();
-
-        let mut wait_us = 0;
-        let mut attempt = |program: &Program| {
-            let mut lane = core.lane(patience)?;
-            wait_us = start.elapsed().as_micros() as u64;
-            let mut result = run_on(
-                &mut lane,
-                core,
-                program,
-                &binding,
-                sources,
-                targets,
-                options,
-                &mut queued,
-            );
-            if let Ok((_, ran)) = &mut result {
-                ran.latency_us = start.elapsed().as_micros() as u64;
-                let pointers = &ran.pointers;
-                let tried = match core.verify_swap && !options.asynchronous {
-                    true => self.hold_trial(&mut lane, program, &signature, &binding, pointers),
-                    false => Ok(()),
-                };
-                result = tried.and(result);
-            }
-            if result.is_err() {
-                // whatever was queued must be over before the lane serves another run; its own error was reported already
-                let _ = lane.stream.synchronize();
-            }
-            core.give_back(lane);
-            result
-        };
-        let (program, result) = match attempt(&program) {
-            Err(e) if e.kind() == ErrorKind::OutOfMemory => {
-                drop(program);
-                self.relieve(&e)?;
-                let program = pick();
-                let result = attempt(&program).map_err(|e| e.with_memory(&core.ledger));
-                (program, result)
-            }
-            result => (program, result),
-        };
-        // a shape whose run failed has occurred as well
-        queued()?;
-        let (outputs, ran) = result?;
-        let execution = ran.execution;
-        // where a run only queues its work, its time says nothing of the work
-        if self.wants_times && !options.asynchronous {
-            let waited = wait_us + execution.record_us;
-            self.mailbox.hold(Message::Ran {
-                signature: signature.clone(),
-                tier: program.tier(),
-                micros: ran.latency_us.saturating_sub(waited),
-            })?;
-        }
-
-        let shape = shape_words(&core.plan.inputs, &dims);
-        let report = RunReport {
-            run,
-            shape,
-            latency_us: ran.latency_us,
-            generic_kernels: program.generic,
-            specialized_kernels: program.specialized(),
-            graph: execution.graph,
-            graph_reason: execution.graph_reason,
-            bind_us,
-            record_us: execution.record_us,
-            new_shape,
-            tier: program.tier_number(),
-            segments: 1,
-        };
-        if self.used_symbols.is_some() {
-            core.log.push(EventKind::SegmentRun {
-                run,
-                shape: signature.to_string(),
-                generic: report.generic_kernels,
-                specialized: report.specialized_kernels,
-                graph: report.graph,
-                graph_reason: report.graph_reason,
-                latency_us: report.latency_us,
-                record_us: report.record_us,
-                block_written: execution.block_written,
-                new_shape,
-                lane: execution.lane,
-                begin_us: core.log.micros_at(start),
-                tier: report.tier,
-            });
-            return Ok((report, outputs));
-        }
-        core.log.push(EventKind::Run {
-            run,
-            shape: signature.to_string(),
-            generic: report.generic_kernels,
-            specialized: report.specialized_kernels,
-            graph: report.graph,
-            latency_us: report.latency_us,
-            bind_us,
-            record_us: report.record_us,
-            block_written: execution.block_written,
-            new_shape,
-            graph_reason: report.graph_reason,
-            dims: dims.iter().map(|d| d.to_vec()).collect(),
-            lane: execution.lane,
-            begin_us: core.log.micros_at(start),
-            wait_us,
-            tier: report.tier,
-        });
-        Ok((report, outputs))
-    }
-
-    /// Tries a program that is on trial for this shape, if there is one, after a run that another one served.
-    fn hold_trial(
-        &self,
-        lane: &mut Lane,
-        served: &Program,
-        signature: &Signature,
-        binding: &Binding,
-        pointers: &Pointers,
-    ) -> Result<(), Error> {
-        let core = &*self.core;
-        let Some((class, candidate)) = core.take_candidate(signature) else {
-            return Ok(());
-        };
-        if trial::overlap(&core.plan, binding, pointers) {
-            core.put_candidate(&class, candidate);
-            return Ok(());
-        }
-        let verdict = trial::judge(lane, core, served, &candidate, binding, pointers);
-        self.mailbox.send(Message::Judged {
-            class,
-            candidate,
-            verdict: Box::new(verdict),
-        })
-    }
-
-    /// Makes room after an allocation failed.
-    fn relieve(&self, error: &Error) -> Result<(), Error> {
-        let before = self.core.ledger.total();
-        let classes = self.core.relieve();
-        self.core.log.push(EventKind::Relieve {
-            reason: error.to_string(),
-            programs: classes.len(),
-            bytes: before.saturating_sub(self.core.ledger.total()),
-        });
-        self.mailbox.send(Message::Dropped(classes))
-    }
-
-    /// Tells the director of a run; waits if the strategy blocks runs.
-    fn observe(
-        &self,
-        signature: &Signature,
-        run: u64,
-        generic: bool,
-        patience: Patience<'_>,
-    ) -> Result<(), Error> {
-        let message = |reply| Message::Observed {
-            signature: signature.clone(),
-            run,
-            generic,
-            reply,
-        };
-        if self.may_block && generic {
-            return self.ask(|reply| message(Some(reply)), patience);
-        }
-        // a run at its best asks for nothing, and a strategy that never specialises is asked for nothing
-        match generic && self.specialises {
-            true => self.mailbox.send(message(None)),
-            false => self.mailbox.hold(message(None)),
-        }
-    }
-
     /// Sends a message and waits until the director drops its reply.
     pub(crate) fn ask(
         &self,
@@ -550,83 +322,6 @@ impl Drop for Session {
             let _ = thread.join();
         }
     }
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one call site; a struct would only rename them"
-)]
-fn run_on(
-    lane: &mut Lane,
-    core: &Core,
-    program: &Program,
-    binding: &Binding,
-    sources: &[Source<'_>],
-    targets: Option<&[&TensorView]>,
-    options: &RunOptions,
-    queued: &mut dyn FnMut() -> Result<(), Error>,
-) -> Result<(Vec<Tensor>, Ran), Error> {
-    let (plan, device) = (&core.plan, &*core.loader.device);
-    let size = |port: &Port| binding.sizes[port.buffer.0 as usize];
-    if let Some(stream) = options.stream {
-        lane.stream.follow(stream)?;
-    }
-    let mut pointers = Pointers::default();
-    for (i, (source, port)) in sources.iter().zip(&plan.inputs).enumerate() {
-        let ptr = match source {
-            Source::Host(tensor) => {
-                let ptr = lane.stage_input(device, i, &port.name, size(port))?;
-                lane.stream.write(ptr, tensor.bytes())?;
-                ptr
-            }
-            Source::Device(view) => check_capacity(&port.name, view, size(port))?,
-        };
-        pointers.inputs.push(ptr);
-    }
-    for (i, port) in plan.outputs.iter().enumerate() {
-        let ptr = match targets {
-            None => lane.stage_output(device, i, &port.name, size(port))?,
-            Some(targets) => check_capacity(&port.name, targets[i], size(port))?,
-        };
-        pointers.outputs.push(ptr);
-    }
-    // memory of its own is apart
-    if targets.is_some() && !lane.knows(binding, &pointers) {
-        check_overlaps(plan, binding, &pointers)?;
-        lane.remember(binding, &pointers);
-    }
-    let execution = lane.execute(
-        program,
-        program.plan(plan),
-        program.binding(binding),
-        &pointers,
-        program.weights(&core.weights),
-        device,
-        &core.log,
-        core.whole_graph,
-    )?;
-    queued()?;
-    let mut outputs = Vec::new();
-    if targets.is_none() {
-        for (port, &ptr) in plan.outputs.iter().zip(&pointers.outputs) {
-            let dims: Vec<i64> = port.dims.iter().map(|&d| binding.get(d)).collect();
-            let mut data = vec![0; size(port) as usize];
-            lane.stream.read(&mut data, ptr)?;
-            outputs.push(Tensor::new(port.ty.dtype, dims, data)?);
-        }
-    }
-    if let Some(stream) = options.stream {
-        lane.stream.precede(stream)?;
-    }
-    if !options.asynchronous {
-        lane.stream.synchronize()?;
-    }
-    let ran = Ran {
-        execution,
-        pointers,
-        latency_us: 0,
-    };
-    Ok((outputs, ran))
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use super::*;
 use std::time::Instant;
 
+use crate::error::ErrorKind;
+use crate::event::EventKind;
 use crate::patience::CancelToken;
-use crate::request::{GraphMode, SessionOptions};
+use crate::request::{GraphMode, GraphReason, SessionOptions};
 use crate::service::CompileService;
 use crate::service::ServiceOptions;
 use bespoke_cache::{CacheConfig, Mode};
