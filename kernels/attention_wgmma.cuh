@@ -107,9 +107,6 @@ __device__ __forceinline__ unsigned int place(unsigned int address) { return (ad
 #define QUOTED(n) #n
 #define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" QUOTED(n) "k16.f32." T_NAME "." T_NAME " {" REGISTERS(n) "}, "
 
-// A condition that is known when a kernel is compiled, as an argument.
-template <bool V> struct Bool { static constexpr bool value = V; };
-
 // s = q·k, or s += q·k, of 16 steps.
 __device__ __forceinline__ void add_scores(float (&s)[CN][4], unsigned long long q, unsigned long long k, int add) {
     int none = 0, nothing = 0;
@@ -216,14 +213,13 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         ring.next();
     };
     // A tile of keys, whose values are multiplied with the next one: those of the tile before are, unless it is the first.
-    auto advance = [&](int tile, auto is_first) {
-        constexpr bool FIRST = decltype(is_first)::value;
-        if (!FIRST) values.wait_full();
+    auto advance = [&](int tile, bool first) {
+        if (!first) values.wait_full();
         keys.wait_full();
         turns.wait();
         begin_products();
         multiply_keys();
-        if (!FIRST) multiply_values();
+        if (!first) multiply_values();
         end_products();
         turns.pass();
         look(tile);
@@ -233,13 +229,13 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         if (tile == steps - 1) ahead();
         see(s, tile);
         float base[2], shrink[2], part[4] = {};
-        const bool shrunk = raise(highest(s[0]), top[0], sum[0], FIRST, shrink, base);
+        const bool shrunk = raise(highest(s[0]), top[0], sum[0], first, shrink, base);
         constexpr int HALF = CN / 2;
 #pragma unroll
         for (int j = 0; j < HALF; ++j) weigh(s[0][j], base, part);
         hold(sum[0][0] + (part[0] + part[1] + part[2] + part[3]));
         finish_values(o[0]);
-        if (!FIRST) {
+        if (!first) {
             leave(values);
             if (shrunk) correct(o[0], shrink);
         }
@@ -254,9 +250,9 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         for (int j = HALF; j < CN; j += 2) pack_at(j);
     };
 
-    advance(0, Bool<true>());
+    advance(0, true);
 #pragma unroll 1
-    for (int tile = 1; tile < steps; ++tile) advance(tile, Bool<false>());
+    for (int tile = 1; tile < steps; ++tile) advance(tile, false);
     values.wait_full();
     begin_products();
     multiply_values();

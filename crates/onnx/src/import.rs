@@ -3,7 +3,7 @@
 //! The steps, each in a module of its own: open and decode ([`crate::file`]), check versions ([`crate::version`]),
 //! convert initializers ([`crate::tensor`], [`crate::external`]), type the inputs ([`crate::signature`]), expand
 //! functions ([`crate::functions`]), resolve names and sort ([`crate::order`]), then import node by node
-//! ([`one`], [`crate::op`]). What the model declares about shapes in between and of its outputs is not believed: all types are
+//! ([`mod@node`], [`crate::op`]). What the model declares about shapes in between and of its outputs is not believed: all types are
 //! inferred anew.
 //!
 //! Nodes that cannot be run do not stop the import; it goes on as far as it can and reports them all at once. If
@@ -12,10 +12,10 @@
 //! flows, it starts over as one instead: the model is cut ([`crate::cut`]) wherever the host must know something first.
 
 mod fed;
-mod one;
+mod node;
 
 use self::fed::{fed, feeds};
-pub(crate) use self::one::import_node;
+pub(crate) use self::node::import_node;
 
 use crate::cut::{begin_flow, end_flow};
 use crate::error::{OnnxError, nearest, qualified};

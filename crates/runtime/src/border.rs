@@ -16,6 +16,37 @@ pub(crate) enum Source<'a> {
     Device(&'a TensorView),
 }
 
+impl Source<'_> {
+    pub(crate) fn dims(&self) -> &[i64] {
+        match self {
+            Source::Host(tensor) => tensor.dims(),
+            Source::Device(view) => &view.dims,
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Source::Host(tensor) => tensor.dtype(),
+            Source::Device(view) => view.dtype,
+        }
+    }
+}
+
+/// Extents of every input, of the types that the ports have.
+///
+/// # Errors
+///
+/// An input of another type.
+pub(crate) fn extents<'a>(
+    ports: &[Port],
+    sources: &'a [Source<'_>],
+) -> Result<Vec<&'a [i64]>, Error> {
+    let inputs = sources.iter().zip(ports);
+    inputs
+        .map(|(source, port)| check_type(port, source.dtype()).map(|()| source.dims()))
+        .collect()
+}
+
 /// Extents of every input for people: `x:1x3x48x320`.
 pub(crate) fn shape_words<D: AsRef<[i64]>>(ports: &[Port], dims: &[D]) -> String {
     let mut shape = String::new();

@@ -20,7 +20,7 @@ use bespoke_ir::flow::{CutKind, walk};
 use bespoke_ir::{Flow, Graph, SymbolOrigin};
 use bespoke_policy::Signature;
 
-use crate::border::{Source, check_capacity, check_dense, check_type, shape_words};
+use crate::border::{Source, check_capacity, check_dense, extents, shape_words};
 use crate::error::Error;
 use crate::event::{CutReason, EventKind};
 use crate::load::{Part, Role};
@@ -285,15 +285,7 @@ impl Segments {
         if let Some(lost) = core.loader.device.lost() {
             return Err(lost.into());
         }
-        let mut dims = Vec::with_capacity(sources.len());
-        for (source, port) in sources.iter().zip(&core.plan.inputs) {
-            let (dtype, own) = match source {
-                Source::Host(t) => (t.dtype(), t.dims()),
-                Source::Device(v) => (v.dtype, &v.dims[..]),
-            };
-            check_type(port, dtype)?;
-            dims.push(own);
-        }
+        let dims = extents(&core.plan.inputs, sources)?;
         let (binding, bind_us, new_shape) = core.bind(&dims)?;
         let stream = self
             .streams

@@ -148,10 +148,7 @@ impl Run<'_> {
             self.report.tier = 0;
         }
         self.report.latency_us = self.start.elapsed().as_micros() as u64;
-        let dims = sources.iter().map(|source| match source {
-            Source::Host(t) => t.dims().to_vec(),
-            Source::Device(v) => v.dims.clone(),
-        });
+        let dims = sources.iter().map(|source| source.dims().to_vec());
         let report = &self.report;
         let log = &self.core.log;
         log.push(EventKind::Run {

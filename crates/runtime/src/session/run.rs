@@ -6,7 +6,7 @@ use bespoke_plan::{Binding, Port};
 use bespoke_policy::Signature;
 
 use super::Session;
-use crate::border::{Source, aligned, check_capacity, check_overlaps, check_type, shape_words};
+use crate::border::{Source, aligned, check_capacity, check_overlaps, extents, shape_words};
 use crate::director::Message;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
@@ -37,15 +37,7 @@ impl Session {
             return Err(Error::NoGraph(GraphReason::Asked));
         }
         let patience = options.patience();
-        let mut dims = Vec::with_capacity(sources.len());
-        for (source, port) in sources.iter().zip(&core.plan.inputs) {
-            let (dtype, own) = match source {
-                Source::Host(t) => (t.dtype(), t.dims()),
-                Source::Device(v) => (v.dtype, &v.dims[..]),
-            };
-            check_type(port, dtype)?;
-            dims.push(own);
-        }
+        let dims = extents(&core.plan.inputs, sources)?;
         let (binding, bind_us, new_shape) = match symbols {
             None => core.bind(&dims)?,
             Some(symbols) => core.bind_symbols(symbols)?,
