@@ -122,7 +122,7 @@ KERNEL {
             FOR_EACH_TILE(tile, all) {
                 const Place at(tile, tiles_m, tiles_n);
                 EXTRAS(AHEAD)
-                for (int step = 0; step < steps.end; ++step) operands.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
+                for (int step = steps.first; step < steps.end; ++step) operands.load<A_BY_ROW>(a_map, b_map, at.row, at.column, step);
             }
             operands.stay();
         }
@@ -175,10 +175,10 @@ KERNEL {
 
 #if TMA
         float acc[STRIPS][STRIP_COLUMNS / 2] = {};
-        operands.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end);
+        operands.accumulate<A_TYPE, A_BY_ROW>(acc, memory, steps.end - steps.first);
         // registers of what the epilogue reads for a run of eight sums
 #define READ(e) + (COLUMN_DIVISOR(e) == 0 ? 1 : 2 * (int)sizeof(*e) / SUMS)
-        finish<0 EXTRAS(READ)>(acc, row, column, n - column, put);
+        finish<0 EXTRAS(READ)>(acc, operands.sent, row, column, n - column, put);
 #elif STREAMED
         float acc[STRIPS_N][STRIPS_M][4] = {};
         accumulate<A_TYPE>(acc, a + BATCH_OFFSET(a) + row * ROW_STRIDE(a), ROW_STRIDE(a), m - row,

@@ -9,10 +9,13 @@
 // Tiles of few results read more than the level-2 cache gives all multiprocessors at once, so blocks of a cluster share it:
 // what is in the same rows has the same part of A, what is in the same columns the same part of B. They take turns, step by
 // step, at asking for both on behalf of all.
+//
+// Or blocks of a cluster share the reduction of a tile. In the end each has a part of the sums to finish, and the others send it
+// theirs, out of registers into its shared memory, so that nobody waits for more than what is sent to it. A cluster has one tile then.
 
 #if TMA
 
-static_assert(SPLIT == 1 && BN % 32 == 0 && SHARERS <= 8, "a tile has whole boxes, and its reduction to itself");
+static_assert(BN % 32 == 0 && SHARERS <= 8 && (SHARERS == 1 || SPLIT == 1), "a tile has whole boxes, a cluster one thing to share");
 
 constexpr int BOX_A = 64 * 64 * 2, BOX_B = 32 * 64 * 2, STAGE_BYTES = STAGE_CHUNKS * 16;
 
@@ -49,15 +52,69 @@ template <bool SHARED> __device__ __forceinline__ void ask_for_b(unsigned int to
                      : "memory");
 }
 
+// The sums of a thread in runs of eight columns of a row, and how many of them a block that shares a reduction has to finish.
+constexpr int RUNS = STRIPS * STRIP_COLUMNS / 16, OWN_RUNS = RUNS / SPLIT;
+static_assert(RUNS % SPLIT == 0, "blocks finish as much each");
+// Of a tile's strip i, the run in the upper or the lower half of column box c.
+struct Run {
+    int i, c, half;
+    __device__ __forceinline__ explicit Run(int number) : i(number / (BN / 16)), c(number / 2 % (BN / 32)), half(number % 2) {}
+    // j is the place of a sum in the run
+    __device__ __forceinline__ float of(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], int j) const {
+        return acc[i][c * 16 + j / 2 * 4 + half * 2 + j % 2];
+    }
+    __device__ __forceinline__ int row() const { return strip_row(threadIdx.x / 32, i) + threadIdx.x % 32 / 4 + half * 8; }
+    __device__ __forceinline__ int column() const { return c * 32 + threadIdx.x % 4 * 8; }
+};
+
+// What other blocks of the cluster send this one: their sums of its runs, behind a barrier that opens when all of them have come.
+// A thread's are for the thread with its number. Without others there is none.
+struct Sent {
+    unsigned int barrier, sums;
+    static constexpr int BYTES = OWN_RUNS * 32 * COMPUTING, ALL = (SPLIT - 1) * BYTES;
+
+    __device__ __forceinline__ explicit Sent(unsigned int at) : barrier(at), sums(at + 16) {}
+    // By one thread, before all others go on.
+    __device__ __forceinline__ void open() const {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(ALL) : "memory");
+    }
+    // Where the first four sums of a run are, among what the other blocks send; four more are as many threads further on.
+    __device__ __forceinline__ unsigned int place(int other, int run) const { return sums + other * BYTES + (run * 2 * COMPUTING + threadIdx.x) * 16; }
+    __device__ __forceinline__ void send(int from, int to, int run, const float (&v)[8]) const {
+        unsigned int there, opens;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(place(from - (from > to), run)), "r"(to));
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(opens) : "r"(barrier), "r"(to));
+#pragma unroll
+        for (int j = 0; j < 8; j += 4)
+            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+                         ::"r"(there + j / 4 * (COMPUTING * 16)), "f"(v[j]), "f"(v[j + 1]), "f"(v[j + 2]), "f"(v[j + 3]), "r"(opens)
+                         : "memory");
+    }
+    __device__ __forceinline__ void add(float (&v)[8], int other, int run) const {
+#pragma unroll
+        for (int j = 0; j < 8; j += 4) {
+            float4 u;
+            asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                         : "=f"(u.x), "=f"(u.y), "=f"(u.z), "=f"(u.w) : "r"(place(other, run) + j / 4 * (COMPUTING * 16)) : "memory");
+            v[j] += u.x, v[j + 1] += u.y, v[j + 2] += u.z, v[j + 3] += u.w;
+        }
+    }
+};
+
 // Stages of both operands, and the barriers behind them.
 struct Operands {
     unsigned int stages;
     Ring ring;
+    Sent sent;
 
     __device__ __forceinline__ explicit Operands(const uint4* memory)
-        : stages(shared_address(memory)), ring(stages + STAGES * STAGE_BYTES) {
-        if (threadIdx.x == 0) ring.open<SHARERS>();
-        if constexpr (SHARERS == 1)
+        : stages(shared_address(memory)), ring(stages + STAGES * STAGE_BYTES), sent(stages + STAGES * STAGE_BYTES + RING_BYTES) {
+        if (threadIdx.x == 0) {
+            if constexpr (SPLIT > 1) sent.open();
+            ring.open<SHARERS>();
+        }
+        if constexpr (SHARERS * SPLIT == 1)
             __syncthreads();
         else
             // nobody is sent anything before; barriers have a fence of their own
@@ -129,10 +186,11 @@ template <int READ> constexpr int together() {
     return READ == 0 || READ * RUNS > SPARE ? 1 : SPARE / RUNS / READ;
 }
 
+#if SPLIT == 1
 // Hands the sums to the finisher as they are: eight columns of a row each. The matrix has so many more `columns` from the tile's
 // first on; whole boxes behind them are skipped, which is also the jump that the compiler moves nothing across.
 template <int READ, typename F>
-__device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], int row, int column, int columns, F&& f) {
+__device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], const Sent&, int row, int column, int columns, F&& f) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < STRIPS; ++i) {
@@ -150,5 +208,34 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
         }
     }
 }
+#else
+// The same of the runs that this block has to finish, after it sent the others theirs, to which the others' are added in their order.
+template <int READ, typename F>
+__device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], const Sent& sent, int row, int column, int, F&& f) {
+    const int own = blockIdx.x % SPLIT;
+    float mine[OWN_RUNS][8] = {};
+#pragma unroll
+    for (int part = 0; part < SPLIT; ++part)
+#pragma unroll
+        for (int k = 0; k < OWN_RUNS; ++k) {
+            const Run run(part * OWN_RUNS + k);
+            float v[8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                v[j] = run.of(acc, j);
+                mine[k][j] = part == own ? v[j] : mine[k][j];
+            }
+            if (part != own) sent.send(own, part, k, v);
+        }
+    Ring::wait(sent.barrier, 0);
+#pragma unroll
+    for (int k = 0; k < OWN_RUNS; ++k) {
+        const Run run(own * OWN_RUNS + k);
+#pragma unroll
+        for (int other = 0; other < SPLIT - 1; ++other) sent.add(mine[k], other, k);
+        f(row + run.row(), column + run.column(), mine[k]);
+    }
+}
+#endif
 
 #endif

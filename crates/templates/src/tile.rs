@@ -102,6 +102,9 @@ const MODERATE: i64 = 256;
 const SPLITS: &[i64] = &[2, 4, 8];
 /// Steps that a block must have to itself for a split to be considered.
 const LEAST_STEPS: i64 = 4;
+/// Runs of eight sums that a thread finishes at most, where the copy engine brings operands and blocks share a reduction: it holds them
+/// beside those of all others.
+const MOST_RUNS: i64 = 4;
 
 /// How operands lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,19 +162,18 @@ pub(crate) fn tiles(
             .filter(|t| bytes_of(accumulator) <= 4 || t.get("TM") * t.get("TN") <= 16)
             .collect(),
     };
-    let mut legal: Vec<Tile> = all
-        .into_iter()
-        .filter(|t| shared_bytes(engine, t) + extra_shared <= i64::from(props.shared_per_block))
-        .collect();
+    let fits =
+        |t: &Tile| shared_bytes(engine, t) + extra_shared <= i64::from(props.shared_per_block);
+    let mut legal: Vec<Tile> = all.into_iter().filter(fits).collect();
     if let Some(p) = problem {
         if matches!(engine, Engine::TensorCores(_)) && props.arch.has_clusters() {
-            // blocks of a cluster exchange sums by the way that results take out of the other engines
-            let moderate = |t: &&Tile| {
-                t.get("THREADS") <= MODERATE && t.get("TMA") == 0 && t.get("STREAMED") == 0
+            // blocks of a cluster exchange sums by the way that results take out of the other engines, or have a way of their own
+            let exchanges = |t: &&Tile| {
+                t.get("STREAMED") == 0 && (t.get("TMA") == 1 || t.get("THREADS") <= MODERATE)
             };
-            let moderate = legal.iter().filter(moderate);
-            let split = moderate.flat_map(|t| splits(t, p, props));
-            let mut more: Vec<Tile> = split.collect();
+            let exchanges = legal.iter().filter(exchanges);
+            let split = exchanges.flat_map(|t| splits(t, p, props));
+            let mut more: Vec<Tile> = split.filter(fits).collect();
             let mapped = legal.iter().filter(|t| t.get("TMA") == 1);
             more.extend(mapped.flat_map(|t| clusters(t, p, props)));
             legal.extend(more);
@@ -195,7 +197,11 @@ fn splits<'t>(
 ) -> impl Iterator<Item = Tile> + use<'t> {
     let (tiles, steps) = (blocks(tile, p), p.k / tile.get("BK").max(1));
     let room = 2 * i64::from(props.multiprocessors);
-    let fits = move |s: &&i64| tiles.saturating_mul(**s) <= room && steps >= LEAST_STEPS * **s;
+    let (runs, sent) = (sums(tile) / 8, tile.get("TMA") == 1);
+    let fits = move |s: &&i64| {
+        let finished = !sent || runs % **s == 0 && runs / **s <= MOST_RUNS;
+        tiles.saturating_mul(**s) <= room && steps >= LEAST_STEPS * **s && finished
+    };
     SPLITS.iter().filter(fits).map(|&s| {
         let mut tile = tile.clone();
         tile.0.insert("SPLIT", s);
@@ -239,8 +245,10 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
             }
             let pipeline = tile.get("STAGES") * (bm + bn) * bk * products.element();
             if tile.get("TMA") == 1 {
-                // with two barriers a stage
-                return pipeline + tile.get("STAGES") * 16 + 1024;
+                // with two barriers a stage, and what other blocks send, behind one more
+                let split = tile.get("SPLIT").max(1);
+                let sent = 16 + (split - 1) * bm * bn * 4 / split;
+                return pipeline + tile.get("STAGES") * 16 + sent + 1024;
             }
             // on the way out each warp lays sixteen rows of its sums into shared memory, or all where others read them there
             let warps = tile.get("THREADS") / 32;
@@ -263,7 +271,8 @@ pub(crate) fn shared_bytes(engine: Engine, tile: &Tile) -> i64 {
 
 /// Sums of a thread of tensor cores.
 fn sums(tile: &Tile) -> i64 {
-    tile.get("BM") * tile.get("BN") * tile.get("WARPS_K").max(1) / tile.get("THREADS").max(1)
+    let computing = tile.get("THREADS") - 128 * tile.get("TMA");
+    tile.get("BM") * tile.get("BN") * tile.get("WARPS_K").max(1) / computing.max(1)
 }
 
 /// Blocks of a tile that fit on a multiprocessor.
@@ -334,7 +343,7 @@ pub(crate) fn geometry(
 ) -> LaunchConfig {
     let count = match problem {
         // these go from tile to tile, whole clusters of them
-        Some(p) if tile.get("TMA") == 1 => {
+        Some(p) if tile.get("TMA") == 1 && tile.get("SPLIT") <= 1 => {
             let places = model::places(sharers(tile), props) as i64;
             let whole = (places / sharers(tile)).max(1) * sharers(tile);
             // an empty matrix has no tiles, but a cluster is launched whole

@@ -144,8 +144,8 @@ fn epilogue_of(rng: &mut Rng, sum: DType, sums: usize, rank: usize) -> Expr {
 
 /// A product of matrices that the copy engine can walk over.
 fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
-    // up to more steps of the reduction than any tile has stages
-    let extents = [rng.int(1, 150), 32 * rng.int(1, 6), rng.int(1, 1500)];
+    // up to more steps of the reduction than any tile has stages, and enough for the blocks of any cluster
+    let extents = [rng.int(1, 150), 32 * rng.int(1, 6), rng.int(1, 3000)];
     matrices(rng, dtype, sums, extents, false)
 }
 

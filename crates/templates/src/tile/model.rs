@@ -28,6 +28,10 @@ const MMA_RATE: f64 = 50e9;
 /// The same by the copy engine, lines outside the matrix included, where most come out of memory: with one row of tiles, no
 /// other block has read them before.
 const COLD_RATE: f64 = 55e9;
+/// The same where blocks share a reduction, so that each has few steps: tiles of 64×32 to 128×96 were seen to get 90 to 115 GB/s.
+const PARTS_RATE: f64 = 100e9;
+/// Share of the memory's bandwidth that is reached then, by one box of lines after the other.
+const PARTS_SHARE: f64 = 0.62;
 /// What a step takes at least where the copy engine brings operands: to wait for a stage, to multiply it and to give it back.
 /// With few columns that is more than the products are. Seen on one H200; 0.15 µs on another, with fewer instructions a step.
 const RING_STEP: f64 = 0.18e-6;
@@ -55,6 +59,9 @@ pub(crate) const NEIGHBOUR_RATE: f64 = 16e9;
 /// What two blocks of a cluster take to meet, in seconds, and more for each block more.
 const MEETING: f64 = 1.0e-6;
 const MEETING_OF_MORE: f64 = 0.25e-6;
+/// Bytes a second of sums that reach a block when others send them, and what that takes besides, in seconds.
+const SEND_RATE: f64 = 20e9;
+const SENDING: f64 = 0.6e-6;
 /// Share of the multiprocessors that clusters of more than two blocks can use: a cluster lies within a group of multiprocessors,
 /// and what a group has over stays empty.
 const IN_CLUSTERS: f64 = 0.85;
@@ -106,6 +113,7 @@ pub(crate) fn seconds(engine: Engine, tile: &Tile, p: Problem, props: &DevicePro
     }
     let warm = staged_seconds(engine, tile, p, props);
     match engine {
+        Engine::TensorCores(_) if tile.get("TMA") == 1 && tile.get("SPLIT") > 1 => warm,
         Engine::TensorCores(_) if p.m <= COLD_ROWS && tile.get("TMA") == 1 => warm + COLD_MORE,
         Engine::TensorCores(_) if p.m <= COLD_ROWS => warm * COLD_FACTOR + COLD_MORE,
         _ => warm,
@@ -188,6 +196,7 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
         let (below, beside) = (tile.get("CLUSTER_M").max(1), tile.get("CLUSTER_N").max(1));
         let asked = (bm / beside as f64 + bn / below as f64) * bk * element;
         let copies = match tma {
+            true if split > 1.0 => (asked / PARTS_RATE).max(RING_STEP),
             true if p.m as f64 <= bm => (asked / COLD_RATE).max(RING_STEP),
             true => (asked / MAPPED_RATE).max(RING_STEP),
             false if loaded => lines * bk * element / COPIED_RATE,
@@ -209,7 +218,9 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let sums = p.sums.max(1) as f64;
     let results =
         together * bm * bn / sums / split * instructions / (props.f32_rate / 2.0 / multiprocessors);
-    let exchange = if split > 1.0 {
+    let exchange = if split > 1.0 && tma {
+        SENDING + (split - 1.0) / split * bm * bn * 4.0 / SEND_RATE
+    } else if split > 1.0 {
         MEETING + (split - 2.0) * MEETING_OF_MORE + bm * bn * 4.0 / NEIGHBOUR_RATE
     } else {
         0.0
@@ -225,10 +236,13 @@ fn staged_seconds(engine: Engine, tile: &Tile, p: Problem, props: &DeviceProps) 
     let rounds = (all / places).ceil() / together;
     let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
     let memory = p.matrices as f64 * (m * k + n * k + m * n / sums) * element / props.bandwidth;
-    let rounds = if tma {
-        rounds * (products + results) + LATENCY + 1.0e-6 + MAPS
-    } else {
-        rounds * (block + exchange + 1.0e-6)
-    };
-    rounds.max(memory)
+    if !tma {
+        return memory.max(rounds * (block + exchange + 1.0e-6));
+    }
+    let around = LATENCY + 1.0e-6 + MAPS;
+    let rounds = rounds * (products + results + exchange);
+    match split > 1.0 {
+        true => rounds.max(memory / PARTS_SHARE) + around,
+        false => memory.max(rounds + around),
+    }
 }

@@ -72,7 +72,8 @@ fn clusters_share_what_the_copy_engine_brings() {
                 grid % sharers == 0 && grid >= sharers,
                 "{tile}: {grid} blocks"
             );
-            assert!(tile.get("TMA") == 0 || grid <= 132, "{tile}: {grid} blocks");
+            let persistent = tile.get("TMA") == 1 && tile.get("SPLIT") <= 1;
+            assert!(!persistent || grid <= 132, "{tile}: {grid} blocks");
             let empty = Problem {
                 matrices: 0,
                 ..problem(extents)
@@ -80,6 +81,42 @@ fn clusters_share_what_the_copy_engine_brings() {
             let launch = geometry(engine, &tile, Some(empty), &props);
             assert_eq!(i64::from(launch.grid[0]) % sharers, 0, "{tile} of nothing");
         }
+    }
+}
+
+#[test]
+fn the_copy_engine_serves_blocks_that_share_a_reduction() {
+    let props = DeviceProps::preset(Arch::of_card(9, 0));
+    let engine = Engine::of(DType::F16, DType::F16, Products::Exact, &props);
+    let shared = |extents: [i64; 3]| {
+        let all = tiles(engine, Some(problem(extents)), Operands::Mapped, 0, &props);
+        let shared = |t: &Tile| t.get("TMA") == 1 && t.get("SPLIT") > 1;
+        all.into_iter().map(|t| (shared(&t), t)).collect::<Vec<_>>()
+    };
+    for extents in [[128, 2048, 2048], [37, 2048, 6144], [300, 512, 2048]] {
+        assert!(
+            shared(extents)[0].0,
+            "few tiles and many steps: {extents:?}"
+        );
+        for (_, tile) in shared(extents).into_iter().filter(|(shared, _)| *shared) {
+            let split = tile.get("SPLIT");
+            let groups = tile.get("THREADS") / 128 - 1;
+            let runs = tile.get("BM") * tile.get("BN") / (groups * 128 * 8);
+            // what `kernels/tile_tma.cuh` asserts, and registers for it
+            assert_eq!(runs % split, 0, "{tile}");
+            assert!(runs / split <= MOST_RUNS && sharers(&tile) == 1, "{tile}");
+            // a cluster has one tile
+            let p = problem(extents);
+            let grid = geometry(engine, &tile, Some(p), &props).grid[0];
+            assert_eq!(i64::from(grid), blocks(&tile, p) * split, "{tile}");
+        }
+    }
+    for extents in [[128, 2048, 64], [8192, 8192, 8192]] {
+        let mut all = shared(extents).into_iter();
+        assert!(
+            !all.any(|(shared, _)| shared),
+            "nothing to share in {extents:?}"
+        );
     }
 }
 
