@@ -129,6 +129,20 @@ __device__ __forceinline__ void finish_values(float (&o)[VC][4]) {
     asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS(DV_PADDED, o)::"memory");
 }
 
+// The largest scores of a lane's two rows where they are not negative, and some negative number where all are: as integers, whose
+// order is that of floats which are not negative, and of which an instruction compares three.
+__device__ __forceinline__ float2 highest_from_zero(const float (&s)[CN][4]) {
+    int best[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        best[e] = __float_as_int(s[0][e]);
+#pragma unroll
+        for (int j = 1; j < CN; j += 2)
+            best[e] = maximum(best[e], maximum(__float_as_int(s[j][e]), __float_as_int(s[j + 1 < CN ? j + 1 : j][e])));
+    }
+    return make_float2(__int_as_float(maximum(best[0], best[1])), __int_as_float(maximum(best[2], best[3])));
+}
+
 // What is waited for after this is not waited for before the number is known. The assembler would wait first and compute then,
 // since it sees no connection; a barrier for the threads that a number names it leaves in its place. They are all threads of
 // the warp, but for a number that no sum of exponentials is.
@@ -229,7 +243,11 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         if (tile == steps - 1) ahead();
         see(s, tile);
         float base[2], shrink[2], part[4] = {};
-        const bool shrunk = raise(highest(s[0]), top[0], sum[0], first, shrink, base);
+        // a score is only asked for if it is above this
+        const float least = fminf(top[0][0], top[0][1]) + SLACK / FACTOR;
+        const bool exact = first || __any_sync(0xffffffffu, !(least >= 0));
+        const float2 best = exact ? highest(s[0]) : highest_from_zero(s[0]);
+        const bool shrunk = raise(best, top[0], sum[0], first, shrink, base);
         constexpr int HALF = CN / 2;
 #pragma unroll
         for (int j = 0; j < HALF; ++j) weigh(s[0][j], base, part);

@@ -7,6 +7,7 @@ use bespoke_ir::DType;
 use super::{Attention, STEP};
 use crate::arguments::{Arguments, elements, tolerance};
 use crate::sample::{Rng, Sample, SampleSlot, push_element};
+use crate::spec::Template;
 
 /// Random runs: every type, mask, layout and remainder.
 pub fn samples(rng: &mut Rng) -> Vec<Sample> {
@@ -53,6 +54,7 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Attention>, Sample)> {
         })
         .collect();
     all.extend([DType::F16, DType::BF16].map(|dtype| streamed(rng, dtype)));
+    all.extend([true, false].map(|all| below_zero(rng, all)));
     all
 }
 
@@ -140,6 +142,43 @@ fn sample_of(rng: &mut Rng, t: Arc<Attention>, (g, m, n): (i64, i64, i64), plain
     }
     let tolerance = tolerance(t.dtype);
     s.finish(t, tolerance)
+}
+
+/// Scores that are negative, of all keys or of those in the first half of memory: what rows are relative to is then far below zero,
+/// and in the second case jumps.
+fn below_zero(rng: &mut Rng, all: bool) -> (Arc<Attention>, Sample) {
+    const SIGN: u8 = 0x80;
+    let t = Arc::new(Attention {
+        batch: 1,
+        dtype: DType::F16,
+        size: 64,
+        value_size: 64,
+        scale: 0.125,
+        mask: None,
+        fill: f64::NEG_INFINITY,
+        undefined_as_zero: false,
+    });
+    let extents = (1, rng.int(100, 150), rng.int(400, 600));
+    let mut sample = sample_of(rng, t.clone(), extents, true);
+    let params = t.params();
+    for (param, slot) in params.iter().zip(&mut sample.slots) {
+        let SampleSlot::Read(bytes) = slot else {
+            continue;
+        };
+        let negative = match (param.name.as_str(), all) {
+            ("k", true) => bytes.len(),
+            ("k", false) => bytes.len() / 4 * 2,
+            ("q", _) => 0,
+            _ => continue,
+        };
+        for (i, element) in bytes.chunks_exact_mut(2).enumerate() {
+            match i * 2 < negative {
+                true => element[1] |= SIGN,
+                false => element[1] &= !SIGN,
+            }
+        }
+    }
+    (t, sample)
 }
 
 /// A tensor without gaps, its axes in this order of memory.
