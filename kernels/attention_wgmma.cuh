@@ -243,7 +243,7 @@ __device__ __forceinline__ void walk(float (&o)[RM][VC][4], float (&top)[RM][2],
         if (tile == steps - 1) ahead();
         see(s, tile);
         float base[2], shrink[2], part[4] = {};
-        // a score is only asked for if it is above this
+        // only a score above this raises what rows are relative to
         const float least = fminf(top[0][0], top[0][1]) + SLACK / FACTOR;
         const bool exact = first || __any_sync(0xffffffffu, !(least >= 0));
         const float2 best = exact ? highest(s[0]) : highest_from_zero(s[0]);

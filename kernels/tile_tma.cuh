@@ -182,8 +182,8 @@ struct Operands {
 // under way at once, and has to be held beside the sums. Nothing is gained by it where nothing is read, but the compiler would mix
 // the arithmetic of all runs.
 template <int READ> constexpr int together() {
-    constexpr int SPARE = 64, RUNS = 2;
-    return READ == 0 || READ * RUNS > SPARE ? 1 : SPARE / RUNS / READ;
+    constexpr int SPARE = 64, HALVES = 2;
+    return READ == 0 || READ * HALVES > SPARE ? 1 : SPARE / HALVES / READ;
 }
 
 #if SPLIT == 1
@@ -200,9 +200,10 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
             if (c % together<READ>() == 0 && c * 32 >= columns) break;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
+                const Run run((i * (BN / 32) + c) * 2 + half);
                 float v[8];
 #pragma unroll
-                for (int j = 0; j < 8; ++j) v[j] = acc[i][c * 16 + j / 2 * 4 + half * 2 + j % 2];
+                for (int j = 0; j < 8; ++j) v[j] = run.of(acc, j);
                 f(first + half * 8, column + c * 32 + lane % 4 * 8, v);
             }
         }
@@ -213,6 +214,7 @@ __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS 
 template <int READ, typename F>
 __device__ __forceinline__ void finish(const float (&acc)[STRIPS][STRIP_COLUMNS / 2], const Sent& sent, int row, int column, int, F&& f) {
     const int own = blockIdx.x % SPLIT;
+    // chosen so that no sum is undefined on any path: the assembler (CUDA 13.0) mixed up registers where some were
     float mine[OWN_RUNS][8] = {};
 #pragma unroll
     for (int part = 0; part < SPLIT; ++part)
