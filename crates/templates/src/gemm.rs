@@ -207,7 +207,9 @@ impl Template for Gemm {
 
     fn wants(&self, name: &str, _: &Args<'_>) -> Want {
         match name {
-            "m" | "k" => Want::Divisor(8),
+            // a single row has a map whatever its stride
+            "m" => Want::Unit(8),
+            "k" => Want::Divisor(8),
             // boxes of the copy engine have 32 columns
             "n" => Want::Divisor(32),
             _ if name.contains('_') => tile::wants(name, self.a),
@@ -239,8 +241,8 @@ impl Template for Gemm {
         let divides = |name: &str, by: i64| divides(baked, name, by);
         let one = |name: &str| baked.get(name) == Some(&Baked::Exact(1));
         let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
-        // a single row, or the same for all, has no line behind it; the copy engine wants one
-        let by_row = one("a_s1") && divides("a_s0", 8) && (streamed || line("a_s0"));
+        // the copy engine wants a line behind each, which one that is the same for all rows has not, unless it is the only one
+        let by_row = one("a_s1") && divides("a_s0", 8) && (streamed || one("m") || line("a_s0"));
         let by_step = one("a_s0") && line("a_s1");
         let b = divides("b_o", 8) && one("b_s0") && line("b_s1");
         let rest = match streamed {

@@ -112,7 +112,11 @@ pub(super) fn cases(rng: &mut Rng) -> Vec<(Arc<Gemm>, Sample)> {
         (DType::BF16, 1),
         (DType::F16, 2),
     ];
-    all.extend(last.map(|(dtype, sums)| mapped(rng, dtype, sums)));
+    all.extend(last.map(|(dtype, sums)| {
+        let rows = rng.int(1, 150);
+        mapped(rng, dtype, sums, rows)
+    }));
+    all.push(mapped(rng, DType::F16, 1, 1));
     all
 }
 
@@ -142,10 +146,10 @@ fn epilogue_of(rng: &mut Rng, sum: DType, sums: usize, rank: usize) -> Expr {
     joined.remap_inputs(&order, 2 + extras)
 }
 
-/// A product of matrices that the copy engine can walk over.
-fn mapped(rng: &mut Rng, dtype: DType, sums: usize) -> (Arc<Gemm>, Sample) {
+/// A product of matrices that the copy engine can walk over, the first with so many rows.
+fn mapped(rng: &mut Rng, dtype: DType, sums: usize, rows: i64) -> (Arc<Gemm>, Sample) {
     // up to more steps of the reduction than any tile has stages, and enough for the blocks of any cluster
-    let extents = [rng.int(1, 150), 32 * rng.int(1, 6), rng.int(1, 3000)];
+    let extents = [rows, 32 * rng.int(1, 6), rng.int(1, 3000)];
     matrices(rng, dtype, sums, extents, false)
 }
 
@@ -176,7 +180,7 @@ fn matrices(
     for (name, value) in [("m", m), ("n", n), ("k", k)] {
         s.int(name, value);
     }
-    let by_row = whole || rng.chance(2);
+    let by_row = whole || rng.chance(2) || m == 1;
     lines(rng, &mut s, "a", m, k, by_row);
     lines(rng, &mut s, "b", n, k, true);
     let columns = n / sums as i64;
@@ -196,12 +200,14 @@ fn matrices(
 fn lines(rng: &mut Rng, s: &mut Arguments, name: &str, rows: i64, k: i64, by_row: bool) {
     let (lines, length) = if by_row { (rows, k) } else { (k, rows) };
     let (offset, line) = (8 * rng.int(0, 2), (length + 7) / 8 * 8 + 8 * rng.int(0, 1));
+    // a single row has no stride
+    let stride = if by_row && rows == 1 { 0 } else { line };
     s.int(&format!("{name}_o"), offset);
     // rows of `b` are its second axis
     let strides = if by_row == (name != "b") {
-        [line, 1]
+        [stride, 1]
     } else {
-        [1, line]
+        [1, stride]
     };
     for (axis, stride) in strides.into_iter().enumerate() {
         s.int(&format!("{name}_s{axis}"), stride);

@@ -172,7 +172,7 @@ fn only_fit(constant: &str, fit: std::ops::Range<usize>, arguments: &[&str]) {
 fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
     only_fit(
         "TMA",
-        0..4,
+        0..5,
         &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "n"],
     );
     let sample = samples(&mut Rng::new(1)).pop();
@@ -191,7 +191,7 @@ fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
 fn only_lines_of_whole_chunks_are_streamed() {
     only_fit(
         "STREAMED",
-        4..6,
+        5..7,
         &["a_o", "a_s0", "a_s1", "b_o", "b_s0", "b_s1", "k"],
     );
 }
