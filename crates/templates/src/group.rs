@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use bespoke_device::{DeviceProps, LaunchConfig, Operand, TwinError};
 
-use crate::pointwise::{Pointwise, persistent_grid};
+use crate::grid;
+use crate::pointwise::Pointwise;
 use crate::sample::{Rng, Sample, SampleSlot};
 use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Cost, Param, Template, Tile, Want};
@@ -300,13 +301,7 @@ impl Template for Group {
             });
             chunks.fold(0, i64::saturating_add)
         });
-        let rounds = if work.is_some() { 8 } else { 1 };
-        let per_sm = 2048 / threads.max(1) * rounds;
-        LaunchConfig {
-            grid: [persistent_grid(work, 1, per_sm, props), 1, 1],
-            block: threads as u32,
-            shared_bytes: 0,
-        }
+        grid::launch(work, 1, threads, grid::MANY, props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {

@@ -32,6 +32,7 @@ mod finish;
 mod framed;
 pub mod gather;
 pub mod gemm;
+mod grid;
 pub mod group;
 pub mod ints;
 pub mod normalize;

@@ -18,6 +18,7 @@ use bespoke_ir::{DType, Expr};
 use crate::arguments::{self, Arguments};
 use crate::expr::cuda;
 use crate::expr::lanes::{self, Elements, ElementsMut, View};
+use crate::grid;
 use crate::sample::{self, Rng, Sample};
 use crate::source::{cuda_type, kernel_text};
 use crate::spec::{Args, Baked, Cost, Param, Template, Tile, Want};
@@ -77,18 +78,6 @@ pub(crate) fn view_bytes(args: &Args<'_>, name: &str, extents: &[i64], dtype: DT
         .map(|(&d, s)| if s == 0 && d > 0 { 1.0 } else { d as f64 })
         .product();
     points * f64::from(dtype.bits()) / 8.0
-}
-
-/// A persistent grid: enough blocks for the work, at most `per_sm` for each multiprocessor.
-pub(crate) fn persistent_grid(
-    work: Option<i64>,
-    per_block: i64,
-    per_sm: i64,
-    props: &DeviceProps,
-) -> u32 {
-    let most = (i64::from(props.multiprocessors) * per_sm).max(1);
-    let wanted = work.map_or(most, |w| w.max(0).div_euclid(per_block.max(1)) + 1);
-    wanted.clamp(1, most) as u32
 }
 
 impl Template for Pointwise {
@@ -286,15 +275,7 @@ impl Template for Pointwise {
             0 => self.items(a),
             width => total(a, self.rank) / width,
         });
-        // blocks that come when others end share out the work better than rounds of blocks that stay, until there are many
-        let rounds = if work.is_some() { 8 } else { 1 };
-        let per_sm = 2048 / threads.max(1) * rounds;
-        let grid = persistent_grid(work, per_block, per_sm, props);
-        LaunchConfig {
-            grid: [grid, 1, 1],
-            block: threads as u32,
-            shared_bytes: 0,
-        }
+        grid::launch(work, per_block, threads, grid::MANY, props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {

@@ -9,7 +9,7 @@ use bespoke_device::{DeviceProps, LaunchConfig};
 use bespoke_ir::DType;
 
 use crate::expr::cuda;
-use crate::pointwise::persistent_grid;
+use crate::grid;
 use crate::source::{cuda_compute_type, cuda_type};
 use crate::spec::{Args, Tile};
 use crate::view;
@@ -362,17 +362,15 @@ impl Rows {
     ) -> LaunchConfig {
         let threads = tile.get("THREADS").max(1);
         let groups = (threads / tile.get("GROUP").max(1)).max(1);
-        let grid = persistent_grid(
+        let mut launch = grid::launch(
             args.map(|a| self.rows(a)),
             groups,
-            2048 / threads.max(64),
+            threads,
+            grid::MANY,
             props,
         );
-        LaunchConfig {
-            grid: [grid * tile.get("SPLIT").max(1) as u32, 1, 1],
-            block: threads as u32,
-            shared_bytes: 0,
-        }
+        launch.grid[0] *= tile.get("SPLIT").max(1) as u32;
+        launch
     }
 }
 

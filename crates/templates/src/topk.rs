@@ -13,7 +13,8 @@ use crate::arguments::Arguments;
 use crate::expr::host;
 use crate::expr::lanes::{self, Elements, ElementsMut, Lane, LaneMut, View};
 use crate::expr::regions;
-use crate::pointwise::{persistent_grid, view_bytes};
+use crate::grid;
+use crate::pointwise::view_bytes;
 use crate::random;
 use crate::rows::Rows;
 use crate::rows_host::Keys;
@@ -97,12 +98,7 @@ impl Template for TopK {
         let threads = tile.get("THREADS").max(1);
         let work = args
             .map(|a| self.space().rows(a) * ((self.space().columns(a) + threads - 1) / threads));
-        let grid = persistent_grid(work, 1, 2048 / threads, props);
-        LaunchConfig {
-            grid: [grid, 1, 1],
-            block: threads as u32,
-            shared_bytes: 0,
-        }
+        grid::launch(work, 1, threads, grid::MANY, props)
     }
 
     fn cost(&self, args: &Args<'_>) -> Cost {

@@ -334,6 +334,49 @@ mod tests {
         );
     }
 
+    /// The numbers of a function of the prelude, in the order in which they stand there.
+    fn numbers(name: &str) -> Vec<f32> {
+        let text = include_str!("../../../../kernels/prelude.cuh");
+        let (_, text) = text
+            .split_once(&format!("float {name}(float x) {{"))
+            .unwrap();
+        let (body, _) = text.split_once("\n}").unwrap();
+        let words = body.split(|c: char| !(c.is_ascii_alphanumeric() || ".-".contains(c)));
+        words
+            .filter_map(|w| w.strip_suffix('f')?.parse().ok())
+            .collect()
+    }
+
+    #[test]
+    fn the_error_function_of_narrow_types_is_as_precise_as_it_says() {
+        let n = numbers("narrow_erf");
+        let ([fit @ .., last, one, bound, slope], 10) = (&n[..], n.len()) else {
+            panic!("{n:?}");
+        };
+        let narrow = |x: f32| {
+            let a = x.abs();
+            let power = fit.iter().rev().fold(*last, |p, c| a.mul_add(p, *c)) * a;
+            let far = (one - power.exp2()).copysign(x);
+            if a < *bound { slope * x } else { far }
+        };
+        // every f16, among them infinities, and as many of the values of a bf16
+        for bits in 0..=0x7c00_u16 {
+            for x in [
+                half::f16::from_bits(bits).to_f32(),
+                half::bf16::from_bits(bits).to_f32(),
+            ] {
+                let (y, wanted) = (narrow(x), bespoke_reference::expr::erf(f64::from(x)));
+                let off = (f64::from(y) - wanted).abs();
+                assert!(
+                    off <= wanted * 2f64.powi(-14),
+                    "{x:e}: {y:e}, not {wanted:e}"
+                );
+                assert_eq!(narrow(-x), -y);
+            }
+        }
+        assert!(narrow(f32::NAN).is_nan());
+    }
+
     #[test]
     fn calls_name_only_the_coordinates_that_are_read() {
         let mut b = ExprBuilder::new(&[DType::F32]);

@@ -14,9 +14,10 @@ use bespoke_device::{DeviceProps, LaunchConfig};
 use bespoke_ir::DType;
 use bespoke_ir::expr::{BinaryOp, Expr, ExprBuilder, UnaryOp};
 
+use super::Pointwise;
 use super::span::{Known, divides, exact};
-use super::{Pointwise, persistent_grid};
 use crate::arguments::{self, Arguments};
+use crate::grid;
 use crate::sample::{Rng, Sample, SampleSlot};
 use crate::spec::{Args, Baked, Tile};
 
@@ -263,13 +264,13 @@ impl Across {
         args: Option<&Args<'_>>,
         props: &DeviceProps,
     ) -> LaunchConfig {
-        let tiles = args.map(|a| (self.count(of, a) - 1).max(0));
-        let per_sm = i64::from(props.threads_per_multiprocessor) / THREADS * 8;
-        LaunchConfig {
-            grid: [persistent_grid(tiles, 1, per_sm, props), 1, 1],
-            block: THREADS as u32,
-            shared_bytes: 0,
-        }
+        grid::launch(
+            args.map(|a| self.count(of, a)),
+            1,
+            THREADS,
+            grid::MANY,
+            props,
+        )
     }
 }
 
