@@ -241,7 +241,7 @@ impl Template for Gemm {
         let divides = |name: &str, by: i64| divides(baked, name, by);
         let one = |name: &str| baked.get(name) == Some(&Baked::Exact(1));
         let line = |stride: &str| divides(stride, 8) && baked.get(stride) != Some(&Baked::Exact(0));
-        // the copy engine wants a line behind each, which one that is the same for all rows has not, unless it is the only one
+        // the copy engine wants rows that lie behind each other, not one that is read for all; of a single row the stride does not matter
         let by_row = one("a_s1") && divides("a_s0", 8) && (streamed || one("m") || line("a_s0"));
         let by_step = one("a_s0") && line("a_s1");
         let b = divides("b_o", 8) && one("b_s0") && line("b_s1");

@@ -10,6 +10,8 @@ use bespoke_device::{DeviceProps, LaunchConfig};
 
 /// Rounds at most, where blocks that stay are no better. With more work, they stay for several steps.
 pub(crate) const MANY: i64 = 8;
+/// Where they are.
+pub(crate) const ONE: i64 = 1;
 
 /// A launch for `work` items, `per_block` for a block of `threads` at a time, in at most so many rounds; in one where the work is
 /// not known.

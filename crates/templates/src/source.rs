@@ -25,7 +25,7 @@ macro_rules! kernel_text {
 pub(crate) use kernel_text;
 
 /// Helpers that every kernel may use.
-const PRELUDE: &str = kernel_text!(""; "prelude.cuh");
+pub(crate) const PRELUDE: &str = kernel_text!(""; "prelude.cuh");
 
 /// The type of an element in memory, as the prelude names it.
 pub fn cuda_type(dtype: DType) -> &'static str {

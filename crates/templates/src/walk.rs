@@ -119,7 +119,13 @@ pub(crate) fn tiles(work: Option<i64>, most: i64, props: &DeviceProps) -> Vec<Ti
 pub(crate) fn geometry(tile: &Tile, work: Option<i64>, props: &DeviceProps) -> LaunchConfig {
     let threads = tile.get("THREADS").max(1);
     // a gather of 16384×2048 halves took 38.7 µs in one round, and 40.1 in more; why has not been looked into
-    grid::launch(work, threads * tile.get("ITEMS").max(1), threads, 1, props)
+    grid::launch(
+        work,
+        threads * tile.get("ITEMS").max(1),
+        threads,
+        grid::ONE,
+        props,
+    )
 }
 
 /// Number of positions of the space `d0…` of a run, where one is known.

@@ -336,8 +336,7 @@ mod tests {
 
     /// The numbers of a function of the prelude, in the order in which they stand there.
     fn numbers(name: &str) -> Vec<f32> {
-        let text = include_str!("../../../../kernels/prelude.cuh");
-        let (_, text) = text
+        let (_, text) = crate::source::PRELUDE
             .split_once(&format!("float {name}(float x) {{"))
             .unwrap();
         let (body, _) = text.split_once("\n}").unwrap();

@@ -188,6 +188,20 @@ fn the_copy_engine_is_asked_only_for_what_it_can_walk_over() {
 }
 
 #[test]
+fn a_row_that_is_read_for_all_has_a_map_only_if_it_is_known_to_be_alone() {
+    let props = DeviceProps::preset(Arch::of_card(9, 0));
+    let (gemm, sample) = cases(&mut Rng::new(1)).pop().expect("a single row");
+    let (params, row) = (gemm.params(), sample.row());
+    let args = Args::new(&params, &row);
+    assert_eq!([args.int("m"), args.int("a_s0")], [1, 0]);
+    let mapped = |spec: &KernelSpec| spec.tiles(&args, &props).any(|t| t.get("TMA") == 1);
+    let mut spec = KernelSpec::exact(gemm.clone(), &args, &props);
+    assert!(mapped(&spec), "{spec}");
+    spec.baked.remove("m");
+    assert!(!mapped(&spec), "there may be more rows: {spec}");
+}
+
+#[test]
 fn only_lines_of_whole_chunks_are_streamed() {
     only_fit(
         "STREAMED",
