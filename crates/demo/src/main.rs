@@ -27,35 +27,52 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 type Failure = Box<dyn std::error::Error>;
 
+#[derive(Debug)]
 struct Options {
     models: PathBuf,
     page: PathBuf,
     expected: PathBuf,
     cache: PathBuf,
+    device: DeviceChoice,
 }
 
-fn options() -> Result<Options, Failure> {
-    let mut found: [Option<PathBuf>; 4] = [None, None, None, None];
-    let names = ["--models", "--page", "--expected", "--cache"];
-    let mut args = std::env::args().skip(1);
+/// Of the flags that are given more than once, the last counts.
+fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Failure> {
+    let mut found: [Option<String>; 5] = Default::default();
+    let names = ["--models", "--page", "--expected", "--cache", "--device"];
     while let Some(arg) = args.next() {
         let at = names.iter().position(|n| *n == arg);
         let (Some(at), Some(value)) = (at, args.next()) else {
-            return Err(format!(
-                "usage: demo {}",
-                names.map(|n| format!("{n} PATH")).join(" ")
-            )
-            .into());
+            let [paths @ .., device] = names;
+            let paths = paths.map(|n| format!("{n} PATH")).join(" ");
+            return Err(format!("`{arg}`: usage: demo {paths} [{device} auto|host|cuda]").into());
         };
-        found[at] = Some(value.into());
+        found[at] = Some(value);
     }
-    let [models, page, expected, cache] = found;
-    let need = |path: Option<PathBuf>, name| path.ok_or(format!("{name} is missing"));
+    let [models, page, expected, cache, device] = found;
+    let need =
+        |path: Option<String>, name| path.map(PathBuf::from).ok_or(format!("{name} is missing"));
     Ok(Options {
         models: need(models, names[0])?,
         page: need(page, names[1])?,
         expected: need(expected, names[2])?,
         cache: need(cache, names[3])?,
+        device: match device.as_deref().unwrap_or("auto") {
+            "auto" => DeviceChoice::Auto {
+                target: Some(TARGET),
+            },
+            "host" => DeviceChoice::Host {
+                threads: 0,
+                target: Some(TARGET),
+            },
+            "cuda" => DeviceChoice::Cuda {
+                ordinal: 0,
+                target: None,
+            },
+            other => {
+                return Err(format!("--device is auto, host or cuda, not `{other}`").into());
+            }
+        },
     })
 }
 
@@ -130,12 +147,10 @@ fn read_lines(
 }
 
 fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failure> {
-    let (device, why) = bespoke::open_device(DeviceChoice::Auto {
-        target: Some(TARGET),
-    })?;
+    let (device, why) = bespoke::open_device(options.device)?;
     writeln!(out, "device: {why}")?;
     let marker = Marker::beside(&options.cache)?;
-    let first_start = !marker.is_there();
+    let start = Start::of(&options.cache, &marker);
     let service = CompileService::new(ServiceOptions {
         cache: CacheConfig::at(&options.cache),
         ..ServiceOptions::default()
@@ -147,9 +162,9 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
     let charset =
         Charset::new(characters.ok_or("the recogniser lacks the metadata key `character`")?);
 
-    let heading = match first_start {
-        true => "first sight of every shape:",
-        false => "the shapes of the start before:",
+    let heading = match start {
+        Start::First => "first sight of every shape:",
+        Start::Again | Start::AnotherBuild => "the shapes of the start before:",
     };
     writeln!(out, "\n{heading}")?;
     let probability = detector.run(&lines::input(&page, page.area()), out)?;
@@ -210,13 +225,17 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
     check(text == expected, "the text is the expected text")?;
     check(text == again, "both passes read the same text")?;
     check(stats.failed == 0, "every kernel compiled")?;
-    if first_start {
-        check(stats.compiled > 0, "the first start compiled kernels")?;
-    } else {
-        check(
+    match start {
+        Start::First => check(stats.compiled > 0, "the first start compiled kernels")?,
+        Start::Again => check(
             stats.compiled == 0,
             "this start found every kernel in the cache",
-        )?;
+        )?,
+        // what of it serves this build is not known
+        Start::AnotherBuild => writeln!(
+            out,
+            "the cache is of another build, or of a start that was cut short"
+        )?,
     }
     if good {
         marker.leave()?;
@@ -224,8 +243,30 @@ fn demo(options: &Options, out: &mut impl std::io::Write) -> Result<bool, Failur
     Ok(good)
 }
 
-/// Tells a first start from a second one: a file beside the cache, left by a start that went well, that names the very
-/// program that ran. Another build may have other kernels, so its first start is a first start again.
+/// Which start this is, with this cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// There is nothing in the cache.
+    First,
+    /// This very program filled the cache.
+    Again,
+    /// Another build did, which may have had the same kernels, others or some of each; or a start that did not go well.
+    AnotherBuild,
+}
+
+impl Start {
+    fn of(cache: &Path, marker: &Marker) -> Start {
+        // a folder that cannot be read is the cache's to complain of
+        let empty = std::fs::read_dir(cache).map_or(true, |mut entries| entries.next().is_none());
+        match (empty, marker.is_there()) {
+            (true, _) => Start::First,
+            (false, true) => Start::Again,
+            (false, false) => Start::AnotherBuild,
+        }
+    }
+}
+
+/// A file beside the cache, left by a start that went well, that names the very program that ran.
 struct Marker {
     path: PathBuf,
     text: String,
@@ -252,7 +293,7 @@ impl Marker {
 
 fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
-    match options().and_then(|o| demo(&o, &mut out)) {
+    match options(std::env::args().skip(1)).and_then(|o| demo(&o, &mut out)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -260,5 +301,47 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_build_compiled_makes_no_first_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let marker = Marker::beside(&cache).unwrap();
+        assert_eq!(Start::of(&cache, &marker), Start::First);
+        std::fs::create_dir(&cache).unwrap();
+        assert_eq!(Start::of(&cache, &marker), Start::First);
+        std::fs::write(cache.join("kernel"), "of another build").unwrap();
+        assert_eq!(Start::of(&cache, &marker), Start::AnotherBuild);
+        marker.leave().unwrap();
+        assert_eq!(Start::of(&cache, &marker), Start::Again);
+        // somebody emptied the cache
+        std::fs::remove_dir_all(&cache).unwrap();
+        assert_eq!(Start::of(&cache, &marker), Start::First);
+    }
+
+    #[test]
+    fn flags_are_read_and_others_are_named() {
+        let read = |text: &str| options(text.split(' ').map(str::to_owned));
+        let paths = "--models m --page p --expected e --cache c";
+        let device = |rest: &str| read(&format!("{paths}{rest}")).map(|o| o.device);
+        assert!(matches!(device(""), Ok(DeviceChoice::Auto { .. })));
+        assert!(matches!(
+            device(" --device host"),
+            Ok(DeviceChoice::Host { .. })
+        ));
+        assert!(matches!(
+            device(" --device cuda"),
+            Ok(DeviceChoice::Cuda { .. })
+        ));
+        let complaint = |text: &str| read(text).unwrap_err().to_string();
+        assert!(complaint(&format!("{paths} --device tpu")).contains("not `tpu`"));
+        assert!(complaint(&format!("{paths} --devise host")).contains("`--devise`: usage"));
+        assert_eq!(complaint("--models m"), "--page is missing");
     }
 }
